@@ -1,0 +1,686 @@
+/*
+ * ngx-rs-listen: listening sockets with Multipath TCP, and with any other
+ * protocol that the kernel has.
+ *
+ * Generated from src/capi by cbindgen: change it there, then "make header".
+ */
+
+
+#ifndef NGX_RS_LISTEN_H
+#define NGX_RS_LISTEN_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/** The version of the library that this header belongs to. */
+#define NGX_RS_VERSION "0.1.0"
+
+/** To be compared with ngx_rs_abi_version(). */
+#define NGX_RS_ABI_VERSION 1
+
+/** A word from a string literal, as an initializer. */
+#define NGX_RS_STR(text)                                                      \
+    { sizeof(text) - 1, (const uint8_t *) (text) }
+
+/** Initializers: with nothing but `size` and what is usual. */
+#define NGX_RS_ERROR_INIT                                                     \
+    { (uint32_t) sizeof(ngx_rs_error_t), 0, 0, 0, "" }
+#define NGX_RS_RULES_INIT                                                     \
+    { (uint32_t) sizeof(ngx_rs_rules_t), NGX_RS_SUBSYSTEM_STREAM, 0 }
+#define NGX_RS_LISTENING_INIT                                                 \
+    { (uint32_t) sizeof(ngx_rs_listening_t), 0, NULL, 0, SOCK_STREAM, 0, 0,   \
+      -1, -1, -1, 0, 0, 0, -1, NGX_RS_UNTOUCHED, 0, 0 }
+#define NGX_RS_INHERITED_INIT                                                 \
+    { (uint32_t) sizeof(ngx_rs_inherited_t), -1, NULL, 0, 0, 0,               \
+      NGX_RS_UNUSED, 0, 0 }
+#define NGX_RS_OPEN_INIT                                                      \
+    { (uint32_t) sizeof(ngx_rs_open_t), 0, 0, 0, NULL, 0, NULL, NULL }
+
+
+/**
+ * The grammar is that of nginx's stream module.
+ */
+#define NGX_RS_SUBSYSTEM_STREAM 0
+
+/**
+ * The grammar is that of nginx's http module.
+ */
+#define NGX_RS_SUBSYSTEM_HTTP 1
+
+/**
+ * The grammar is that of nginx's mail module.
+ */
+#define NGX_RS_SUBSYSTEM_MAIL 2
+
+/**
+ * Leave every word that is not ours to the caller, unread.
+ */
+#define NGX_RS_RULES_OURS_ONLY 1
+
+/**
+ * Not a parameter of the listen directive.
+ */
+#define NGX_RS_WORD_UNKNOWN 0
+
+/**
+ * nginx's own.
+ */
+#define NGX_RS_WORD_NGINX 1
+
+/**
+ * Ours: `mptcp`, `mptcp=`, `multipath`, `protocol=`.
+ */
+#define NGX_RS_WORD_OURS 2
+
+/**
+ * `IPPROTO_MPTCP`: Multipath TCP, RFC 8684; Linux 5.6.
+ */
+#define NGX_RS_IPPROTO_MPTCP 262
+
+/**
+ * `IPPROTO_SMC`: RFC 7609; Linux 6.11.
+ */
+#define NGX_RS_IPPROTO_SMC 256
+
+/**
+ * `ssl`
+ */
+#define NGX_RS_LISTENING_SSL 1
+
+/**
+ * `http2`
+ */
+#define NGX_RS_LISTENING_HTTP2 2
+
+/**
+ * `quic`
+ */
+#define NGX_RS_LISTENING_QUIC 4
+
+/**
+ * `udp`
+ */
+#define NGX_RS_LISTENING_UDP 8
+
+/**
+ * `default_server`
+ */
+#define NGX_RS_LISTENING_DEFAULT_SERVER 16
+
+/**
+ * `proxy_protocol`
+ */
+#define NGX_RS_LISTENING_PROXY_PROTOCOL 32
+
+/**
+ * `bind`, or any parameter that implies it
+ */
+#define NGX_RS_LISTENING_BIND 64
+
+/**
+ * `reuseport`: SO_REUSEPORT
+ */
+#define NGX_RS_LISTENING_REUSEPORT 128
+
+/**
+ * `deferred`: TCP_DEFER_ACCEPT of one second
+ */
+#define NGX_RS_LISTENING_DEFERRED 256
+
+/**
+ * `ipv6only=off`; without it IPV6_V6ONLY is set on IPv6 sockets
+ */
+#define NGX_RS_LISTENING_IPV6ONLY_OFF 512
+
+/**
+ * `so_keepalive=on`, or with times: SO_KEEPALIVE 1
+ */
+#define NGX_RS_LISTENING_KEEPALIVE_ON 1024
+
+/**
+ * `so_keepalive=off`: SO_KEEPALIVE 0
+ */
+#define NGX_RS_LISTENING_KEEPALIVE_OFF 2048
+
+/**
+ * `mptcp=auto`: plain TCP will do where the kernel lacks `protocol`
+ */
+#define NGX_RS_LISTENING_FALLBACK 65536
+
+/**
+ * Not opened.
+ */
+#define NGX_RS_UNTOUCHED 0
+
+/**
+ * A new socket, on an address that had none.
+ */
+#define NGX_RS_OPENED 1
+
+/**
+ * The inherited socket of index `inherited` goes on: `fd` is its descriptor,
+ * and still belongs to whom it belonged.
+ */
+#define NGX_RS_INHERITED 2
+
+/**
+ * A new socket beside inherited ones of another protocol.
+ */
+#define NGX_RS_REPLACED 3
+
+/**
+ * Left to the caller, who asked for that: `fd` is -1.
+ */
+#define NGX_RS_LEFT 4
+
+/**
+ * Nobody asked for its address.
+ */
+#define NGX_RS_UNUSED 0
+
+/**
+ * It goes on.
+ */
+#define NGX_RS_KEPT 1
+
+/**
+ * New sockets take its address over: close it after the commit.
+ */
+#define NGX_RS_SUPERSEDED 2
+
+/**
+ * Leave fresh sockets of plain TCP, UDP and unix domain to the caller.
+ */
+#define NGX_RS_OPEN_LEAVE_TCP 1
+
+/**
+ * Sockets that replace others listen only with ngx_rs_listening_commit.
+ */
+#define NGX_RS_OPEN_PREPARE 2
+
+/**
+ * Open nothing: only make sure that the kernel has the protocols.
+ */
+#define NGX_RS_OPEN_CHECK 4
+
+/**
+ * An address is in use and will be tried again; `error` is that of bind(2).
+ */
+#define NGX_RS_REPORT_IN_USE 0
+
+/**
+ * Waiting before the next try; `error` has status NGX_RS_OK and says so.
+ */
+#define NGX_RS_REPORT_WAITING 1
+
+/**
+ * Plain TCP is used instead of MPTCP; `error` says why. Once for all sockets.
+ */
+#define NGX_RS_REPORT_FALLBACK 2
+
+/**
+ * How a call ended.
+ */
+enum ngx_rs_status_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * All went well.
+     */
+    NGX_RS_OK = 0,
+    /**
+     * The caller broke the contract: NULL, a wrong size, a wrong number.
+     */
+    NGX_RS_ERR_ARGUMENT = 1,
+    /**
+     * The directive is wrong.
+     */
+    NGX_RS_ERR_SYNTAX = 2,
+    /**
+     * The host name has no address.
+     */
+    NGX_RS_ERR_HOST_NOT_FOUND = 3,
+    /**
+     * Two directives ask for different protocols on one socket.
+     */
+    NGX_RS_ERR_CONFLICT = 4,
+    /**
+     * The running kernel does not have the protocol, or not now.
+     */
+    NGX_RS_ERR_UNSUPPORTED = 5,
+    /**
+     * A system call failed: see `os_errno`.
+     */
+    NGX_RS_ERR_SYSCALL = 6,
+    /**
+     * A defect of this library.
+     */
+    NGX_RS_ERR_PANIC = 7,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum ngx_rs_status_t ngx_rs_status_t;
+#else
+typedef int32_t ngx_rs_status_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * A parsed listen directive.
+ */
+typedef struct ngx_rs_listen_t ngx_rs_listen_t;
+
+/**
+ * A word: the layout of nginx's `ngx_str_t`.
+ */
+typedef struct {
+    /**
+     * Bytes.
+     */
+    size_t len;
+    /**
+     * Not NULL unless `len` is 0; need not end in 0.
+     */
+    const uint8_t *data;
+} ngx_rs_str_t;
+
+/**
+ * How to read a directive. Begin with NGX_RS_RULES_INIT.
+ */
+typedef struct {
+    /**
+     * sizeof(ngx_rs_rules_t), set by the caller.
+     */
+    uint32_t size;
+    /**
+     * NGX_RS_SUBSYSTEM_*
+     */
+    uint32_t subsystem;
+    /**
+     * NGX_RS_RULES_*
+     */
+    uint32_t flags;
+} ngx_rs_rules_t;
+
+/**
+ * Why a call failed; written only if it did. Begin with NGX_RS_ERROR_INIT.
+ */
+typedef struct {
+    /**
+     * sizeof(ngx_rs_error_t), set by the caller.
+     */
+    uint32_t size;
+    /**
+     * The status that the call returned.
+     */
+    int32_t status;
+    /**
+     * errno of the system call that failed, or 0.
+     */
+    int32_t os_errno;
+    /**
+     * Index of the argument to blame, where there are many; else 0.
+     */
+    uint32_t arg_index;
+    /**
+     * In nginx's words: no text of errno, no final dot; ends in 0.
+     */
+    char message[256];
+} ngx_rs_error_t;
+
+/**
+ * A listening socket. Begin with NGX_RS_LISTENING_INIT.
+ */
+typedef struct {
+    /**
+     * in: sizeof(ngx_rs_listening_t), the same in all elements of an array.
+     */
+    uint32_t size;
+    /**
+     * in: NGX_RS_LISTENING_*
+     */
+    uint32_t flags;
+    /**
+     * in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed.
+     */
+    const struct sockaddr *sockaddr;
+    /**
+     * in: its size in bytes.
+     */
+    uint32_t socklen;
+    /**
+     * in: SOCK_STREAM or SOCK_DGRAM.
+     */
+    int32_t type;
+    /**
+     * in: IPPROTO_* of a stream socket, or 0 for what is usual, TCP.
+     */
+    int32_t protocol;
+    /**
+     * in: how many connections may wait for accept(2); 0 is 511.
+     */
+    int32_t backlog;
+    /**
+     * in: SO_RCVBUF in bytes; -1 leaves it alone.
+     */
+    int32_t rcvbuf;
+    /**
+     * in: SO_SNDBUF in bytes; -1 leaves it alone.
+     */
+    int32_t sndbuf;
+    /**
+     * in: TCP_FASTOPEN, connections in handshake; -1 leaves it alone.
+     */
+    int32_t fastopen;
+    /**
+     * in: TCP_KEEPIDLE in seconds; 0 leaves it alone.
+     */
+    int32_t keepidle;
+    /**
+     * in: TCP_KEEPINTVL in seconds; 0 leaves it alone.
+     */
+    int32_t keepintvl;
+    /**
+     * in: TCP_KEEPCNT, probes; 0 leaves it alone.
+     */
+    int32_t keepcnt;
+    /**
+     * out: the socket, or -1.
+     */
+    int32_t fd;
+    /**
+     * out: NGX_RS_OPENED and so on.
+     */
+    uint32_t outcome;
+    /**
+     * out: with NGX_RS_INHERITED, which one.
+     */
+    uint32_t inherited;
+    /**
+     * out: IPPROTO_* that the socket has or, left to the caller, should get;
+     * 0 for datagram and unix domain sockets.
+     */
+    int32_t opened_protocol;
+} ngx_rs_listening_t;
+
+/**
+ * A socket that the caller has already. Begin with NGX_RS_INHERITED_INIT.
+ */
+typedef struct {
+    /**
+     * in: sizeof(ngx_rs_inherited_t), the same in all elements of an array.
+     */
+    uint32_t size;
+    /**
+     * in: a bound socket, borrowed.
+     */
+    int32_t fd;
+    /**
+     * in: its address, or NULL to ask the kernel; borrowed.
+     */
+    const struct sockaddr *sockaddr;
+    /**
+     * in: size of the address in bytes.
+     */
+    uint32_t socklen;
+    /**
+     * in: SOCK_STREAM or SOCK_DGRAM, or 0 to ask the kernel.
+     */
+    int32_t type;
+    /**
+     * in: IPPROTO_*, or 0 to ask the kernel, which happens only if it matters.
+     */
+    int32_t protocol;
+    /**
+     * out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED.
+     */
+    uint32_t fate;
+    /**
+     * in,out: 0; whether SO_REUSEPORT was set on it, to be rolled back.
+     */
+    uint32_t shared;
+    /**
+     * 0
+     */
+    uint32_t reserved;
+} ngx_rs_inherited_t;
+
+/**
+ * Told of what goes on while sockets are opened; must return.
+ */
+typedef void (*ngx_rs_report_pt)(void *data,
+                                 uint32_t event,
+                                 const ngx_rs_error_t *error);
+
+/**
+ * How to open. Begin with NGX_RS_OPEN_INIT.
+ */
+typedef struct {
+    /**
+     * sizeof(ngx_rs_open_t), set by the caller.
+     */
+    uint32_t size;
+    /**
+     * NGX_RS_OPEN_*
+     */
+    uint32_t flags;
+    /**
+     * How often to try while an address is in use; 0 is once.
+     */
+    uint32_t tries;
+    /**
+     * How long to wait between two tries, in milliseconds.
+     */
+    uint32_t delay_ms;
+    /**
+     * Sockets that the caller has already; borrowed.
+     */
+    ngx_rs_inherited_t *inherited;
+    /**
+     * How many.
+     */
+    size_t inherited_count;
+    /**
+     * Told of what goes on, or NULL.
+     */
+    ngx_rs_report_pt report;
+    /**
+     * First argument of `report`.
+     */
+    void *data;
+} ngx_rs_open_t;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The ABI of the library that is running: equal to NGX_RS_ABI_VERSION of the
+ * header that a program was compiled with, or the two do not fit together.
+ *
+ * Any thread.
+ */
+uint32_t ngx_rs_abi_version(void);
+
+/**
+ * Says of each parameter of a listen directive whose it is.
+ *
+ * words    in      `count` words: an address, then parameters; borrowed for
+ *                  the call
+ * rules    in      the grammar, or NULL for that of stream
+ * owners   out     `count` bytes: NGX_RS_WORD_*; the address is nginx's
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * Any thread. Allocates nothing.
+ */
+ngx_rs_status_t ngx_rs_listen_classify(const ngx_rs_str_t *words,
+                                       size_t count,
+                                       const ngx_rs_rules_t *rules,
+                                       uint8_t *owners,
+                                       ngx_rs_error_t *error);
+
+/**
+ * Parses the words of a listen directive, without the word "listen" itself,
+ * and resolves the host name if there is one.
+ *
+ * words    in      `count` words: an address, then parameters; borrowed for
+ *                  the call; they need not end in 0
+ * rules    in      the grammar, or NULL for that of stream
+ * listen   out     owned by the caller, released with ngx_rs_listen_free
+ * error    out     optional, may be NULL; `arg_index` is the offending word
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYNTAX,HOST_NOT_FOUND,PANIC}.
+ * Any thread; may wait for a name server.
+ * Source: nginx ngx_stream_core_listen() and its kin, ngx_parse_url().
+ */
+ngx_rs_status_t ngx_rs_listen_parse(const ngx_rs_str_t *words,
+                                    size_t count,
+                                    const ngx_rs_rules_t *rules,
+                                    ngx_rs_listen_t **listen,
+                                    ngx_rs_error_t *error);
+
+/**
+ * The sockets that a listen directive asks for: of each address all ports.
+ *
+ * listen   in      from ngx_rs_listen_parse
+ * sockets  out     `count` elements with `fd` -1, ready for
+ *                  ngx_rs_open_listening; owned by `listen`, gone with it, and
+ *                  the same ones at every call
+ * count    out     how many
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * One thread at a time for one `listen`.
+ */
+ngx_rs_status_t ngx_rs_listen_sockets(ngx_rs_listen_t *listen,
+                                      ngx_rs_listening_t **sockets,
+                                      size_t *count,
+                                      ngx_rs_error_t *error);
+
+/**
+ * The addresses of a listen directive as words for nginx's own parser: the
+ * first word as it is, or where that is a host name, a word with a numeric
+ * address for each address that the name has, and with the same ports.
+ *
+ * listen   in      from ngx_rs_listen_parse
+ * words    out     `count` words, each followed by a 0; owned by `listen`,
+ *                  gone with it
+ * count    out     how many
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * One thread at a time for one `listen`.
+ */
+ngx_rs_status_t ngx_rs_listen_addresses(ngx_rs_listen_t *listen,
+                                        const ngx_rs_str_t **words,
+                                        size_t *count,
+                                        ngx_rs_error_t *error);
+
+/**
+ * Releases what ngx_rs_listen_parse made. The descriptors of its sockets stay
+ * open.
+ *
+ * listen   in      from ngx_rs_listen_parse, or NULL, which does nothing
+ *
+ * Any thread.
+ */
+void ngx_rs_listen_free(ngx_rs_listen_t *listen);
+
+/**
+ * Gives listening sockets the protocols that listen directives ask for, where
+ * several directives may end up on one socket: as in nginx, an address without
+ * a socket of its own is served by the wildcard of its family and port.
+ *
+ * sockets  in,out  `count` elements, borrowed for the call; `protocol` and the
+ *                  flag NGX_RS_LISTENING_FALLBACK are written
+ * asked    in      `asked_count` elements of which `sockaddr`, `protocol` and
+ *                  NGX_RS_LISTENING_FALLBACK are read; borrowed for the call
+ * error    out     optional, may be NULL; `arg_index` is the later of the two
+ *                  elements of `asked` that contradict each other
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,CONFLICT,PANIC}.
+ * Any thread. Linear in both counts.
+ */
+ngx_rs_status_t ngx_rs_listening_assign(ngx_rs_listening_t *sockets,
+                                        size_t count,
+                                        const ngx_rs_listening_t *asked,
+                                        size_t asked_count,
+                                        ngx_rs_error_t *error);
+
+/**
+ * Opens, binds and listens on every socket of an array, or on none: on failure
+ * it has closed all that it opened, and inherited sockets are what they were.
+ *
+ * sockets  in,out  `count` elements, borrowed for the call; `fd`, `outcome`,
+ *                  `inherited` and `opened_protocol` are written only on
+ *                  success; each new `fd` is non-blocking, owned by the
+ *                  caller, released with close(2), and kept across exec
+ * how      in,out  what to inherit and how to retry, or NULL for nothing
+ *                  and not at all; borrowed for the call
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
+ * Any thread. Linear in the number of sockets.
+ * Source: nginx ngx_open_listening_sockets(), ngx_init_cycle().
+ */
+ngx_rs_status_t ngx_rs_open_listening(ngx_rs_listening_t *sockets,
+                                      size_t count,
+                                      const ngx_rs_open_t *how,
+                                      ngx_rs_error_t *error);
+
+/**
+ * Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets that replace
+ * others begin to listen. The replaced ones listen as well: close them now.
+ *
+ * sockets  in      `count` elements as ngx_rs_open_listening left them;
+ *                  borrowed for the call
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}; after
+ * NGX_RS_ERR_SYSCALL the first socket that failed, and those behind it, do not
+ * listen.
+ * Any thread.
+ */
+ngx_rs_status_t ngx_rs_listening_commit(const ngx_rs_listening_t *sockets,
+                                        size_t count,
+                                        ngx_rs_error_t *error);
+
+/**
+ * Takes an opening back: closes what it opened, removes the files of its unix
+ * domain sockets, and makes the inherited sockets what they were before.
+ *
+ * sockets  in,out  `count` elements as ngx_rs_open_listening left them;
+ *                  afterwards every `fd` is -1
+ * how      in,out  as it was passed to ngx_rs_open_listening
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * Any thread.
+ */
+ngx_rs_status_t ngx_rs_listening_rollback(ngx_rs_listening_t *sockets,
+                                          size_t count,
+                                          const ngx_rs_open_t *how,
+                                          ngx_rs_error_t *error);
+
+/**
+ * Asks the running kernel whether it opens stream sockets of a protocol, by
+ * opening one.
+ *
+ * protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
+ * error    out     optional, may be NULL; `message` says what is missing
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
+ * Any thread. Source: socket(2); RFC 8684; kernel net/mptcp/ctrl.c.
+ */
+ngx_rs_status_t ngx_rs_protocol_check(int32_t protocol,
+                                      ngx_rs_error_t *error);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* NGX_RS_LISTEN_H */

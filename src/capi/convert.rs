@@ -1,0 +1,459 @@
+//! C structs <-> the Rust API.
+
+use std::ffi::{CString, OsStr};
+use std::mem::{offset_of, size_of};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use socket2::{SockAddr, Type};
+
+use super::guard::{Report, read_sized, slice_of};
+use super::types::*;
+use crate::error::Error;
+use crate::listen::{self, Fate, Inherited, Listen, Listening, Options, Outcome};
+use crate::open::{self, Open};
+use crate::parse::{Rules, Subsystem};
+use crate::protocol::{Protocol, Wish};
+use crate::resolve;
+
+/// # Safety
+/// `rules` is NULL or points to its `size` bytes.
+pub(super) unsafe fn rules(rules: *const ngx_rs_rules_t) -> Result<Rules, Error> {
+    if rules.is_null() {
+        return Ok(Rules::default());
+    }
+    // SAFETY: not NULL, and our caller's contract; all its bytes may be 0.
+    let rules = unsafe { read_sized(rules, size_of::<ngx_rs_rules_t>()) }?;
+    let subsystem = match rules.subsystem {
+        NGX_RS_SUBSYSTEM_STREAM => Subsystem::Stream,
+        NGX_RS_SUBSYSTEM_HTTP => Subsystem::Http,
+        NGX_RS_SUBSYSTEM_MAIL => Subsystem::Mail,
+        _ => return Err(Error::Argument("no such subsystem")),
+    };
+    known_flags(rules.flags, NGX_RS_RULES_OURS_ONLY)?;
+    Ok(Rules {
+        subsystem,
+        ours_only: rules.flags & NGX_RS_RULES_OURS_ONLY != 0,
+    })
+}
+
+fn known_flags(flags: u32, known: u32) -> Result<(), Error> {
+    match flags & !known {
+        0 => Ok(()),
+        _ => Err(Error::Argument("an unknown flag is set")),
+    }
+}
+
+/// # Safety
+/// `word` is as its type says, for as long as `'a`.
+pub(super) unsafe fn bytes<'a>(word: &ngx_rs_str_t) -> Result<&'a [u8], Error> {
+    // SAFETY: our caller's contract.
+    unsafe { slice_of(word.data, word.len) }
+}
+
+/// # Safety
+/// `how` is NULL or points to its `size` bytes.
+pub(super) unsafe fn open(how: *const ngx_rs_open_t) -> Result<ngx_rs_open_t, Error> {
+    if how.is_null() {
+        return Ok(ngx_rs_open_t {
+            size: size_of::<ngx_rs_open_t>() as u32,
+            flags: 0,
+            tries: 0,
+            delay_ms: 0,
+            inherited: std::ptr::null_mut(),
+            inherited_count: 0,
+            report: None,
+            data: std::ptr::null_mut(),
+        });
+    }
+    // SAFETY: not NULL, and our caller's contract; all its bytes may be 0.
+    let how = unsafe { read_sized(how, size_of::<ngx_rs_open_t>()) }?;
+    known_flags(
+        how.flags,
+        NGX_RS_OPEN_LEAVE_TCP | NGX_RS_OPEN_PREPARE | NGX_RS_OPEN_CHECK,
+    )?;
+    Ok(how)
+}
+
+pub(super) fn how<'a>(how: &ngx_rs_open_t) -> Open<'a> {
+    let has = |flag| how.flags & flag != 0;
+    Open {
+        leave_tcp: has(NGX_RS_OPEN_LEAVE_TCP),
+        prepare: has(NGX_RS_OPEN_PREPARE),
+        check: has(NGX_RS_OPEN_CHECK),
+        tries: how.tries,
+        delay: Duration::from_millis(how.delay_ms.into()),
+        report: None,
+    }
+}
+
+/// Hands a report on to the caller's function.
+pub(super) fn report(how: &ngx_rs_open_t, report: open::Report<'_>) {
+    let (event, said) = match report {
+        open::Report::InUse(error) => (NGX_RS_REPORT_IN_USE, Report::from(error)),
+        open::Report::Waiting(delay) => {
+            let text = format!("try again to bind() after {}ms", delay.as_millis());
+            (NGX_RS_REPORT_WAITING, Report::notice(text))
+        }
+        open::Report::Fallback(error) => (NGX_RS_REPORT_FALLBACK, Report::from(error)),
+    };
+    let said = said.to_c();
+    if let Some(function) = how.report {
+        // SAFETY: whoever set `report` says that it may be called so.
+        unsafe { function(how.data, event, &said) };
+    }
+}
+
+/// # Safety
+/// `address` is NULL or points to `length` bytes.
+unsafe fn sockaddr(address: *const libc::sockaddr, length: u32) -> Result<SockAddr, Error> {
+    let length = length as usize;
+    if address.is_null() || length < size_of::<libc::sa_family_t>() {
+        return Err(Error::Argument("an address is NULL or too short"));
+    }
+    // SAFETY: not NULL, long enough for the family, which is its first field.
+    let family = unsafe { address.cast::<libc::sa_family_t>().read_unaligned() };
+    match i32::from(family) {
+        libc::AF_INET if length >= size_of::<libc::sockaddr_in>() => {
+            // SAFETY: the family and the length say that it is one.
+            let inet = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+            let ip = Ipv4Addr::from(u32::from_be(inet.sin_addr.s_addr));
+            let port = u16::from_be(inet.sin_port);
+            Ok(SocketAddr::V4(SocketAddrV4::new(ip, port)).into())
+        }
+        libc::AF_INET6 if length >= size_of::<libc::sockaddr_in6>() => {
+            // SAFETY: the family and the length say that it is one.
+            let inet6 = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
+            let ip = Ipv6Addr::from(inet6.sin6_addr.s6_addr);
+            let port = u16::from_be(inet6.sin6_port);
+            let (flow, scope) = (inet6.sin6_flowinfo, inet6.sin6_scope_id);
+            Ok(SocketAddr::V6(SocketAddrV6::new(ip, port, flow, scope)).into())
+        }
+        libc::AF_UNIX => {
+            let start = offset_of!(libc::sockaddr_un, sun_path);
+            let path = address.cast::<u8>().wrapping_add(start);
+            // SAFETY: the part of `length` bytes that follows the family.
+            let path = unsafe { slice_of(path, length.saturating_sub(start)) }?;
+            let end = path
+                .iter()
+                .position(|&byte| byte == 0)
+                .unwrap_or(path.len());
+            let path = Path::new(OsStr::from_bytes(&path[..end]));
+            let address = SockAddr::unix(path).ok().filter(|_| end > 0);
+            address.ok_or(Error::Argument("invalid path of a unix domain socket"))
+        }
+        libc::AF_INET | libc::AF_INET6 => Err(Error::Argument("an address is too short")),
+        _ => Err(Error::Argument("unknown address family")),
+    }
+}
+
+fn socket_type(number: i32) -> Result<Type, Error> {
+    match number {
+        libc::SOCK_STREAM => Ok(Type::STREAM),
+        libc::SOCK_DGRAM => Ok(Type::DGRAM),
+        _ => Err(Error::Argument(
+            "a socket type is neither SOCK_STREAM nor SOCK_DGRAM",
+        )),
+    }
+}
+
+/// An array of structs that begin with their size.
+#[derive(Clone, Copy)]
+struct Sized<T> {
+    first: *mut T,
+    stride: usize,
+    count: usize,
+}
+
+impl<T: Copy> Sized<T> {
+    /// # Safety
+    /// `first` is NULL or points to `count` elements of the size that the
+    /// first one says, and all bytes of `T` may be 0.
+    unsafe fn new(first: *mut T, count: usize) -> Result<Self, Error> {
+        let stride = match (first.is_null(), count) {
+            (_, 0) => 0,
+            (true, _) => return Err(Error::Argument("an array is NULL")),
+            // SAFETY: not NULL, and our caller's contract.
+            _ => unsafe { first.cast::<u32>().read_unaligned() },
+        };
+        let stride = stride as usize;
+        if count > 0 && stride < size_of::<T>() {
+            return Err(Error::Argument("the size of a struct is not set"));
+        }
+        if count
+            .checked_mul(stride)
+            .is_none_or(|bytes| bytes > isize::MAX as usize)
+        {
+            return Err(Error::Argument("an array is too long"));
+        }
+        Ok(Self {
+            first,
+            stride,
+            count,
+        })
+    }
+
+    fn at(&self, index: usize) -> *mut T {
+        self.first.wrapping_byte_add(index * self.stride)
+    }
+
+    fn read(&self) -> impl Iterator<Item = Result<T, Error>> {
+        (0..self.count).map(|index| {
+            // SAFETY: index < count, and the contract of new().
+            let element = unsafe { read_sized(self.at(index), size_of::<T>()) }?;
+            // SAFETY: as above; `size` is the first field.
+            let size = unsafe { self.at(index).cast::<u32>().read_unaligned() };
+            match size as usize == self.stride {
+                true => Ok(element),
+                false => Err(Error::Argument("the elements of an array differ in size")),
+            }
+        })
+    }
+
+    fn update(&self, index: usize, change: impl FnOnce(&mut T)) {
+        let place = self.at(index);
+        // SAFETY: index < count, and the contract of new().
+        let mut element = unsafe { place.read_unaligned() };
+        change(&mut element);
+        // SAFETY: as above.
+        unsafe { place.write_unaligned(element) };
+    }
+}
+
+/// The sockets of our caller.
+pub(super) struct Array(Sized<ngx_rs_listening_t>);
+
+impl Array {
+    /// # Safety
+    /// `first` is NULL or points to `count` elements.
+    pub(super) unsafe fn new(first: *mut ngx_rs_listening_t, count: usize) -> Result<Self, Error> {
+        // SAFETY: our caller's contract; all bytes of an element may be 0.
+        unsafe { Sized::new(first, count) }.map(Self)
+    }
+
+    pub(super) fn read(&self) -> Result<Vec<Listening>, Error> {
+        self.0.read().map(|element| listening(&element?)).collect()
+    }
+
+    pub(super) fn write_wishes(&self, sockets: &[Listening]) {
+        for (index, socket) in sockets.iter().enumerate() {
+            self.0.update(index, |element| {
+                element.protocol = wish_number(socket.wish);
+                element.flags &= !NGX_RS_LISTENING_FALLBACK;
+                element.flags |= wish_flag(socket.wish);
+            });
+        }
+    }
+
+    /// Writes what opening did, and gives the descriptors away.
+    pub(super) fn write_opened(&self, sockets: Vec<Listening>, inherited: &[Inherited<'_>]) {
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let chosen = socket.is_inet_stream().then_some(socket.protocol);
+            let (outcome, source) = match socket.outcome {
+                Outcome::Untouched => (NGX_RS_UNTOUCHED, None),
+                Outcome::Opened => (NGX_RS_OPENED, None),
+                Outcome::Inherited(source) => (NGX_RS_INHERITED, Some(source)),
+                Outcome::Replaced => (NGX_RS_REPLACED, None),
+                Outcome::Left => (NGX_RS_LEFT, None),
+            };
+            let kept = source.and_then(|source| inherited.get(source));
+            let kept = kept.map_or(-1, |kept| kept.fd.as_raw_fd());
+            self.0.update(index, |element| {
+                element.fd = socket.fd.map_or(kept, IntoRawFd::into_raw_fd);
+                element.outcome = outcome;
+                element.inherited = source.unwrap_or(0) as u32;
+                element.opened_protocol = chosen.map_or(0, Protocol::number);
+            });
+        }
+    }
+
+    /// Takes the descriptors that an earlier call gave away.
+    ///
+    /// # Safety
+    /// They are open, and nobody else's.
+    pub(super) unsafe fn adopt(&self, sockets: &mut [Listening]) {
+        for (element, socket) in self.0.read().zip(sockets) {
+            let Ok(element) = element else { continue };
+            if matches!(element.outcome, NGX_RS_OPENED | NGX_RS_REPLACED) && element.fd >= 0 {
+                // SAFETY: our caller's contract.
+                socket.fd = Some(unsafe { OwnedFd::from_raw_fd(element.fd) });
+            }
+            if element.outcome == NGX_RS_REPLACED {
+                socket.outcome = Outcome::Replaced;
+            }
+        }
+    }
+
+    /// The same for the time of `body` only.
+    ///
+    /// # Safety
+    /// The descriptors are open.
+    pub(super) unsafe fn lend(
+        &self,
+        sockets: &mut [Listening],
+        body: impl FnOnce(&[Listening]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        // SAFETY: they are given back below; the two in between do not panic.
+        unsafe { self.adopt(sockets) };
+        let result = body(sockets);
+        for fd in sockets.iter_mut().filter_map(|socket| socket.fd.take()) {
+            let _ = fd.into_raw_fd();
+        }
+        result
+    }
+}
+
+fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
+    // SAFETY: the contract of Array::new() covers the address.
+    let address = unsafe { sockaddr(from.sockaddr, from.socklen) }?;
+    let mut socket = Listening::new(address, socket_type(from.r#type)?);
+    let some = |value: i32| (value >= 0).then_some(value);
+    let nonzero = |value: i32| (value != 0).then_some(value);
+    socket.options = Options {
+        flags: from.flags & !NGX_RS_LISTENING_FALLBACK,
+        backlog: nonzero(from.backlog).unwrap_or(listen::BACKLOG),
+        rcvbuf_bytes: some(from.rcvbuf),
+        sndbuf_bytes: some(from.sndbuf),
+        fastopen: some(from.fastopen),
+        keepidle_sec: nonzero(from.keepidle),
+        keepintvl_sec: nonzero(from.keepintvl),
+        keepcnt: nonzero(from.keepcnt),
+    };
+    if from.protocol != 0 {
+        let protocol = Protocol::from_number(from.protocol);
+        let protocol = protocol.ok_or(Error::Argument("no such protocol number"))?;
+        let fallback = from.flags & NGX_RS_LISTENING_FALLBACK != 0;
+        socket.wish = Some(Wish { protocol, fallback });
+    }
+    Ok(socket)
+}
+
+fn wish_number(wish: Option<Wish>) -> i32 {
+    wish.map_or(0, |wish| wish.protocol.number())
+}
+
+fn wish_flag(wish: Option<Wish>) -> u32 {
+    match wish {
+        Some(wish) if wish.fallback => NGX_RS_LISTENING_FALLBACK,
+        _ => 0,
+    }
+}
+
+/// The inherited sockets of our caller.
+pub(super) struct InheritedArray(Sized<ngx_rs_inherited_t>);
+
+impl InheritedArray {
+    /// # Safety
+    /// `inherited` is NULL or points to `inherited_count` elements.
+    pub(super) unsafe fn new(how: &ngx_rs_open_t) -> Result<Self, Error> {
+        // SAFETY: our caller's contract; all bytes of an element may be 0.
+        unsafe { Sized::new(how.inherited, how.inherited_count) }.map(Self)
+    }
+
+    pub(super) fn read<'a>(&self) -> Result<Vec<Inherited<'a>>, Error> {
+        self.0.read().map(|element| inherited(&element?)).collect()
+    }
+
+    pub(super) fn write(&self, sockets: &[Inherited<'_>]) {
+        for (index, socket) in sockets.iter().enumerate() {
+            self.0.update(index, |element| {
+                element.shared = socket.shared.into();
+                element.fate = match socket.fate {
+                    Fate::Unused => NGX_RS_UNUSED,
+                    Fate::Kept => NGX_RS_KEPT,
+                    Fate::Replaced => NGX_RS_SUPERSEDED,
+                };
+            });
+        }
+    }
+}
+
+fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, Error> {
+    if from.fd < 0 {
+        return Err(Error::Argument("an inherited descriptor is negative"));
+    }
+    // SAFETY: not -1, and borrowed by our caller for the call.
+    let fd = unsafe { BorrowedFd::borrow_raw(from.fd) };
+    let mut socket = Inherited::from(fd);
+    if !from.sockaddr.is_null() {
+        // SAFETY: the contract of InheritedArray::new() covers the address.
+        socket.address = Some(unsafe { sockaddr(from.sockaddr, from.socklen) }?);
+    }
+    if from.r#type != 0 {
+        socket.socket_type = Some(socket_type(from.r#type)?);
+    }
+    socket.protocol = Protocol::from_number(from.protocol);
+    socket.shared = from.shared != 0;
+    Ok(socket)
+}
+
+impl ngx_rs_listen_t {
+    pub(super) fn new(listen: Listen, addresses: Vec<IpAddr>) -> Self {
+        Self {
+            listen,
+            addresses,
+            sockets: None,
+            words: None,
+        }
+    }
+
+    /// One C struct per socket, made once: they point to the addresses.
+    pub(super) fn sockets(&mut self) -> Result<&mut Vec<ngx_rs_listening_t>, Error> {
+        if self.sockets.is_none() {
+            let sockets = resolve::sockets_at(&self.listen, &self.addresses)?;
+            let addresses: Vec<_> = sockets
+                .iter()
+                .map(|socket| socket.address.clone())
+                .collect();
+            let structs = sockets
+                .iter()
+                .zip(&addresses)
+                .map(|(socket, address)| to_c(socket, address));
+            let structs = structs.collect();
+            self.sockets = Some((addresses, structs));
+        }
+        let sockets = self.sockets.as_mut().map(|sockets| &mut sockets.1);
+        sockets.ok_or(Error::Argument("no sockets"))
+    }
+
+    /// The words for nginx, made once.
+    pub(super) fn words(&mut self) -> &[ngx_rs_str_t] {
+        let (listen, addresses) = (&self.listen, &self.addresses);
+        let (_, structs) = self.words.get_or_insert_with(|| {
+            let words: Vec<CString> = resolve::words(listen, addresses);
+            let word = |word: &CString| ngx_rs_str_t {
+                len: word.as_bytes().len(),
+                data: word.as_ptr().cast(),
+            };
+            let structs = words.iter().map(word).collect();
+            (words, structs)
+        });
+        structs
+    }
+}
+
+fn to_c(socket: &Listening, address: &SockAddr) -> ngx_rs_listening_t {
+    let options = &socket.options;
+    ngx_rs_listening_t {
+        size: size_of::<ngx_rs_listening_t>() as u32,
+        flags: options.flags | wish_flag(socket.wish),
+        sockaddr: address.as_ptr().cast(),
+        socklen: address.len(),
+        r#type: socket.socket_type.into(),
+        protocol: wish_number(socket.wish),
+        backlog: options.backlog,
+        rcvbuf: options.rcvbuf_bytes.unwrap_or(-1),
+        sndbuf: options.sndbuf_bytes.unwrap_or(-1),
+        fastopen: options.fastopen.unwrap_or(-1),
+        keepidle: options.keepidle_sec.unwrap_or(0),
+        keepintvl: options.keepintvl_sec.unwrap_or(0),
+        keepcnt: options.keepcnt.unwrap_or(0),
+        fd: -1,
+        outcome: NGX_RS_UNTOUCHED,
+        inherited: 0,
+        opened_protocol: 0,
+    }
+}

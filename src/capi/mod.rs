@@ -1,0 +1,379 @@
+//! The C ABI: every export of `include/ngx_rs_listen.h`.
+//!
+//! No logic: pointers are read, the Rust API is called, results are written.
+//! The comments here are the text of the header; what they say of the
+//! pointers is the safety contract.
+#![allow(clippy::missing_safety_doc)]
+
+#[cfg(panic = "abort")]
+compile_error!("the panic guard of the C ABI needs panic = \"unwind\"");
+
+mod convert;
+mod guard;
+mod types;
+
+use std::net::IpAddr;
+use std::ptr;
+
+use socket2::SockAddr;
+
+use crate::assign;
+use crate::error::Error;
+use crate::handover;
+use crate::listen::Listen;
+use crate::open::{self, Open};
+use crate::parse;
+use crate::protocol::Protocol;
+use crate::resolve;
+use guard::{guard, out, slice_of, writable};
+pub use types::*;
+
+const LISTEN_IS_NULL: Error = Error::Argument("listen is NULL");
+
+/// The ABI of the library that is running: equal to NGX_RS_ABI_VERSION of the
+/// header that a program was compiled with, or the two do not fit together.
+///
+/// Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn ngx_rs_abi_version() -> u32 {
+    ABI_VERSION
+}
+
+/// Says of each parameter of a listen directive whose it is.
+///
+/// words    in      `count` words: an address, then parameters; borrowed for
+///                  the call
+/// rules    in      the grammar, or NULL for that of stream
+/// owners   out     `count` bytes: NGX_RS_WORD_*; the address is nginx's
+/// error    out     optional, may be NULL
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+/// Any thread. Allocates nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_listen_classify(
+    words: *const ngx_rs_str_t,
+    count: usize,
+    rules: *const ngx_rs_rules_t,
+    owners: *mut u8,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        let rules = unsafe { convert::rules(rules) }?;
+        // SAFETY: our caller's contract.
+        let words = unsafe { slice_of(words, count) }?;
+        for (index, word) in words.iter().enumerate() {
+            // SAFETY: our caller's contract.
+            let word = unsafe { convert::bytes(word) }?;
+            let owner = match parse::owner(word, rules.subsystem) {
+                _ if index == 0 => NGX_RS_WORD_NGINX,
+                parse::Owner::Ours => NGX_RS_WORD_OURS,
+                parse::Owner::Nginx => NGX_RS_WORD_NGINX,
+                parse::Owner::Unknown => NGX_RS_WORD_UNKNOWN,
+            };
+            // SAFETY: our caller's contract.
+            unsafe { out(owners.wrapping_add(index), owner as u8) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Parses the words of a listen directive, without the word "listen" itself,
+/// and resolves the host name if there is one.
+///
+/// words    in      `count` words: an address, then parameters; borrowed for
+///                  the call; they need not end in 0
+/// rules    in      the grammar, or NULL for that of stream
+/// listen   out     owned by the caller, released with ngx_rs_listen_free
+/// error    out     optional, may be NULL; `arg_index` is the offending word
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYNTAX,HOST_NOT_FOUND,PANIC}.
+/// Any thread; may wait for a name server.
+/// Source: nginx ngx_stream_core_listen() and its kin, ngx_parse_url().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_listen_parse(
+    words: *const ngx_rs_str_t,
+    count: usize,
+    rules: *const ngx_rs_rules_t,
+    listen: *mut *mut ngx_rs_listen_t,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        let rules = unsafe { convert::rules(rules) }?;
+        // SAFETY: our caller's contract.
+        let words = unsafe { slice_of(words, count) }?;
+        let mut bytes = Vec::with_capacity(count);
+        for word in words {
+            // SAFETY: our caller's contract.
+            bytes.push(unsafe { convert::bytes(word) }?);
+        }
+        writable(listen)?;
+        let parsed = parse::listen(&bytes, &rules)?;
+        let addresses = resolve::addresses(&parsed)?;
+        let parsed = Box::new(ngx_rs_listen_t::new(parsed, addresses));
+        // SAFETY: our caller's contract.
+        unsafe { out(listen, Box::into_raw(parsed)) }
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// The sockets that a listen directive asks for: of each address all ports.
+///
+/// listen   in      from ngx_rs_listen_parse
+/// sockets  out     `count` elements with `fd` -1, ready for
+///                  ngx_rs_open_listening; owned by `listen`, gone with it, and
+///                  the same ones at every call
+/// count    out     how many
+/// error    out     optional, may be NULL
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+/// One thread at a time for one `listen`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_listen_sockets(
+    listen: *mut ngx_rs_listen_t,
+    sockets: *mut *mut ngx_rs_listening_t,
+    count: *mut usize,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        writable(sockets)?;
+        // SAFETY: our caller's contract.
+        let listen = unsafe { listen.as_mut() }.ok_or(LISTEN_IS_NULL)?;
+        let found = listen.sockets()?;
+        // SAFETY: our caller's contract.
+        unsafe { out(count, found.len()) }?;
+        // SAFETY: our caller's contract.
+        unsafe { out(sockets, found.as_mut_ptr()) }
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// The addresses of a listen directive as words for nginx's own parser: the
+/// first word as it is, or where that is a host name, a word with a numeric
+/// address for each address that the name has, and with the same ports.
+///
+/// listen   in      from ngx_rs_listen_parse
+/// words    out     `count` words, each followed by a 0; owned by `listen`,
+///                  gone with it
+/// count    out     how many
+/// error    out     optional, may be NULL
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+/// One thread at a time for one `listen`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_listen_addresses(
+    listen: *mut ngx_rs_listen_t,
+    words: *mut *const ngx_rs_str_t,
+    count: *mut usize,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        writable(words)?;
+        // SAFETY: our caller's contract.
+        let listen = unsafe { listen.as_mut() }.ok_or(LISTEN_IS_NULL)?;
+        let found = listen.words();
+        // SAFETY: our caller's contract.
+        unsafe { out(count, found.len()) }?;
+        // SAFETY: our caller's contract.
+        unsafe { out(words, found.as_ptr()) }
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Releases what ngx_rs_listen_parse made. The descriptors of its sockets stay
+/// open.
+///
+/// listen   in      from ngx_rs_listen_parse, or NULL, which does nothing
+///
+/// Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_listen_free(listen: *mut ngx_rs_listen_t) {
+    let body = || {
+        if !listen.is_null() {
+            // SAFETY: our caller's contract.
+            drop(unsafe { Box::from_raw(listen) });
+        }
+        Ok(())
+    };
+    // SAFETY: NULL is allowed.
+    unsafe { guard(ptr::null_mut(), body) };
+}
+
+/// Gives listening sockets the protocols that listen directives ask for, where
+/// several directives may end up on one socket: as in nginx, an address without
+/// a socket of its own is served by the wildcard of its family and port.
+///
+/// sockets  in,out  `count` elements, borrowed for the call; `protocol` and the
+///                  flag NGX_RS_LISTENING_FALLBACK are written
+/// asked    in      `asked_count` elements of which `sockaddr`, `protocol` and
+///                  NGX_RS_LISTENING_FALLBACK are read; borrowed for the call
+/// error    out     optional, may be NULL; `arg_index` is the later of the two
+///                  elements of `asked` that contradict each other
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,CONFLICT,PANIC}.
+/// Any thread. Linear in both counts.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_listening_assign(
+    sockets: *mut ngx_rs_listening_t,
+    count: usize,
+    asked: *const ngx_rs_listening_t,
+    asked_count: usize,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        let array = unsafe { convert::Array::new(sockets, count) }?;
+        // SAFETY: our caller's contract.
+        let asked = unsafe { convert::Array::new(asked.cast_mut(), asked_count) }?;
+        let mut sockets = array.read()?;
+        let asked: Vec<_> = asked
+            .read()?
+            .into_iter()
+            .filter_map(assign::Asked::of)
+            .collect();
+        assign::wishes(&mut sockets, &asked)?;
+        array.write_wishes(&sockets);
+        Ok(())
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Opens, binds and listens on every socket of an array, or on none: on failure
+/// it has closed all that it opened, and inherited sockets are what they were.
+///
+/// sockets  in,out  `count` elements, borrowed for the call; `fd`, `outcome`,
+///                  `inherited` and `opened_protocol` are written only on
+///                  success; each new `fd` is non-blocking, owned by the
+///                  caller, released with close(2), and kept across exec
+/// how      in,out  what to inherit and how to retry, or NULL for nothing
+///                  and not at all; borrowed for the call
+/// error    out     optional, may be NULL
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
+/// Any thread. Linear in the number of sockets.
+/// Source: nginx ngx_open_listening_sockets(), ngx_init_cycle().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_open_listening(
+    sockets: *mut ngx_rs_listening_t,
+    count: usize,
+    how: *const ngx_rs_open_t,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        let array = unsafe { convert::Array::new(sockets, count) }?;
+        // SAFETY: our caller's contract.
+        let how = unsafe { convert::open(how) }?;
+        // SAFETY: our caller's contract.
+        let old = unsafe { convert::InheritedArray::new(&how) }?;
+        let mut sockets = array.read()?;
+        let mut inherited = old.read()?;
+        let mut report = |report: open::Report<'_>| convert::report(&how, report);
+        let mut options = Open {
+            report: Some(&mut report),
+            ..convert::how(&how)
+        };
+        open::listening(&mut sockets, &mut inherited, &mut options)?;
+        old.write(&inherited);
+        array.write_opened(sockets, &inherited);
+        Ok(())
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets that replace
+/// others begin to listen. The replaced ones listen as well: close them now.
+///
+/// sockets  in      `count` elements as ngx_rs_open_listening left them;
+///                  borrowed for the call
+/// error    out     optional, may be NULL
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}; after
+/// NGX_RS_ERR_SYSCALL the first socket that failed, and those behind it, do not
+/// listen.
+/// Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_listening_commit(
+    sockets: *const ngx_rs_listening_t,
+    count: usize,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        let array = unsafe { convert::Array::new(sockets.cast_mut(), count) }?;
+        let mut sockets = array.read()?;
+        // SAFETY: our caller's contract.
+        unsafe { array.lend(&mut sockets, handover::commit) }
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Takes an opening back: closes what it opened, removes the files of its unix
+/// domain sockets, and makes the inherited sockets what they were before.
+///
+/// sockets  in,out  `count` elements as ngx_rs_open_listening left them;
+///                  afterwards every `fd` is -1
+/// how      in,out  as it was passed to ngx_rs_open_listening
+/// error    out     optional, may be NULL
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+/// Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_listening_rollback(
+    sockets: *mut ngx_rs_listening_t,
+    count: usize,
+    how: *const ngx_rs_open_t,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        let array = unsafe { convert::Array::new(sockets, count) }?;
+        // SAFETY: our caller's contract.
+        let how = unsafe { convert::open(how) }?;
+        // SAFETY: our caller's contract.
+        let old = unsafe { convert::InheritedArray::new(&how) }?;
+        let mut sockets = array.read()?;
+        let mut inherited = old.read()?;
+        // SAFETY: our caller's contract.
+        unsafe { array.adopt(&mut sockets) };
+        open::close(&mut sockets);
+        handover::rollback(&mut inherited);
+        old.write(&inherited);
+        array.write_opened(sockets, &inherited);
+        Ok(())
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Asks the running kernel whether it opens stream sockets of a protocol, by
+/// opening one.
+///
+/// protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
+/// error    out     optional, may be NULL; `message` says what is missing
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
+/// Any thread. Source: socket(2); RFC 8684; kernel net/mptcp/ctrl.c.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_protocol_check(
+    protocol: i32,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        let protocol = Protocol::from_number(protocol);
+        protocol
+            .ok_or(Error::Argument("no such protocol number"))?
+            .check()
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}

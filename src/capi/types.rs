@@ -1,0 +1,273 @@
+//! `#[repr(C)]` types and constants.
+#![allow(non_camel_case_types)]
+
+use std::ffi::{CString, c_char, c_void};
+
+use super::*;
+
+/// A word: the layout of nginx's `ngx_str_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_str_t {
+    /// Bytes.
+    pub len: usize,
+    /// Not NULL unless `len` is 0; need not end in 0.
+    pub data: *const u8,
+}
+
+/// How a call ended.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ngx_rs_status_t {
+    /// All went well.
+    NGX_RS_OK = 0,
+    /// The caller broke the contract: NULL, a wrong size, a wrong number.
+    NGX_RS_ERR_ARGUMENT = 1,
+    /// The directive is wrong.
+    NGX_RS_ERR_SYNTAX = 2,
+    /// The host name has no address.
+    NGX_RS_ERR_HOST_NOT_FOUND = 3,
+    /// Two directives ask for different protocols on one socket.
+    NGX_RS_ERR_CONFLICT = 4,
+    /// The running kernel does not have the protocol, or not now.
+    NGX_RS_ERR_UNSUPPORTED = 5,
+    /// A system call failed: see `os_errno`.
+    NGX_RS_ERR_SYSCALL = 6,
+    /// A defect of this library.
+    NGX_RS_ERR_PANIC = 7,
+}
+
+impl From<&Error> for ngx_rs_status_t {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Argument(_) => Self::NGX_RS_ERR_ARGUMENT,
+            Error::Syntax { .. } => Self::NGX_RS_ERR_SYNTAX,
+            Error::HostNotFound { .. } => Self::NGX_RS_ERR_HOST_NOT_FOUND,
+            Error::Conflict { .. } => Self::NGX_RS_ERR_CONFLICT,
+            Error::Unsupported { .. } => Self::NGX_RS_ERR_UNSUPPORTED,
+            Error::Syscall { .. } => Self::NGX_RS_ERR_SYSCALL,
+        }
+    }
+}
+
+/// Why a call failed; written only if it did. Begin with NGX_RS_ERROR_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_error_t {
+    /// sizeof(ngx_rs_error_t), set by the caller.
+    pub size: u32,
+    /// The status that the call returned.
+    pub status: i32,
+    /// errno of the system call that failed, or 0.
+    pub os_errno: i32,
+    /// Index of the argument to blame, where there are many; else 0.
+    pub arg_index: u32,
+    /// In nginx's words: no text of errno, no final dot; ends in 0.
+    pub message: [c_char; 256],
+}
+
+/// The grammar is that of nginx's stream module.
+pub const NGX_RS_SUBSYSTEM_STREAM: u32 = 0;
+/// The grammar is that of nginx's http module.
+pub const NGX_RS_SUBSYSTEM_HTTP: u32 = 1;
+/// The grammar is that of nginx's mail module.
+pub const NGX_RS_SUBSYSTEM_MAIL: u32 = 2;
+
+/// Leave every word that is not ours to the caller, unread.
+pub const NGX_RS_RULES_OURS_ONLY: u32 = 1;
+
+/// How to read a directive. Begin with NGX_RS_RULES_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_rules_t {
+    /// sizeof(ngx_rs_rules_t), set by the caller.
+    pub size: u32,
+    /// NGX_RS_SUBSYSTEM_*
+    pub subsystem: u32,
+    /// NGX_RS_RULES_*
+    pub flags: u32,
+}
+
+/// Not a parameter of the listen directive.
+pub const NGX_RS_WORD_UNKNOWN: u32 = 0;
+/// nginx's own.
+pub const NGX_RS_WORD_NGINX: u32 = 1;
+/// Ours: `mptcp`, `mptcp=`, `multipath`, `protocol=`.
+pub const NGX_RS_WORD_OURS: u32 = 2;
+
+/// `IPPROTO_MPTCP`: Multipath TCP, RFC 8684; Linux 5.6.
+pub const NGX_RS_IPPROTO_MPTCP: i32 = 262;
+/// `IPPROTO_SMC`: RFC 7609; Linux 6.11.
+pub const NGX_RS_IPPROTO_SMC: i32 = 256;
+
+/// `ssl`
+pub const NGX_RS_LISTENING_SSL: u32 = 0x1;
+/// `http2`
+pub const NGX_RS_LISTENING_HTTP2: u32 = 0x2;
+/// `quic`
+pub const NGX_RS_LISTENING_QUIC: u32 = 0x4;
+/// `udp`
+pub const NGX_RS_LISTENING_UDP: u32 = 0x8;
+/// `default_server`
+pub const NGX_RS_LISTENING_DEFAULT_SERVER: u32 = 0x10;
+/// `proxy_protocol`
+pub const NGX_RS_LISTENING_PROXY_PROTOCOL: u32 = 0x20;
+/// `bind`, or any parameter that implies it
+pub const NGX_RS_LISTENING_BIND: u32 = 0x40;
+/// `reuseport`: SO_REUSEPORT
+pub const NGX_RS_LISTENING_REUSEPORT: u32 = 0x80;
+/// `deferred`: TCP_DEFER_ACCEPT of one second
+pub const NGX_RS_LISTENING_DEFERRED: u32 = 0x100;
+/// `ipv6only=off`; without it IPV6_V6ONLY is set on IPv6 sockets
+pub const NGX_RS_LISTENING_IPV6ONLY_OFF: u32 = 0x200;
+/// `so_keepalive=on`, or with times: SO_KEEPALIVE 1
+pub const NGX_RS_LISTENING_KEEPALIVE_ON: u32 = 0x400;
+/// `so_keepalive=off`: SO_KEEPALIVE 0
+pub const NGX_RS_LISTENING_KEEPALIVE_OFF: u32 = 0x800;
+/// `mptcp=auto`: plain TCP will do where the kernel lacks `protocol`
+pub const NGX_RS_LISTENING_FALLBACK: u32 = 0x10000;
+
+/// Not opened.
+pub const NGX_RS_UNTOUCHED: u32 = 0;
+/// A new socket, on an address that had none.
+pub const NGX_RS_OPENED: u32 = 1;
+/// The inherited socket of index `inherited` goes on: `fd` is its descriptor,
+/// and still belongs to whom it belonged.
+pub const NGX_RS_INHERITED: u32 = 2;
+/// A new socket beside inherited ones of another protocol.
+pub const NGX_RS_REPLACED: u32 = 3;
+/// Left to the caller, who asked for that: `fd` is -1.
+pub const NGX_RS_LEFT: u32 = 4;
+
+/// A listening socket. Begin with NGX_RS_LISTENING_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_listening_t {
+    /// in: sizeof(ngx_rs_listening_t), the same in all elements of an array.
+    pub size: u32,
+    /// in: NGX_RS_LISTENING_*
+    pub flags: u32,
+    /// in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed.
+    pub sockaddr: *const libc::sockaddr,
+    /// in: its size in bytes.
+    pub socklen: u32,
+    /// in: SOCK_STREAM or SOCK_DGRAM.
+    pub r#type: i32,
+    /// in: IPPROTO_* of a stream socket, or 0 for what is usual, TCP.
+    pub protocol: i32,
+    /// in: how many connections may wait for accept(2); 0 is 511.
+    pub backlog: i32,
+    /// in: SO_RCVBUF in bytes; -1 leaves it alone.
+    pub rcvbuf: i32,
+    /// in: SO_SNDBUF in bytes; -1 leaves it alone.
+    pub sndbuf: i32,
+    /// in: TCP_FASTOPEN, connections in handshake; -1 leaves it alone.
+    pub fastopen: i32,
+    /// in: TCP_KEEPIDLE in seconds; 0 leaves it alone.
+    pub keepidle: i32,
+    /// in: TCP_KEEPINTVL in seconds; 0 leaves it alone.
+    pub keepintvl: i32,
+    /// in: TCP_KEEPCNT, probes; 0 leaves it alone.
+    pub keepcnt: i32,
+    /// out: the socket, or -1.
+    pub fd: i32,
+    /// out: NGX_RS_OPENED and so on.
+    pub outcome: u32,
+    /// out: with NGX_RS_INHERITED, which one.
+    pub inherited: u32,
+    /// out: IPPROTO_* that the socket has or, left to the caller, should get;
+    /// 0 for datagram and unix domain sockets.
+    pub opened_protocol: i32,
+}
+
+/// Nobody asked for its address.
+pub const NGX_RS_UNUSED: u32 = 0;
+/// It goes on.
+pub const NGX_RS_KEPT: u32 = 1;
+/// New sockets take its address over: close it after the commit.
+pub const NGX_RS_SUPERSEDED: u32 = 2;
+
+/// A socket that the caller has already. Begin with NGX_RS_INHERITED_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_inherited_t {
+    /// in: sizeof(ngx_rs_inherited_t), the same in all elements of an array.
+    pub size: u32,
+    /// in: a bound socket, borrowed.
+    pub fd: i32,
+    /// in: its address, or NULL to ask the kernel; borrowed.
+    pub sockaddr: *const libc::sockaddr,
+    /// in: size of the address in bytes.
+    pub socklen: u32,
+    /// in: SOCK_STREAM or SOCK_DGRAM, or 0 to ask the kernel.
+    pub r#type: i32,
+    /// in: IPPROTO_*, or 0 to ask the kernel, which happens only if it matters.
+    pub protocol: i32,
+    /// out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED.
+    pub fate: u32,
+    /// in,out: 0; whether SO_REUSEPORT was set on it, to be rolled back.
+    pub shared: u32,
+    /// 0
+    pub reserved: u32,
+}
+
+/// Leave fresh sockets of plain TCP, UDP and unix domain to the caller.
+pub const NGX_RS_OPEN_LEAVE_TCP: u32 = 0x1;
+/// Sockets that replace others listen only with ngx_rs_listening_commit.
+pub const NGX_RS_OPEN_PREPARE: u32 = 0x2;
+/// Open nothing: only make sure that the kernel has the protocols.
+pub const NGX_RS_OPEN_CHECK: u32 = 0x4;
+
+/// An address is in use and will be tried again; `error` is that of bind(2).
+pub const NGX_RS_REPORT_IN_USE: u32 = 0;
+/// Waiting before the next try; `error` has status NGX_RS_OK and says so.
+pub const NGX_RS_REPORT_WAITING: u32 = 1;
+/// Plain TCP is used instead of MPTCP; `error` says why. Once for all sockets.
+pub const NGX_RS_REPORT_FALLBACK: u32 = 2;
+
+/// Told of what goes on while sockets are opened; must return.
+pub type ngx_rs_report_pt =
+    Option<unsafe extern "C" fn(data: *mut c_void, event: u32, error: *const ngx_rs_error_t)>;
+
+/// How to open. Begin with NGX_RS_OPEN_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_open_t {
+    /// sizeof(ngx_rs_open_t), set by the caller.
+    pub size: u32,
+    /// NGX_RS_OPEN_*
+    pub flags: u32,
+    /// How often to try while an address is in use; 0 is once.
+    pub tries: u32,
+    /// How long to wait between two tries, in milliseconds.
+    pub delay_ms: u32,
+    /// Sockets that the caller has already; borrowed.
+    pub inherited: *mut ngx_rs_inherited_t,
+    /// How many.
+    pub inherited_count: usize,
+    /// Told of what goes on, or NULL.
+    pub report: ngx_rs_report_pt,
+    /// First argument of `report`.
+    pub data: *mut c_void,
+}
+
+/// A parsed listen directive.
+pub struct ngx_rs_listen_t {
+    pub(super) listen: Listen,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) sockets: Option<(Vec<SockAddr>, Vec<ngx_rs_listening_t>)>,
+    pub(super) words: Option<(Vec<CString>, Vec<ngx_rs_str_t>)>,
+}
+
+/// Major version, or for 0 the minor one: what a change of the ABI changes.
+pub(super) const ABI_VERSION: u32 = match part(env!("CARGO_PKG_VERSION_MAJOR")) {
+    0 => part(env!("CARGO_PKG_VERSION_MINOR")),
+    major => major * 1000,
+};
+
+const fn part(digits: &str) -> u32 {
+    match u32::from_str_radix(digits, 10) {
+        Ok(part) => part,
+        Err(_) => panic!("a version is three numbers"),
+    }
+}

@@ -1,0 +1,102 @@
+//! What can go wrong, in nginx's words where nginx has words.
+
+use std::io;
+
+use crate::protocol::Protocol;
+
+/// Why a call failed.
+///
+/// The text never contains that of `errno`: whoever logs it appends it, as
+/// nginx does.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller broke the contract of the function.
+    #[error("{0}")]
+    Argument(&'static str),
+
+    /// The directive is wrong.
+    #[error("{message}")]
+    Syntax {
+        /// Index of the offending word.
+        word: usize,
+        /// nginx's message, with the offending word in it.
+        message: String,
+    },
+
+    /// The host name has no address.
+    #[error("host not found in \"{address}\" of the \"listen\" directive")]
+    HostNotFound {
+        /// The address as written.
+        address: String,
+    },
+
+    /// Two listen directives ask for different protocols on one socket.
+    #[error("{message}")]
+    Conflict {
+        /// Index of the later of the two, among those that were given.
+        wish: usize,
+        /// Names both addresses and what they ask for.
+        message: String,
+    },
+
+    /// The running kernel cannot open sockets of this protocol.
+    #[error("socket() {address} failed: {}", protocol.why_not(source))]
+    Unsupported {
+        /// Where it was to listen.
+        address: String,
+        /// What was asked for.
+        protocol: Protocol,
+        /// What socket(2) answered.
+        source: io::Error,
+    },
+
+    /// A system call failed.
+    #[error("{call} failed")]
+    Syscall {
+        /// The call and the socket: `bind() to 127.0.0.1:80`.
+        call: String,
+        /// Its errno.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn syntax(word: usize, message: impl Into<String>) -> Self {
+        Self::Syntax {
+            word,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn syscall(call: impl Into<String>, source: io::Error) -> Self {
+        Self::Syscall {
+            call: call.into(),
+            source,
+        }
+    }
+
+    /// The errno behind it, or 0.
+    pub fn os_errno(&self) -> i32 {
+        match self {
+            Self::Unsupported { source, .. } | Self::Syscall { source, .. } => {
+                source.raw_os_error().unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether another process holds the address.
+    pub fn is_address_in_use(&self) -> bool {
+        matches!(self, Self::Syscall { .. }) && self.os_errno() == libc::EADDRINUSE
+    }
+
+    /// Index of the word (or of the wish, for a conflict) that is to blame.
+    pub fn argument(&self) -> Option<usize> {
+        match self {
+            Self::Syntax { word, .. } => Some(*word),
+            Self::Conflict { wish, .. } => Some(*wish),
+            _ => None,
+        }
+    }
+}

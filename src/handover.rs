@@ -1,0 +1,61 @@
+//! A bound address changes its protocol.
+//!
+//! Linux binds two sockets of different protocols to one address only if both
+//! have SO_REUSEPORT, and the old one may get it while it listens. The new
+//! socket is bound beside the old one and listens once nothing can fail any
+//! more: until then it gets no connection, and the old one loses none.
+//! Source: kernel net/ipv4/inet_connection_sock.c, inet_csk_get_port().
+
+use std::os::fd::AsFd;
+
+use socket2::SockRef;
+
+use crate::error::Error;
+use crate::listen::{Inherited, Listening, Outcome};
+use crate::open;
+
+/// Lets other sockets be bound to the address of an inherited one.
+pub(crate) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
+    if inherited.shared {
+        return Ok(());
+    }
+    let text = inherited.text();
+    let failed = |call: &str| {
+        let call = format!("{call}(SO_REUSEPORT) {text}");
+        move |source| Error::syscall(call, source)
+    };
+    let kernel = SockRef::from(&inherited.fd);
+    if !kernel.reuse_port().map_err(failed("getsockopt"))? {
+        kernel.set_reuse_port(true).map_err(failed("setsockopt"))?;
+        inherited.shared = true;
+    }
+    Ok(())
+}
+
+/// Makes the inherited sockets what they were before.
+pub fn rollback(inherited: &mut [Inherited<'_>]) {
+    for socket in inherited {
+        if std::mem::take(&mut socket.shared) {
+            // The address is as it was even if this fails: other sockets of
+            // this user could be bound to it, and none will.
+            let _ = SockRef::from(&socket.fd).set_reuse_port(false);
+        }
+    }
+}
+
+/// Lets the replacing sockets listen. The old ones still do: close them now.
+///
+/// # Errors
+/// [`Error::Syscall`] of the first that failed. It and those behind it do not
+/// listen yet.
+pub fn commit(sockets: &[Listening]) -> Result<(), Error> {
+    let replacing = sockets
+        .iter()
+        .filter(|socket| socket.outcome == Outcome::Replaced);
+    for socket in replacing {
+        if let Some(fd) = &socket.fd {
+            open::listen(fd.as_fd(), socket)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! What a listen directive says, and the sockets that it asks for.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use socket2::{SockAddr, Type};
+
+use crate::protocol::{Protocol, Wish};
+
+/// `NGX_LISTEN_BACKLOG` of nginx on Linux.
+pub const BACKLOG: i32 = 511;
+
+/// Bits of [`Options::flags`], one per parameter that has no value.
+pub mod flag {
+    /// `ssl`
+    pub const SSL: u32 = 1 << 0;
+    /// `http2`
+    pub const HTTP2: u32 = 1 << 1;
+    /// `quic`
+    pub const QUIC: u32 = 1 << 2;
+    /// `udp`
+    pub const UDP: u32 = 1 << 3;
+    /// `default_server`, `default`
+    pub const DEFAULT_SERVER: u32 = 1 << 4;
+    /// `proxy_protocol`
+    pub const PROXY_PROTOCOL: u32 = 1 << 5;
+    /// `bind`, or any parameter that implies it
+    pub const BIND: u32 = 1 << 6;
+    /// `reuseport`
+    pub const REUSEPORT: u32 = 1 << 7;
+    /// `deferred`
+    pub const DEFERRED: u32 = 1 << 8;
+    /// `ipv6only=off`
+    pub const IPV6ONLY_OFF: u32 = 1 << 9;
+    /// `so_keepalive=on`, or with times
+    pub const KEEPALIVE_ON: u32 = 1 << 10;
+    /// `so_keepalive=off`
+    pub const KEEPALIVE_OFF: u32 = 1 << 11;
+}
+
+/// A parsed listen directive.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Listen {
+    /// Where to listen.
+    pub address: Address,
+    /// How.
+    pub options: Options,
+    /// Our parameter, where there is one.
+    pub wish: Option<Wish>,
+}
+
+/// The first word of the directive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `unix:PATH`; the path as it stands there.
+    Unix(Vec<u8>),
+    /// Everything else.
+    Inet {
+        /// The addresses.
+        host: Host,
+        /// The ports, of each address; one if no range was given.
+        ports: RangeInclusive<u16>,
+        /// The word as written.
+        text: Vec<u8>,
+    },
+}
+
+impl Address {
+    /// The word as written.
+    pub fn word(&self) -> Vec<u8> {
+        match self {
+            Self::Unix(path) => [b"unix:", path.as_slice()].concat(),
+            Self::Inet { text, .. } => text.clone(),
+        }
+    }
+}
+
+/// What stands before the port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// An address.
+    Ip(IpAddr),
+    /// A name, to be resolved.
+    Name(Vec<u8>),
+}
+
+impl Host {
+    /// `*`, or a port alone.
+    pub const ANY: Self = Self::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+}
+
+/// The parameters of nginx's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// Those without a value: see [`flag`].
+    pub flags: u32,
+    /// `backlog=`
+    pub backlog: i32,
+    /// `rcvbuf=`
+    pub rcvbuf_bytes: Option<i32>,
+    /// `sndbuf=`
+    pub sndbuf_bytes: Option<i32>,
+    /// `fastopen=`: how many connections may wait for their handshake's end.
+    pub fastopen: Option<i32>,
+    /// `so_keepalive=IDLE::`
+    pub keepidle_sec: Option<i32>,
+    /// `so_keepalive=:INTERVAL:`
+    pub keepintvl_sec: Option<i32>,
+    /// `so_keepalive=::COUNT`
+    pub keepcnt: Option<i32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            flags: 0,
+            backlog: BACKLOG,
+            rcvbuf_bytes: None,
+            sndbuf_bytes: None,
+            fastopen: None,
+            keepidle_sec: None,
+            keepintvl_sec: None,
+            keepcnt: None,
+        }
+    }
+}
+
+impl Options {
+    /// Whether `flag` (of [`flag`]) is set.
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// What socket(2) is asked for.
+    pub fn socket_type(&self) -> Type {
+        if self.has(flag::UDP | flag::QUIC) {
+            Type::DGRAM
+        } else {
+            Type::STREAM
+        }
+    }
+}
+
+/// One socket to open.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Listening {
+    /// Where.
+    pub address: SockAddr,
+    /// `SOCK_STREAM` or `SOCK_DGRAM`.
+    pub socket_type: Type,
+    /// Which protocol; without a wish, plain TCP (or UDP).
+    pub wish: Option<Wish>,
+    /// How.
+    pub options: Options,
+
+    /// The new socket: non-blocking, and kept across exec.
+    pub fd: Option<OwnedFd>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The protocol that it has, or that the caller should give it.
+    pub protocol: Protocol,
+}
+
+/// What opening did for a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Nothing yet.
+    #[default]
+    Untouched,
+    /// A new socket, on an address that had none.
+    Opened,
+    /// The inherited socket of this index goes on.
+    Inherited(usize),
+    /// A new socket beside inherited ones of another protocol.
+    Replaced,
+    /// The caller was to open it: see [`crate::Open::leave_tcp`].
+    Left,
+}
+
+impl Listening {
+    /// A socket at `address` with nginx's defaults.
+    pub fn new(address: SockAddr, socket_type: Type) -> Self {
+        Self {
+            address,
+            socket_type,
+            wish: None,
+            options: Options::default(),
+            fd: None,
+            outcome: Outcome::Untouched,
+            protocol: Protocol::Tcp,
+        }
+    }
+
+    /// Whether protocols can be chosen here at all.
+    pub(crate) fn is_inet_stream(&self) -> bool {
+        self.socket_type == Type::STREAM && !self.address.is_unix()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        address_text(&self.address)
+    }
+}
+
+/// A socket that the caller has already: of its running configuration, of its
+/// previous process, or of a service manager.
+#[derive(Debug)]
+pub struct Inherited<'a> {
+    pub(crate) fd: BorrowedFd<'a>,
+    pub(crate) address: Option<SockAddr>,
+    pub(crate) socket_type: Option<Type>,
+    pub(crate) protocol: Option<Protocol>,
+    /// Whether we have set SO_REUSEPORT on it.
+    pub(crate) shared: bool,
+    pub(crate) fate: Fate,
+}
+
+/// What opening means for an inherited socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fate {
+    /// Nobody asked for its address.
+    #[default]
+    Unused,
+    /// It goes on.
+    Kept,
+    /// New sockets of another protocol take its address over; close it when
+    /// they have been committed.
+    Replaced,
+}
+
+impl<'a> Inherited<'a> {
+    /// The socket `fd`, of which everything is asked from the kernel.
+    pub fn new(fd: &'a impl AsFd) -> Self {
+        Self::from(fd.as_fd())
+    }
+
+    /// What opening means for it.
+    pub fn fate(&self) -> Fate {
+        self.fate
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.address.as_ref().map(address_text).unwrap_or_default()
+    }
+}
+
+impl<'a> From<BorrowedFd<'a>> for Inherited<'a> {
+    fn from(fd: BorrowedFd<'a>) -> Self {
+        Self {
+            fd,
+            address: None,
+            socket_type: None,
+            protocol: None,
+            shared: false,
+            fate: Fate::Unused,
+        }
+    }
+}
+
+/// An address as nginx compares them: no scope, no flow label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    Inet(IpAddr, u16),
+    Unix(Vec<u8>),
+}
+
+impl Key {
+    /// None for a family that nginx cannot listen on.
+    pub(crate) fn of(address: &SockAddr) -> Option<Self> {
+        if let Some(inet) = address.as_socket() {
+            return Some(Self::Inet(inet.ip(), inet.port()));
+        }
+        unix_path(address).map(|path| Self::Unix(path.to_vec()))
+    }
+
+    /// The wildcard of the same family and port.
+    pub(crate) fn wildcard(&self) -> Option<Self> {
+        match self {
+            Self::Inet(IpAddr::V4(_), port) => {
+                Some(Self::Inet(Ipv4Addr::UNSPECIFIED.into(), *port))
+            }
+            Self::Inet(IpAddr::V6(_), port) => {
+                Some(Self::Inet(Ipv6Addr::UNSPECIFIED.into(), *port))
+            }
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+pub(crate) fn unix_path(address: &SockAddr) -> Option<&[u8]> {
+    address
+        .as_pathname()
+        .map(|path| path.as_os_str().as_bytes())
+}
+
+/// An address as nginx writes it.
+pub(crate) fn address_text(address: &SockAddr) -> String {
+    let mut text = String::new();
+    if let Some(inet) = address.as_socket() {
+        let ip = inet.ip();
+        // Writing to a string cannot fail; and no scope, as in nginx.
+        let _ = match ip {
+            IpAddr::V4(ip) => write!(text, "{ip}:{}", inet.port()),
+            IpAddr::V6(ip) => write!(text, "[{ip}]:{}", inet.port()),
+        };
+    } else {
+        text.push_str("unix:");
+        text.push_str(&String::from_utf8_lossy(
+            unix_path(address).unwrap_or_default(),
+        ));
+    }
+    text
+}

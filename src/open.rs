@@ -1,0 +1,471 @@
+//! Opens many listening sockets, or none.
+//!
+//! Source: nginx ngx_init_cycle() for the matching of inherited sockets,
+//! ngx_open_listening_sockets() and ngx_configure_listening_sockets() for the
+//! order of the calls.
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::fs::{self, Permissions};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Type};
+
+use crate::error::Error;
+use crate::handover;
+use crate::listen::{Fate, Inherited, Key, Listening, Options, Outcome, flag};
+use crate::protocol::Protocol;
+use crate::sys;
+
+/// How to open.
+#[derive(Default)]
+pub struct Open<'a> {
+    /// Leave fresh sockets of plain TCP, UDP and unix domain to the caller
+    /// ([`Outcome::Left`]).
+    pub leave_tcp: bool,
+    /// Stop before the point of no return: sockets that replace others are
+    /// bound and do not listen until [`handover::commit`].
+    pub prepare: bool,
+    /// Open nothing, only make sure that the kernel has the protocols; every
+    /// socket is left to the caller.
+    pub check: bool,
+    /// How often to try while an address is in use; 0 is once.
+    pub tries: u32,
+    /// How long to wait between two tries.
+    pub delay: Duration,
+    /// Told of what goes on.
+    pub report: Option<&'a mut dyn FnMut(Report<'_>)>,
+}
+
+/// What [`Open::report`] is told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Report<'a> {
+    /// This address is in use, and will be tried again.
+    InUse(&'a Error),
+    /// Waiting before the next try.
+    Waiting(Duration),
+    /// Plain TCP takes the place of the protocol: said once for all sockets.
+    Fallback(&'a Error),
+}
+
+/// Opens, binds and listens on every socket, or on none: on failure all that
+/// was opened is closed, and the inherited sockets are what they were.
+///
+/// Sockets are matched with inherited ones of the same address and type, in
+/// the order of both, as nginx does it. One of the same protocol goes on; one
+/// of another is replaced. Linear in the number of both.
+///
+/// # Errors
+/// [`Error::Unsupported`], [`Error::Syscall`].
+pub fn listening(
+    sockets: &mut [Listening],
+    inherited: &mut [Inherited<'_>],
+    how: &mut Open<'_>,
+) -> Result<(), Error> {
+    let mut opening = Opening {
+        groups: group(inherited)?,
+        inherited,
+        asked: Vec::new(),
+        how,
+    };
+    let result = opening.all(sockets);
+    if result.is_err() {
+        close(sockets);
+        handover::rollback(inherited);
+        for socket in &mut *inherited {
+            socket.fate = Fate::Unused;
+        }
+    }
+    result
+}
+
+/// Inherited sockets of one address and type.
+#[derive(Default)]
+struct Group {
+    members: Vec<usize>,
+    /// How many of the members have been looked at by earlier sockets.
+    passed: usize,
+    /// Whether one of those has another protocol.
+    replaced: bool,
+    /// Whether other sockets can be bound beside them.
+    shared: bool,
+}
+
+type Groups = HashMap<(Key, c_int), Group>;
+
+fn group(inherited: &mut [Inherited<'_>]) -> Result<Groups, Error> {
+    let mut groups = Groups::new();
+    for (index, socket) in inherited.iter_mut().enumerate() {
+        let kernel = SockRef::from(&socket.fd);
+        let failed = |call| {
+            move |source| Error::syscall(format!("{call} of the inherited socket #{index}"), source)
+        };
+        if socket.address.is_none() {
+            socket.address = Some(kernel.local_addr().map_err(failed("getsockname()"))?);
+        }
+        if socket.socket_type.is_none() {
+            socket.socket_type = Some(kernel.r#type().map_err(failed("getsockopt(SO_TYPE)"))?);
+        }
+        let key = socket.address.as_ref().and_then(Key::of);
+        if let (Some(key), Some(kind)) = (key, socket.socket_type) {
+            groups
+                .entry((key, kind.into()))
+                .or_default()
+                .members
+                .push(index);
+        }
+    }
+    Ok(groups)
+}
+
+struct Opening<'a, 'fd, 'how, 'report> {
+    groups: Groups,
+    inherited: &'a mut [Inherited<'fd>],
+    /// Which protocols the kernel has, as far as that was asked.
+    asked: Vec<(Domain, Protocol, bool)>,
+    how: &'how mut Open<'report>,
+}
+
+impl Opening<'_, '_, '_, '_> {
+    fn all(&mut self, sockets: &mut [Listening]) -> Result<(), Error> {
+        let mut pending: Vec<usize> = (0..sockets.len()).collect();
+        for tries in (0..self.how.tries.max(1)).rev() {
+            let mut failed = Vec::new();
+            for index in pending {
+                match self.one(&mut sockets[index]) {
+                    Ok(()) => {}
+                    Err(error) if error.is_address_in_use() && tries > 0 => {
+                        self.report(Report::InUse(&error));
+                        failed.push(index);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if failed.is_empty() {
+                break;
+            }
+            self.report(Report::Waiting(self.how.delay));
+            thread::sleep(self.how.delay);
+            pending = failed;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report<'_>) {
+        if let Some(listener) = &mut self.how.report {
+            listener(report);
+        }
+    }
+
+    /// Finds out what is to become of a socket, and does it.
+    fn one(&mut self, socket: &mut Listening) -> Result<(), Error> {
+        socket.protocol = self.choose(socket)?;
+        if let Some(index) = self.take(socket)? {
+            self.inherited[index].fate = Fate::Kept;
+            socket.outcome = Outcome::Inherited(index);
+        } else if self.how.check {
+            self.supports(socket, socket.protocol)?;
+            socket.outcome = Outcome::Left;
+        } else {
+            self.open(socket)?;
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, socket: &Listening) -> Result<Protocol, Error> {
+        let Some(wish) = socket.wish.filter(|_| socket.is_inet_stream()) else {
+            return Ok(Protocol::Tcp);
+        };
+        // An inherited socket of the protocol needs no new one.
+        if !wish.fallback
+            || self
+                .next(socket)?
+                .is_some_and(|(_, protocol)| protocol == wish.protocol)
+        {
+            return Ok(wish.protocol);
+        }
+        let domain = socket.address.domain();
+        if self.asked.contains(&(domain, wish.protocol, false)) {
+            return Ok(Protocol::Tcp);
+        }
+        match self.supports(socket, wish.protocol) {
+            Ok(()) => Ok(wish.protocol),
+            Err(error @ Error::Unsupported { .. }) => {
+                if self.asked.iter().all(|row| row.2) {
+                    self.report(Report::Fallback(&error));
+                }
+                self.asked.push((domain, wish.protocol, false));
+                Ok(Protocol::Tcp)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that the kernel has the protocol; asks it once per family.
+    fn supports(&mut self, socket: &Listening, protocol: Protocol) -> Result<(), Error> {
+        let domain = socket.address.domain();
+        if protocol == Protocol::Tcp || self.asked.contains(&(domain, protocol, true)) {
+            return Ok(());
+        }
+        sys::socket(domain, Type::STREAM.cloexec(), Some(protocol))
+            .map_err(|source| protocol.open_error(&socket.text(), source))?;
+        self.asked.push((domain, protocol, true));
+        Ok(())
+    }
+
+    fn group(&mut self, socket: &Listening) -> Option<&mut Group> {
+        if self.groups.is_empty() {
+            return None;
+        }
+        let key = Key::of(&socket.address)?;
+        self.groups.get_mut(&(key, socket.socket_type.into()))
+    }
+
+    /// The next inherited socket of the same address and type.
+    fn next(&mut self, socket: &Listening) -> Result<Option<(usize, Protocol)>, Error> {
+        let Some(group) = self.group(socket) else {
+            return Ok(None);
+        };
+        let Some(&index) = group.members.get(group.passed) else {
+            return Ok(None);
+        };
+        Ok(Some((
+            index,
+            protocol_of(&mut self.inherited[index], socket)?,
+        )))
+    }
+
+    /// Takes the next inherited socket of the right protocol; those of another
+    /// are passed over for good.
+    fn take(&mut self, socket: &Listening) -> Result<Option<usize>, Error> {
+        while let Some((index, protocol)) = self.next(socket)? {
+            let right = protocol == socket.protocol || !socket.is_inet_stream();
+            if let Some(group) = self.group(socket) {
+                group.passed += 1;
+                group.replaced |= !right;
+            }
+            if right {
+                return Ok(Some(index));
+            }
+            self.inherited[index].fate = Fate::Replaced;
+        }
+        Ok(None)
+    }
+
+    fn open(&mut self, socket: &mut Listening) -> Result<(), Error> {
+        let replaced = self.group(socket).is_some_and(|group| group.replaced);
+        if self.how.leave_tcp && socket.protocol == Protocol::Tcp && !replaced {
+            socket.outcome = Outcome::Left;
+            return Ok(());
+        }
+        self.share(socket)?;
+        let fd = create(socket, replaced)?;
+        if socket.socket_type == Type::STREAM && !(replaced && self.how.prepare) {
+            listen(fd.as_fd(), socket).inspect_err(|_| unlink(socket))?;
+        }
+        socket.fd = Some(fd);
+        socket.outcome = if replaced {
+            Outcome::Replaced
+        } else {
+            Outcome::Opened
+        };
+        Ok(())
+    }
+
+    /// Makes room beside the inherited sockets of this address.
+    fn share(&mut self, socket: &Listening) -> Result<(), Error> {
+        let members = match self.group(socket) {
+            Some(group) if !group.shared => group.members.clone(),
+            _ => return Ok(()),
+        };
+        for index in members {
+            handover::share(&mut self.inherited[index])?;
+        }
+        if let Some(group) = self.group(socket) {
+            group.shared = true;
+        }
+        Ok(())
+    }
+}
+
+/// The protocol of an inherited socket, which matters for TCP and its kin only.
+fn protocol_of(inherited: &mut Inherited<'_>, socket: &Listening) -> Result<Protocol, Error> {
+    if !socket.is_inet_stream() {
+        return Ok(Protocol::Tcp);
+    }
+    if let Some(protocol) = inherited.protocol {
+        return Ok(protocol);
+    }
+    let asked = SockRef::from(&inherited.fd).protocol();
+    let number = asked.map_err(|source| {
+        Error::syscall(format!("getsockopt(SO_PROTOCOL) {}", socket.text()), source)
+    })?;
+    let protocol = number.and_then(|number| Protocol::from_number(number.into()));
+    Ok(*inherited.protocol.insert(protocol.unwrap_or(Protocol::Tcp)))
+}
+
+/// socket(2), its options, bind(2).
+fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
+    let failed = |call: &str| format!("{call} {}", socket.text());
+    let protocol = socket.is_inet_stream().then_some(socket.protocol);
+    let protocol = protocol.filter(|&protocol| protocol != Protocol::Tcp);
+    let domain = socket.address.domain();
+    let new = sys::socket(domain, socket.socket_type.nonblocking(), protocol)
+        .map_err(|source| socket.protocol.open_error(&socket.text(), source))?;
+    for option in options(socket, share) {
+        let Some(value) = option.value else { continue };
+        sys::set_option(new.as_fd(), option.level, option.name, value).map_err(|source| {
+            let call = match option.shown {
+                true => format!("setsockopt({}, {value})", option.text),
+                false => format!("setsockopt({})", option.text),
+            };
+            Error::syscall(failed(&call), source)
+        })?;
+    }
+    new.bind(&socket.address)
+        .map_err(|source| Error::syscall(failed("bind() to"), source))?;
+    if let Some(path) = socket.address.as_pathname() {
+        // As nginx: everybody may connect, the directory decides who can.
+        fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|source| {
+            unlink(socket);
+            Error::syscall(format!("chmod() \"{}\"", path.display()), source)
+        })?;
+    }
+    Ok(new.into())
+}
+
+/// One option to set, if it has a value.
+struct SocketOption {
+    level: i32,
+    name: i32,
+    text: &'static str,
+    shown: bool,
+    value: Option<i32>,
+}
+
+/// Every option that nginx sets, in its order.
+fn options(socket: &Listening, share: bool) -> [SocketOption; 11] {
+    let Options {
+        flags,
+        rcvbuf_bytes,
+        sndbuf_bytes,
+        fastopen,
+        keepidle_sec,
+        keepintvl_sec,
+        keepcnt,
+        ..
+    } = socket.options;
+    let has = |flag| flags & flag != 0;
+    let on = |set: bool| set.then_some(1);
+    let inet = !socket.address.is_unix();
+    let keepalive = match (has(flag::KEEPALIVE_ON), has(flag::KEEPALIVE_OFF)) {
+        (true, _) => Some(1),
+        (_, true) => Some(0),
+        _ => None,
+    };
+    let v6only = socket
+        .address
+        .is_ipv6()
+        .then_some(i32::from(!has(flag::IPV6ONLY_OFF)));
+    let row = |level, name, text, shown, value| SocketOption {
+        level,
+        name,
+        text,
+        shown,
+        value,
+    };
+    use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
+    [
+        row(
+            SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            "SO_REUSEADDR",
+            false,
+            on(inet),
+        ),
+        row(
+            SOL_SOCKET,
+            libc::SO_REUSEPORT,
+            "SO_REUSEPORT",
+            false,
+            on(share || has(flag::REUSEPORT)),
+        ),
+        row(
+            IPPROTO_IPV6,
+            libc::IPV6_V6ONLY,
+            "IPV6_V6ONLY",
+            false,
+            v6only,
+        ),
+        row(SOL_SOCKET, libc::SO_RCVBUF, "SO_RCVBUF", true, rcvbuf_bytes),
+        row(SOL_SOCKET, libc::SO_SNDBUF, "SO_SNDBUF", true, sndbuf_bytes),
+        row(
+            SOL_SOCKET,
+            libc::SO_KEEPALIVE,
+            "SO_KEEPALIVE",
+            true,
+            keepalive,
+        ),
+        row(
+            IPPROTO_TCP,
+            libc::TCP_KEEPIDLE,
+            "TCP_KEEPIDLE",
+            true,
+            keepidle_sec,
+        ),
+        row(
+            IPPROTO_TCP,
+            libc::TCP_KEEPINTVL,
+            "TCP_KEEPINTVL",
+            true,
+            keepintvl_sec,
+        ),
+        row(IPPROTO_TCP, libc::TCP_KEEPCNT, "TCP_KEEPCNT", true, keepcnt),
+        row(
+            IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            "TCP_FASTOPEN",
+            true,
+            fastopen,
+        ),
+        // nginx's choice of one second: see ngx_configure_listening_sockets().
+        row(
+            IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            "TCP_DEFER_ACCEPT",
+            true,
+            on(has(flag::DEFERRED)),
+        ),
+    ]
+}
+
+/// listen(2).
+pub(crate) fn listen(fd: BorrowedFd<'_>, socket: &Listening) -> Result<(), Error> {
+    let backlog = socket.options.backlog;
+    SockRef::from(&fd).listen(backlog).map_err(|source| {
+        let call = format!("listen() to {}, backlog {backlog}", socket.text());
+        Error::syscall(call, source)
+    })
+}
+
+/// Closes what was opened.
+pub(crate) fn close(sockets: &mut [Listening]) {
+    for socket in sockets {
+        if socket.fd.take().is_some() {
+            unlink(socket);
+        }
+        socket.outcome = Outcome::Untouched;
+    }
+}
+
+/// Removes the file of a unix domain socket of ours.
+fn unlink(socket: &Listening) {
+    if let Some(path) = socket.address.as_pathname() {
+        // It may be gone already, and there is nobody left to tell.
+        let _ = fs::remove_file(path);
+    }
+}

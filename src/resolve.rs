@@ -1,0 +1,89 @@
+//! [`Listen`] -> one [`Listening`] per address and port.
+
+use std::collections::HashSet;
+use std::ffi::{CString, OsStr};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use socket2::SockAddr;
+
+use crate::error::Error;
+use crate::listen::{Address, Host, Listen, Listening};
+use crate::protocol::Protocol;
+use crate::sys;
+
+/// The IP addresses that the directive names, each once; none for `unix:`.
+/// Asks the name servers if it must.
+///
+/// # Errors
+/// [`Error::HostNotFound`].
+pub fn addresses(listen: &Listen) -> Result<Vec<IpAddr>, Error> {
+    let Address::Inet { host, text, .. } = &listen.address else {
+        return Ok(Vec::new());
+    };
+    match host {
+        Host::Ip(ip) => Ok(vec![*ip]),
+        Host::Name(name) => {
+            let mut found = sys::resolve(name).ok_or_else(|| Error::HostNotFound {
+                address: String::from_utf8_lossy(text).into_owned(),
+            })?;
+            let mut seen = HashSet::new();
+            found.retain(|ip| seen.insert(*ip));
+            Ok(found)
+        }
+    }
+}
+
+/// The sockets that the directive asks for: of each address all ports, in
+/// nginx's order.
+///
+/// # Errors
+/// [`Error::HostNotFound`]; [`Error::Argument`] for a path that no socket can
+/// have.
+pub fn sockets(listen: &Listen) -> Result<Vec<Listening>, Error> {
+    sockets_at(listen, &addresses(listen)?)
+}
+
+/// The same, with the addresses known already.
+pub(crate) fn sockets_at(listen: &Listen, addresses: &[IpAddr]) -> Result<Vec<Listening>, Error> {
+    let socket = |address| Listening {
+        options: listen.options.clone(),
+        wish: listen.wish,
+        protocol: listen.wish.map_or(Protocol::Tcp, |wish| wish.protocol),
+        ..Listening::new(address, listen.options.socket_type())
+    };
+    match &listen.address {
+        Address::Unix(path) => {
+            let address = SockAddr::unix(Path::new(OsStr::from_bytes(path)))
+                .map_err(|_| Error::Argument("invalid path of a unix domain socket"))?;
+            Ok(vec![socket(address)])
+        }
+        Address::Inet { ports, .. } => Ok(addresses
+            .iter()
+            .flat_map(|&ip| ports.clone().map(move |port| SocketAddr::new(ip, port)))
+            .map(|address| socket(address.into()))
+            .collect()),
+    }
+}
+
+/// The address words to hand to nginx: the word itself where it needs no name
+/// server, else one with a numeric address for each.
+pub(crate) fn words(listen: &Listen, addresses: &[IpAddr]) -> Vec<CString> {
+    let (name, text) = match &listen.address {
+        Address::Inet {
+            host: Host::Name(name),
+            text,
+            ..
+        } => (name, text),
+        other => return CString::new(other.word()).into_iter().collect(),
+    };
+    let word = |ip: &IpAddr| {
+        let host = match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        CString::new([host.as_bytes(), &text[name.len()..]].concat()).ok()
+    };
+    addresses.iter().filter_map(word).collect()
+}
