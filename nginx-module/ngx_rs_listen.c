@@ -12,19 +12,6 @@ static ngx_int_t ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
     ngx_rs_listen_t *listen);
 static char *ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf, ngx_rs_listen_t *listen, u_char *owners);
-static ngx_int_t ngx_rs_listen_collect(ngx_cycle_t *cycle,
-    ngx_rs_listen_conf_t *rlcf);
-static ngx_int_t ngx_rs_listen_collect_old(ngx_cycle_t *cycle,
-    ngx_rs_listen_conf_t *rlcf);
-static ngx_int_t ngx_rs_listen_assign(ngx_cycle_t *cycle,
-    ngx_rs_listen_conf_t *rlcf);
-static void ngx_rs_listen_hand_over(ngx_cycle_t *cycle,
-    ngx_rs_listen_conf_t *rlcf);
-static void ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf,
-    ngx_uint_t ignore);
-static void ngx_rs_listen_report(void *data, uint32_t event,
-    const ngx_rs_error_t *error);
-static void ngx_rs_listen_rollback(void *data);
 
 
 /* the arguments of a directive are passed on as they are */
@@ -33,43 +20,6 @@ typedef char  ngx_rs_str_is_ngx_str[
     sizeof(ngx_rs_str_t) == sizeof(ngx_str_t)
     && offsetof(ngx_rs_str_t, len) == offsetof(ngx_str_t, len)
     && offsetof(ngx_rs_str_t, data) == offsetof(ngx_str_t, data) ? 1 : -1];
-
-
-ngx_rs_listen_conf_t *
-ngx_rs_listen_create_conf(ngx_cycle_t *cycle, ngx_rs_subsystem_t *subsystem)
-{
-    ngx_rs_listen_conf_t  *rlcf;
-
-    if (ngx_rs_abi_version() != NGX_RS_ABI_VERSION) {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "ngx_rs_listen library has ABI version %uD instead of %d",
-                      ngx_rs_abi_version(), NGX_RS_ABI_VERSION);
-        return NULL;
-    }
-
-    rlcf = ngx_pcalloc(cycle->pool, sizeof(ngx_rs_listen_conf_t));
-    if (rlcf == NULL) {
-        return NULL;
-    }
-
-    rlcf->subsystem = subsystem;
-    rlcf->cycle = cycle;
-
-    if (ngx_array_init(&rlcf->asked, cycle->pool, 4,
-                       sizeof(ngx_rs_listening_t))
-        != NGX_OK)
-    {
-        return NULL;
-    }
-
-    if (ngx_array_init(&rlcf->places, cycle->pool, 4, sizeof(ngx_rs_place_t))
-        != NGX_OK)
-    {
-        return NULL;
-    }
-
-    return rlcf;
-}
 
 
 /*
@@ -235,7 +185,7 @@ ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd, void *conf,
     saved = cf->args;
     value = saved->elts;
 
-    if (ngx_array_init(&args, cf->pool, saved->nelts, sizeof(ngx_str_t))
+    if (ngx_array_init(&args, cf->temp_pool, saved->nelts, sizeof(ngx_str_t))
         != NGX_OK)
     {
         return NGX_CONF_ERROR;
@@ -253,12 +203,17 @@ ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd, void *conf,
 
     cf->args = &args;
 
-    for (i = 0; i < n && rv == NGX_CONF_OK; i++) {
+    if (n == 0) {
+        rv = cmd->set(cf, cmd, conf);
+    }
+
+    for (i = 0; i < n; i++) {
+
+        rv = NGX_CONF_ERROR;
 
         arg[1].len = words[i].len;
         arg[1].data = ngx_pnalloc(cf->pool, words[i].len + 1);
         if (arg[1].data == NULL) {
-            rv = NGX_CONF_ERROR;
             break;
         }
 
@@ -266,364 +221,13 @@ ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd, void *conf,
                            words[i].len + 1);
 
         rv = cmd->set(cf, cmd, conf);
+
+        if (rv != NGX_CONF_OK) {
+            break;
+        }
     }
 
     cf->args = saved;
 
     return rv;
-}
-
-
-/*
- * After the whole configuration has been read, before nginx opens its sockets:
- * opens those that nginx would not open, or not with the right protocol.
- */
-
-char *
-ngx_rs_listen_prepare(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
-{
-    ngx_rs_open_t       *open;
-    ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
-    ngx_rs_open_t        init = NGX_RS_OPEN_INIT;
-    ngx_pool_cleanup_t  *cln;
-
-    if (ngx_rs_listen_collect(cycle, rlcf) != NGX_OK
-        || ngx_rs_listen_assign(cycle, rlcf) != NGX_OK)
-    {
-        return NGX_CONF_ERROR;
-    }
-
-    if (ngx_process == NGX_PROCESS_SIGNALLER) {
-        return NGX_CONF_OK;
-    }
-
-    open = &rlcf->open;
-    *open = init;
-
-    open->flags = NGX_RS_OPEN_LEAVE_TCP|NGX_RS_OPEN_PREPARE;
-    open->tries = 5;
-    open->delay_ms = 500;
-    open->report = ngx_rs_listen_report;
-    open->data = cycle->log;
-
-    if (ngx_test_config) {
-        open->flags |= NGX_RS_OPEN_CHECK;
-
-    } else if (ngx_rs_listen_collect_old(cycle, rlcf) != NGX_OK) {
-        return NGX_CONF_ERROR;
-    }
-
-    if (rlcf->asked.nelts == 0 && open->inherited_count == 0) {
-        rlcf->nsockets = 0;
-        return NGX_CONF_OK;
-    }
-
-    cln = ngx_pool_cleanup_add(cycle->pool, 0);
-    if (cln == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    cln->handler = ngx_rs_listen_rollback;
-    cln->data = rlcf;
-
-    if (ngx_rs_open_listening(rlcf->sockets, rlcf->nsockets, open, &error)
-        != NGX_RS_OK)
-    {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, error.os_errno,
-                      "%s", error.message);
-
-        if (error.os_errno == NGX_EADDRINUSE) {
-            ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                          "still could not bind()");
-        }
-
-        return NGX_CONF_ERROR;
-    }
-
-    rlcf->opened = 1;
-
-    ngx_rs_listen_hand_over(cycle, rlcf);
-    ngx_rs_listen_ignore_old(rlcf, 1);
-
-    return NGX_CONF_OK;
-}
-
-
-static ngx_int_t
-ngx_rs_listen_collect(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
-{
-    ngx_uint_t           i, n;
-    ngx_listening_t     *ls;
-    ngx_rs_listening_t  *socket;
-    ngx_rs_listening_t   init = NGX_RS_LISTENING_INIT;
-
-    n = cycle->listening.nelts;
-
-    rlcf->sockets = ngx_palloc(cycle->pool, n * sizeof(ngx_rs_listening_t));
-    rlcf->indices = ngx_palloc(cycle->pool, n * sizeof(ngx_uint_t));
-
-    if (rlcf->sockets == NULL || rlcf->indices == NULL) {
-        return NGX_ERROR;
-    }
-
-    ls = cycle->listening.elts;
-
-    for (i = 0; i < n; i++) {
-
-        if (ls[i].handler != rlcf->subsystem->handler
-            || ls[i].type != SOCK_STREAM
-            || ls[i].sockaddr->sa_family == AF_UNIX)
-        {
-            continue;
-        }
-
-        rlcf->indices[rlcf->nsockets] = i;
-        socket = &rlcf->sockets[rlcf->nsockets++];
-
-        /* all other options are set by ngx_configure_listening_sockets() */
-
-        *socket = init;
-
-        socket->sockaddr = ls[i].sockaddr;
-        socket->socklen = ls[i].socklen;
-        socket->backlog = ls[i].backlog;
-
-#if (NGX_HAVE_REUSEPORT)
-        if (ls[i].reuseport) {
-            socket->flags |= NGX_RS_LISTENING_REUSEPORT;
-        }
-#endif
-
-#if (NGX_HAVE_INET6)
-        if (!ls[i].ipv6only) {
-            socket->flags |= NGX_RS_LISTENING_IPV6ONLY_OFF;
-        }
-#endif
-    }
-
-    return NGX_OK;
-}
-
-
-/* the sockets of the running configuration, or of the previous binary */
-
-static ngx_int_t
-ngx_rs_listen_collect_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
-{
-    ngx_uint_t           i, n;
-    ngx_array_t         *listening;
-    ngx_rs_open_t       *open;
-    ngx_listening_t     *ls;
-    ngx_rs_inherited_t  *old;
-    ngx_rs_inherited_t   init = NGX_RS_INHERITED_INIT;
-
-    open = &rlcf->open;
-    listening = &cycle->old_cycle->listening;
-    n = listening->nelts;
-
-    if (n == 0 || rlcf->nsockets == 0) {
-        return NGX_OK;
-    }
-
-    open->inherited = ngx_palloc(cycle->pool, n * sizeof(ngx_rs_inherited_t));
-    rlcf->old_indices = ngx_palloc(cycle->pool, n * sizeof(ngx_uint_t));
-
-    if (open->inherited == NULL || rlcf->old_indices == NULL) {
-        return NGX_ERROR;
-    }
-
-    ls = listening->elts;
-
-    for (i = 0; i < n; i++) {
-
-        if (ls[i].ignore || ls[i].fd == (ngx_socket_t) -1
-            || ls[i].type != SOCK_STREAM
-            || ls[i].sockaddr->sa_family == AF_UNIX)
-        {
-            continue;
-        }
-
-        rlcf->old_indices[open->inherited_count] = i;
-        old = &open->inherited[open->inherited_count++];
-
-        *old = init;
-
-        old->fd = ls[i].fd;
-        old->sockaddr = ls[i].sockaddr;
-        old->socklen = ls[i].socklen;
-        old->type = ls[i].type;
-    }
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_rs_listen_assign(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
-{
-    ngx_rs_error_t   error = NGX_RS_ERROR_INIT;
-    ngx_rs_place_t  *place;
-
-    if (rlcf->asked.nelts == 0) {
-        return NGX_OK;
-    }
-
-    if (ngx_rs_listening_assign(rlcf->sockets, rlcf->nsockets,
-                                rlcf->asked.elts, rlcf->asked.nelts, &error)
-        == NGX_RS_OK)
-    {
-        return NGX_OK;
-    }
-
-    place = rlcf->places.elts;
-
-    if (error.status == NGX_RS_ERR_CONFLICT) {
-        place += error.arg_index;
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0, "%s in %V:%ui",
-                      error.message, &place->file, place->line);
-
-    } else {
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0, "%s", error.message);
-    }
-
-    return NGX_ERROR;
-}
-
-
-/* gives nginx the sockets that we have opened */
-
-static void
-ngx_rs_listen_hand_over(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
-{
-    ngx_uint_t           i;
-    ngx_listening_t     *ls;
-    ngx_rs_listening_t  *socket;
-
-    for (i = 0; i < rlcf->nsockets; i++) {
-        socket = &rlcf->sockets[i];
-
-        ls = cycle->listening.elts;
-        ls += rlcf->indices[i];
-
-#if (NGX_RS_HAVE_LISTENING_PROTOCOL)
-        ls->protocol = (socket->opened_protocol == IPPROTO_TCP)
-                       ? 0 : socket->opened_protocol;
-#endif
-
-        if (socket->outcome != NGX_RS_OPENED
-            && socket->outcome != NGX_RS_REPLACED)
-        {
-            continue;
-        }
-
-        ls->fd = socket->fd;
-
-#if (NGX_HAVE_DEFERRED_ACCEPT && defined TCP_DEFER_ACCEPT)
-
-        /* nginx sets this only for sockets that it opens itself */
-
-        if (ls->deferred_accept) {
-            ls->add_deferred = 1;
-        }
-#endif
-    }
-}
-
-
-/*
- * nginx pairs old and new sockets by address alone; it does not see those
- * that are ignored, and closes them when the new cycle has succeeded.
- */
-
-static void
-ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf, ngx_uint_t ignore)
-{
-    ngx_uint_t        i;
-    ngx_listening_t  *ls;
-
-    for (i = 0; i < rlcf->open.inherited_count; i++) {
-        if (rlcf->open.inherited[i].fate == NGX_RS_SUPERSEDED) {
-            ls = rlcf->cycle->old_cycle->listening.elts;
-            ls[rlcf->old_indices[i]].ignore = ignore;
-        }
-    }
-}
-
-
-static void
-ngx_rs_listen_report(void *data, uint32_t event, const ngx_rs_error_t *error)
-{
-    ngx_log_t  *log = data;
-
-    switch (event) {
-
-    case NGX_RS_REPORT_IN_USE:
-        ngx_log_error(NGX_LOG_EMERG, log, error->os_errno,
-                      "%s", error->message);
-        break;
-
-    case NGX_RS_REPORT_FALLBACK:
-        ngx_log_error(NGX_LOG_WARN, log, error->os_errno,
-                      "\"mptcp=auto\" falls back to TCP: %s", error->message);
-        break;
-
-    default: /* NGX_RS_REPORT_WAITING */
-        ngx_log_error(NGX_LOG_NOTICE, log, 0, "%s", error->message);
-    }
-}
-
-
-/* in init_module: nothing of the new cycle can fail any more */
-
-ngx_int_t
-ngx_rs_listen_commit(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
-{
-    ngx_rs_error_t  error = NGX_RS_ERROR_INIT;
-
-    if (!rlcf->opened) {
-        return NGX_OK;
-    }
-
-    rlcf->committed = 1;
-
-    if (ngx_rs_listening_commit(rlcf->sockets, rlcf->nsockets, &error)
-        != NGX_RS_OK)
-    {
-        ngx_log_error(NGX_LOG_ALERT, cycle->log, error.os_errno,
-                      "%s", error.message);
-    }
-
-    return NGX_OK;
-}
-
-
-/* the pool of a cycle goes: of one that has failed, or of one long served */
-
-static void
-ngx_rs_listen_rollback(void *data)
-{
-    ngx_rs_listen_conf_t  *rlcf = data;
-
-    ngx_uint_t        i;
-    ngx_listening_t  *ls;
-
-    if (!rlcf->opened || rlcf->committed) {
-        return;
-    }
-
-    ls = rlcf->cycle->listening.elts;
-
-    for (i = 0; i < rlcf->nsockets; i++) {
-
-        /* ngx_init_cycle() has closed these */
-
-        if (ls[rlcf->indices[i]].open) {
-            rlcf->sockets[i].outcome = NGX_RS_UNTOUCHED;
-        }
-    }
-
-    ngx_rs_listen_ignore_old(rlcf, 0);
-
-    (void) ngx_rs_listening_rollback(rlcf->sockets, rlcf->nsockets,
-                                     &rlcf->open, NULL);
 }

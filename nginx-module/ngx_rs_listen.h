@@ -62,6 +62,7 @@ typedef struct {
     ngx_uint_t                 *old_indices;
 
     unsigned                    opened:1;
+    unsigned                    replacing:1;
     unsigned                    committed:1;
 } ngx_rs_listen_conf_t;
 

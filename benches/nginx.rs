@@ -1,0 +1,252 @@
+//! What thousands of `mptcp` listeners cost nginx: start, `nginx -t` and
+//! reload, against the same file without `mptcp`, in one run.
+//!
+//! The kernel needs more time for an MPTCP socket than for a TCP socket; a bare
+//! loop of both says how much more, and that is not counted as ours. Times of
+//! nginx are processor times of its master, from the scheduler.
+//!
+//! Run by `make bench`, as root: it makes a network namespace of its own.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const ROUNDS: usize = 7;
+const PORT: u16 = 8080;
+
+fn main() -> Result<()> {
+    // `cargo test --all-targets` runs benches too, with other arguments.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    enter_namespace()?;
+    let room = descriptors()?;
+    let folder = std::env::temp_dir().join(format!("ngx-rs-listen-bench-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    let result = bench(&folder, 10_000.min((room - 200) / 2));
+    fs::remove_dir_all(&folder)?;
+    result
+}
+
+fn bench(folder: &Path, few: u32) -> Result<()> {
+    let mut totals = Vec::new();
+    let mut failed = false;
+    for count in [few, 2 * few] {
+        let bare_tcp = median(ROUNDS, || bare_loop(count, None))?;
+        let bare_mptcp = median(ROUNDS, || bare_loop(count, Some(Protocol::MPTCP)))?;
+        let extra = bare_mptcp - bare_tcp;
+        let plain = Files::write(folder, count, "plain", "")?;
+        let ours = Files::write(folder, count, "mptcp", " mptcp")?;
+        println!("{count} listeners; bare loop: tcp {bare_tcp:.1} ms, mptcp {bare_mptcp:.1} ms");
+
+        let (mut with, mut without) = (Times::default(), Times::default());
+        for _ in 0..ROUNDS {
+            without.add(&plain)?;
+            with.add(&ours)?;
+        }
+        for (name, with, without, extra) in [
+            ("start", &mut with.start, &mut without.start, extra),
+            ("nginx -t", &mut with.test, &mut without.test, 0.0),
+            ("reload", &mut with.reload, &mut without.reload, 0.0),
+        ] {
+            let (with, without) = (middle(with), middle(without));
+            let ratio = with / (without + extra);
+            println!(
+                "  {name:<9} mptcp {with:7.1} ms, without {without:7.1} ms, ratio {ratio:.3} (at most 1.05)"
+            );
+            failed |= ratio > 1.05;
+            totals.push((name, with, with - without));
+        }
+    }
+    for at in 0..3 {
+        let (name, small, small_ours) = totals[at];
+        let (_, large, large_ours) = totals[at + 3];
+        println!(
+            "twice as many, {name}: {:.2} times the time; ours {small_ours:.1} ms and {large_ours:.1} ms",
+            large / small
+        );
+    }
+    if failed {
+        Err("a ratio is above its bound".into())
+    } else {
+        Ok(())
+    }
+}
+
+/// Milliseconds for socket, setsockopt, bind, listen of each address.
+fn bare_loop(count: u32, protocol: Option<Protocol>) -> Result<f64> {
+    let start = Instant::now();
+    let mut sockets = Vec::with_capacity(count as usize);
+    for address in addresses(count) {
+        let socket = Socket::new_raw(Domain::IPV4, Type::STREAM.nonblocking(), protocol)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddrV4::new(address, PORT).into())?;
+        socket.listen(511)?;
+        sockets.push(socket);
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Distinct addresses of one port: nginx compares every pair of ports.
+fn addresses(count: u32) -> impl Iterator<Item = Ipv4Addr> {
+    (0..count).map(|index| Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + index))
+}
+
+#[derive(Default)]
+struct Times {
+    start: Vec<f64>,
+    test: Vec<f64>,
+    reload: Vec<f64>,
+}
+
+impl Times {
+    fn add(&mut self, files: &Files) -> Result<()> {
+        self.test.push(files.run(&["-t", "-q"])?);
+        self.start.push(files.run(&[])?);
+        let master: u32 = fs::read_to_string(&files.pid)?.trim().parse()?;
+        let before = processor_ms(master)?;
+        let old = children(master)?;
+        files.run(&["-s", "reload"])?;
+        wait_until(|| Ok(children(master)?.iter().any(|child| !old.contains(child))))?;
+        wait_until(|| Ok(!children(master)?.iter().any(|child| old.contains(child))))?;
+        self.reload.push(processor_ms(master)? - before);
+        files.run(&["-s", "stop"])?;
+        wait_until(|| Ok(!Path::new(&format!("/proc/{master}")).exists()))
+    }
+}
+
+/// One configuration, with its own pid file and log.
+struct Files {
+    configuration: PathBuf,
+    pid: PathBuf,
+}
+
+impl Files {
+    fn write(folder: &Path, count: u32, name: &str, parameter: &str) -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let module = root.join("target/nginx/ngx_stream_rs_listen_module.so");
+        let module = module.display();
+        let pid = folder.join(format!("{name}.pid"));
+        let listen: String = addresses(count)
+            .map(|address| format!("listen {address}:{PORT}{parameter};\n"))
+            .collect();
+        let configuration = folder.join(format!("{name}.conf"));
+        let text = format!(
+            "load_module modules/ngx_stream_module.so;\nload_module {module};\n\
+             pid {};\nerror_log {}/error.log;\nworker_processes 1;\n\
+             events {{ worker_connections 65536; }}\n\
+             stream {{ server {{\n{listen}return \"\";\n}} }}\n",
+            pid.display(),
+            folder.display(),
+        );
+        fs::write(&configuration, text)?;
+        Ok(Self { configuration, pid })
+    }
+
+    /// Processor time in milliseconds of the process that is started, without
+    /// those that it leaves behind.
+    fn run(&self, arguments: &[&str]) -> Result<f64> {
+        let before = waited_for_ms()?;
+        let status = Command::new("nginx")
+            .arg("-c")
+            .arg(&self.configuration)
+            .args(arguments)
+            .stderr(Stdio::null())
+            .status()
+            .map_err(|_| "nginx is missing: install it")?;
+        if !status.success() {
+            return Err(format!("nginx {arguments:?} failed").into());
+        }
+        Ok(waited_for_ms()? - before)
+    }
+}
+
+/// Processor time of all children that have been waited for.
+fn waited_for_ms() -> Result<f64> {
+    // SAFETY: all fields of `rusage` may be zero.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` lives through the call.
+    if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) } != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    let ms = |time: libc::timeval| time.tv_sec as f64 * 1e3 + time.tv_usec as f64 / 1e3;
+    Ok(ms(usage.ru_utime) + ms(usage.ru_stime))
+}
+
+/// Processor time of a running process.
+fn processor_ms(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let ns: f64 = text.split_whitespace().next().unwrap_or("0").parse()?;
+    Ok(ns / 1e6)
+}
+
+fn children(pid: u32) -> Result<Vec<u32>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    Ok(text
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .collect())
+}
+
+fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done()? {
+        if Instant::now() > deadline {
+            return Err("nginx does not get ready".into());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn median(rounds: usize, mut measure: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let mut times = (0..rounds).map(|_| measure()).collect::<Result<Vec<_>>>()?;
+    Ok(middle(&mut times))
+}
+
+fn middle(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// A network namespace of our own.
+fn enter_namespace() -> Result<()> {
+    // SAFETY: changes this process only, which has one thread.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        return Err("no network namespace: run it as root".into());
+    }
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()?;
+    if up.success() {
+        Ok(())
+    } else {
+        Err("ip failed".into())
+    }
+}
+
+/// Allows as many descriptors as can be had, and says how many.
+fn descriptors() -> Result<u32> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` lives through the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(u32::try_from(limit.rlim_max)?.min(1 << 20))
+}
