@@ -175,6 +175,11 @@
 #define NGX_RS_LEFT 4
 
 /**
+ * A new socket beside inherited ones of the same protocol.
+ */
+#define NGX_RS_JOINED 5
+
+/**
  * Nobody asked for its address.
  */
 #define NGX_RS_UNUSED 0
@@ -195,7 +200,7 @@
 #define NGX_RS_OPEN_LEAVE_TCP 1
 
 /**
- * Sockets that replace others listen only with ngx_rs_listening_commit.
+ * Sockets beside inherited ones listen only with ngx_rs_listening_commit.
  */
 #define NGX_RS_OPEN_PREPARE 2
 
@@ -562,13 +567,13 @@ ngx_rs_status_t ngx_rs_listen_sockets(ngx_rs_listen_t *listen,
                                       ngx_rs_error_t *error);
 
 /**
- * The addresses of a listen directive as words for nginx's own parser: the
- * first word as it is, or where that is a host name, a word with a numeric
- * address for each address that the name has, and with the same ports.
+ * The addresses of a host name, as words for nginx's own parser: they take the
+ * place of the first word of the directive, and have the same ports.
  *
  * listen   in      from ngx_rs_listen_parse
  * words    out     `count` words, each followed by a 0; owned by `listen`,
- *                  gone with it
+ *                  gone with it; none where the first word is no host name
+ *                  and can be used as it is
  * count    out     how many
  * error    out     optional, may be NULL
  *
@@ -597,8 +602,9 @@ void ngx_rs_listen_free(ngx_rs_listen_t *listen);
  *
  * sockets  in,out  `count` elements, borrowed for the call; `protocol` and the
  *                  flag NGX_RS_LISTENING_FALLBACK are written
- * asked    in      `asked_count` elements of which `sockaddr`, `protocol` and
- *                  NGX_RS_LISTENING_FALLBACK are read; borrowed for the call
+ * asked    in      `asked_count` elements of which `sockaddr`, `type`,
+ *                  `protocol` and NGX_RS_LISTENING_FALLBACK are read; those
+ *                  with `protocol` 0 ask for nothing; borrowed for the call
  * error    out     optional, may be NULL; `arg_index` is the later of the two
  *                  elements of `asked` that contradict each other
  *
@@ -633,8 +639,9 @@ ngx_rs_status_t ngx_rs_open_listening(ngx_rs_listening_t *sockets,
                                       ngx_rs_error_t *error);
 
 /**
- * Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets that replace
- * others begin to listen. The replaced ones listen as well: close them now.
+ * Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets with outcome
+ * NGX_RS_REPLACED or NGX_RS_JOINED begin to listen. The sockets that they
+ * replace listen as well: close them now.
  *
  * sockets  in      `count` elements as ngx_rs_open_listening left them;
  *                  borrowed for the call

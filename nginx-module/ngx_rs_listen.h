@@ -62,7 +62,7 @@ typedef struct {
     ngx_uint_t                 *old_indices;
 
     unsigned                    opened:1;
-    unsigned                    replacing:1;
+    unsigned                    waiting:1;  /* some do not listen yet */
     unsigned                    committed:1;
 } ngx_rs_listen_conf_t;
 

@@ -295,15 +295,21 @@ ngx_rs_listen_hand_over(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
                        ? 0 : socket->opened_protocol;
 #endif
 
-        if (socket->outcome != NGX_RS_OPENED
-            && socket->outcome != NGX_RS_REPLACED)
-        {
+        switch (socket->outcome) {
+
+        case NGX_RS_OPENED:
+            break;
+
+        case NGX_RS_JOINED:
+        case NGX_RS_REPLACED:
+            rlcf->waiting = 1;
+            break;
+
+        default:
             continue;
         }
 
         ls->fd = socket->fd;
-
-        rlcf->replacing |= (socket->outcome == NGX_RS_REPLACED);
 
 #if (NGX_HAVE_DEFERRED_ACCEPT && defined TCP_DEFER_ACCEPT)
 
@@ -369,7 +375,7 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
 
     rlcf->committed = 1;
 
-    if (!rlcf->replacing) {
+    if (!rlcf->waiting) {
         return NGX_OK;
     }
 

@@ -1,12 +1,10 @@
 //! Which protocol each listening socket gets, when several listen directives
 //! end up on one socket.
 
-use std::collections::HashMap;
-
 use socket2::SockAddr;
 
 use crate::error::Error;
-use crate::listen::{Key, Listening, address_text};
+use crate::listen::{Key, KeyMap, Listening, address_text};
 use crate::protocol::{Protocol, Wish};
 
 /// What one listen directive asks for, at one address.
@@ -19,9 +17,11 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What a parsed directive asks for at one of its addresses, if anything.
+    /// What a parsed directive asks for at one of its addresses, if anything:
+    /// elsewhere than on a stream socket of IPv4 or IPv6 there is no choice,
+    /// and `mptcp=off` says nothing.
     pub fn of(socket: Listening) -> Option<Self> {
-        let wish = socket.wish?;
+        let wish = socket.wish.filter(|_| socket.is_inet_stream())?;
         let address = socket.address;
         Some(Self { address, wish })
     }
@@ -41,7 +41,8 @@ struct Known {
 /// # Errors
 /// [`Error::Conflict`], with the index of the later directive in `asked`.
 pub fn wishes(sockets: &mut [Listening], asked: &[Asked]) -> Result<(), Error> {
-    let mut known: HashMap<Key, Known> = HashMap::with_capacity(asked.len());
+    let mut known: KeyMap<Key, Known> = KeyMap::default();
+    known.reserve(asked.len());
     for (index, Asked { address, wish }) in asked.iter().enumerate() {
         let key = Key::of(address).ok_or(Error::Argument("unknown address family"))?;
         match known.entry(key).or_default().wish.replace(*wish) {
@@ -61,6 +62,9 @@ pub fn wishes(sockets: &mut [Listening], asked: &[Asked]) -> Result<(), Error> {
             known.has_socket = true;
             socket.wish = known.wish;
         }
+    }
+    if known.values().all(|known| known.has_socket) {
+        return Ok(());
     }
     for (index, Asked { address, wish }) in asked.iter().enumerate() {
         let key = Key::of(address);

@@ -41,10 +41,10 @@ pub enum Error {
     },
 
     /// The running kernel cannot open sockets of this protocol.
-    #[error("socket() {address} failed: {}", protocol.why_not(source))]
+    #[error("{call} failed: {}", protocol.why_not(source))]
     Unsupported {
-        /// Where it was to listen.
-        address: String,
+        /// The call and the socket: `socket() 127.0.0.1:80`.
+        call: String,
         /// What was asked for.
         protocol: Protocol,
         /// What socket(2) answered.
@@ -73,6 +73,17 @@ impl Error {
         Self::Syscall {
             call: call.into(),
             source,
+        }
+    }
+
+    /// With the index of a conflicting wish as its place in a longer list.
+    pub(crate) fn placed(self, places: &[usize]) -> Self {
+        match self {
+            Self::Conflict { wish, message } => Self::Conflict {
+                wish: places.get(wish).copied().unwrap_or(wish),
+                message,
+            },
+            other => other,
         }
     }
 

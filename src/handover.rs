@@ -6,8 +6,6 @@
 //! more: until then it gets no connection, and the old one loses none.
 //! Source: kernel net/ipv4/inet_connection_sock.c, inet_csk_get_port().
 
-use std::os::fd::AsFd;
-
 use socket2::SockRef;
 
 use crate::error::Error;
@@ -36,26 +34,27 @@ pub(crate) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
 pub fn rollback(inherited: &mut [Inherited<'_>]) {
     for socket in inherited {
         if std::mem::take(&mut socket.shared) {
-            // The address is as it was even if this fails: other sockets of
-            // this user could be bound to it, and none will.
-            let _ = SockRef::from(&socket.fd).set_reuse_port(false);
+            unshare(&SockRef::from(&socket.fd));
         }
     }
 }
 
-/// Lets the replacing sockets listen. The old ones still do: close them now.
+/// Lets the prepared sockets listen. Those that they replace still do: close
+/// them now.
 ///
 /// # Errors
 /// [`Error::Syscall`] of the first that failed. It and those behind it do not
 /// listen yet.
 pub fn commit(sockets: &[Listening]) -> Result<(), Error> {
-    let replacing = sockets
+    sockets
         .iter()
-        .filter(|socket| socket.outcome == Outcome::Replaced);
-    for socket in replacing {
-        if let Some(fd) = &socket.fd {
-            open::listen(fd.as_fd(), socket)?;
-        }
-    }
-    Ok(())
+        .filter(|socket| matches!(socket.outcome, Outcome::Replaced | Outcome::Joined))
+        .try_for_each(open::listen)
+}
+
+/// Makes the address the socket's own again, once it listens.
+pub(crate) fn unshare(kernel: &SockRef<'_>) {
+    // If this fails, other sockets of this user could be bound to the address;
+    // it serves all the same.
+    let _ = kernel.set_reuse_port(false);
 }

@@ -1,6 +1,8 @@
 //! What a listen directive says, and the sockets that it asks for.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -67,16 +69,6 @@ pub enum Address {
         /// The word as written.
         text: Vec<u8>,
     },
-}
-
-impl Address {
-    /// The word as written.
-    pub fn word(&self) -> Vec<u8> {
-        match self {
-            Self::Unix(path) => [b"unix:", path.as_slice()].concat(),
-            Self::Inet { text, .. } => text.clone(),
-        }
-    }
 }
 
 /// What stands before the port.
@@ -180,6 +172,8 @@ pub enum Outcome {
     Inherited(usize),
     /// A new socket beside inherited ones of another protocol.
     Replaced,
+    /// A new socket beside inherited ones of the same protocol.
+    Joined,
     /// The caller was to open it: see [`crate::Open::leave_tcp`].
     Left,
 }
@@ -269,6 +263,44 @@ impl<'a> From<BorrowedFd<'a>> for Inherited<'a> {
 pub(crate) enum Key {
     Inet(IpAddr, u16),
     Unix(Vec<u8>),
+}
+
+/// A map from addresses, which come from the operator: nobody can choose them
+/// to collide, and so a simple hash will do.
+pub(crate) type KeyMap<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+
+/// Multiplies and rotates, as the one of the Rust compiler.
+#[derive(Default)]
+pub(crate) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_ne_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0xf135_7aea_2e62_a9c5);
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.write_u64(word.into());
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
 }
 
 impl Key {

@@ -4,10 +4,9 @@
 //! ngx_open_listening_sockets() and ngx_configure_listening_sockets() for the
 //! order of the calls.
 
-use std::collections::HashMap;
 use std::ffi::c_int;
 use std::fs::{self, Permissions};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use socket2::{Domain, SockRef, Type};
 
 use crate::error::Error;
 use crate::handover;
-use crate::listen::{Fate, Inherited, Key, Listening, Options, Outcome, flag};
+use crate::listen::{Fate, Inherited, Key, KeyMap, Listening, Options, Outcome, flag};
 use crate::protocol::Protocol;
 use crate::sys;
 
@@ -26,7 +25,7 @@ pub struct Open<'a> {
     /// Leave fresh sockets of plain TCP, UDP and unix domain to the caller
     /// ([`Outcome::Left`]).
     pub leave_tcp: bool,
-    /// Stop before the point of no return: sockets that replace others are
+    /// Stop before the point of no return: sockets beside inherited ones are
     /// bound and do not listen until [`handover::commit`].
     pub prepare: bool,
     /// Open nothing, only make sure that the kernel has the protocols; every
@@ -95,10 +94,10 @@ struct Group {
     shared: bool,
 }
 
-type Groups = HashMap<(Key, c_int), Group>;
+type Groups = KeyMap<(Key, c_int), Group>;
 
 fn group(inherited: &mut [Inherited<'_>]) -> Result<Groups, Error> {
-    let mut groups = Groups::new();
+    let mut groups = Groups::default();
     for (index, socket) in inherited.iter_mut().enumerate() {
         let kernel = SockRef::from(&socket.fd);
         let failed = |call| {
@@ -139,6 +138,7 @@ impl Opening<'_, '_, '_, '_> {
                 match self.one(&mut sockets[index]) {
                     Ok(()) => {}
                     Err(error) if error.is_address_in_use() && tries > 0 => {
+                        close_one(&mut sockets[index]);
                         self.report(Report::InUse(&error));
                         failed.push(index);
                     }
@@ -212,7 +212,7 @@ impl Opening<'_, '_, '_, '_> {
             return Ok(());
         }
         sys::socket(domain, Type::STREAM.cloexec(), Some(protocol))
-            .map_err(|source| protocol.open_error(&socket.text(), source))?;
+            .map_err(|source| protocol.open_error(format!("socket() {}", socket.text()), source))?;
         self.asked.push((domain, protocol, true));
         Ok(())
     }
@@ -257,23 +257,22 @@ impl Opening<'_, '_, '_, '_> {
     }
 
     fn open(&mut self, socket: &mut Listening) -> Result<(), Error> {
-        let replaced = self.group(socket).is_some_and(|group| group.replaced);
-        if self.how.leave_tcp && socket.protocol == Protocol::Tcp && !replaced {
+        let outcome = match self.group(socket) {
+            None => Outcome::Opened,
+            Some(group) if group.replaced => Outcome::Replaced,
+            Some(_) => Outcome::Joined,
+        };
+        let plain = socket.protocol == Protocol::Tcp;
+        if self.how.leave_tcp && plain && outcome != Outcome::Replaced {
             socket.outcome = Outcome::Left;
             return Ok(());
         }
         self.share(socket)?;
-        let fd = create(socket, replaced)?;
-        if socket.socket_type == Type::STREAM && !(replaced && self.how.prepare) {
-            listen(fd.as_fd(), socket).inspect_err(|_| unlink(socket))?;
-        }
-        socket.fd = Some(fd);
-        socket.outcome = if replaced {
-            Outcome::Replaced
-        } else {
-            Outcome::Opened
-        };
-        Ok(())
+        socket.fd = Some(create(socket, outcome == Outcome::Replaced)?);
+        socket.outcome = outcome;
+        // Beside others it would take connections away from them.
+        let wait = self.how.prepare && outcome != Outcome::Opened;
+        if wait { Ok(()) } else { listen(socket) }
     }
 
     /// Makes room beside the inherited sockets of this address.
@@ -314,8 +313,12 @@ fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
     let protocol = socket.is_inet_stream().then_some(socket.protocol);
     let protocol = protocol.filter(|&protocol| protocol != Protocol::Tcp);
     let domain = socket.address.domain();
-    let new = sys::socket(domain, socket.socket_type.nonblocking(), protocol)
-        .map_err(|source| socket.protocol.open_error(&socket.text(), source))?;
+    let new =
+        sys::socket(domain, socket.socket_type.nonblocking(), protocol).map_err(|source| {
+            socket
+                .protocol
+                .open_error(format!("socket() {}", socket.text()), source)
+        })?;
     for option in options(socket, share) {
         let Some(value) = option.value else { continue };
         sys::set_option(new.as_fd(), option.level, option.name, value).map_err(|source| {
@@ -443,23 +446,37 @@ fn options(socket: &Listening, share: bool) -> [SocketOption; 11] {
     ]
 }
 
-/// listen(2).
-pub(crate) fn listen(fd: BorrowedFd<'_>, socket: &Listening) -> Result<(), Error> {
+/// listen(2), on a stream socket.
+pub(crate) fn listen(socket: &Listening) -> Result<(), Error> {
+    let Some(fd) = socket
+        .fd
+        .as_ref()
+        .filter(|_| socket.socket_type == Type::STREAM)
+    else {
+        return Ok(());
+    };
     let backlog = socket.options.backlog;
-    SockRef::from(&fd).listen(backlog).map_err(|source| {
-        let call = format!("listen() to {}, backlog {backlog}", socket.text());
-        Error::syscall(call, source)
-    })
+    let failed = |call: &str| format!("{call} {}, backlog {backlog}", socket.text());
+    let kernel = SockRef::from(fd);
+    kernel
+        .listen(backlog)
+        .map_err(|source| Error::syscall(failed("listen() to"), source))?;
+    if socket.outcome == Outcome::Replaced && !socket.options.has(flag::REUSEPORT) {
+        handover::unshare(&kernel);
+    }
+    Ok(())
 }
 
 /// Closes what was opened.
 pub(crate) fn close(sockets: &mut [Listening]) {
-    for socket in sockets {
-        if socket.fd.take().is_some() {
-            unlink(socket);
-        }
-        socket.outcome = Outcome::Untouched;
+    sockets.iter_mut().for_each(close_one);
+}
+
+fn close_one(socket: &mut Listening) {
+    if socket.fd.take().is_some() {
+        unlink(socket);
     }
+    socket.outcome = Outcome::Untouched;
 }
 
 /// Removes the file of a unix domain socket of ours.

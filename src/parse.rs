@@ -6,12 +6,14 @@
 //! ngx_parse_size(), ngx_parse_time().
 #![forbid(unsafe_code)]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
+mod address;
+mod value;
 
 use crate::error::Error;
-use crate::listen::{Address, Host, Listen, Options, flag};
+use crate::listen::{Listen, Options, flag};
 use crate::protocol::{Protocol, Wish};
+use address::is_unix;
+use value::{number, seconds, size};
 
 /// The part of nginx whose grammar holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,10 +54,10 @@ pub enum Owner {
 /// # Errors
 /// [`Error::Syntax`] with nginx's message and the index of the word.
 pub fn listen(words: &[&[u8]], rules: &Rules) -> Result<Listen, Error> {
-    let Some((first, parameters)) = words.split_first() else {
+    let Some(first) = words.first() else {
         return Err(Error::syntax(0, "no address in the \"listen\" directive"));
     };
-    let address = address(first, rules.subsystem).map_err(|why| {
+    let address = address::read(first, rules.subsystem).map_err(|why| {
         Error::syntax(
             0,
             format!("{why} in {} of the \"listen\" directive", quoted(first)),
@@ -63,9 +65,9 @@ pub fn listen(words: &[&[u8]], rules: &Rules) -> Result<Listen, Error> {
     })?;
 
     let mut draft = Draft::default();
-    for (parameter, index) in parameters.iter().zip(1..) {
+    for index in 1..words.len() {
         draft
-            .take(parameter, index, rules)
+            .take(words, index, rules)
             .map_err(|message| Error::syntax(index, message))?;
     }
     if !rules.ours_only {
@@ -109,8 +111,8 @@ const HTTP: u8 = 1 << Subsystem::Http as u8;
 const MAIL: u8 = 1 << Subsystem::Mail as u8;
 const ALL: u8 = STREAM | HTTP | MAIL;
 
-/// Every parameter: how it begins (with a value after `=`, whole otherwise),
-/// where it is known, what it does.
+/// Every parameter: its name, with `=` if it has a value; where it is known;
+/// what it does.
 const PARAMETERS: &[(&[u8], u8, Meaning)] = &[
     (b"mptcp", ALL, Meaning::Mptcp),
     (b"mptcp=", ALL, Meaning::Mptcp),
@@ -142,27 +144,31 @@ const PARAMETERS: &[(&[u8], u8, Meaning)] = &[
     (b"rcvbuf=", ALL, Meaning::Rcvbuf),
     (b"sndbuf=", ALL, Meaning::Sndbuf),
     (b"fastopen=", STREAM | HTTP, Meaning::Fastopen),
-    // Sic: nginx calls `ipv6only=yes` an invalid parameter, not an invalid flag.
-    (b"ipv6only=o", ALL, Meaning::Ipv6only),
+    (b"ipv6only=", ALL, Meaning::Ipv6only),
     (b"so_keepalive=", ALL, Meaning::Keepalive),
     // Of FreeBSD. On Linux nginx goes on without the first, and refuses the
     // second as it refuses any unknown word.
     (b"accept_filter=", STREAM | HTTP, Meaning::Ignored),
     (b"setfib=", STREAM | HTTP, Meaning::Unsupported),
+    // Of nginx 1.18, which goes on without it.
+    (b"spdy", HTTP, Meaning::Ignored),
 ];
 
 /// What a word means, and its value.
 fn find(word: &[u8], subsystem: Subsystem) -> Option<(Meaning, &[u8])> {
-    let known = PARAMETERS.iter().find(|(name, subsystems, _)| {
-        let named = if name.contains(&b'=') {
-            word.starts_with(name)
-        } else {
-            word == *name
-        };
-        named && subsystems & (1 << subsystem as u8) != 0
-    })?;
-    let value = word.iter().position(|&byte| byte == b'=');
-    Some((known.2, value.map_or(&[][..], |at| &word[at + 1..])))
+    let (name, value) = match word.iter().position(|&byte| byte == b'=') {
+        Some(at) => word.split_at(at + 1),
+        None => (word, &[][..]),
+    };
+    let subsystem = 1 << subsystem as u8;
+    let (_, _, meaning) = PARAMETERS
+        .iter()
+        .find(|(known, subsystems, _)| *known == name && subsystems & subsystem != 0)?;
+    match meaning {
+        // Sic: `ipv6only=yes` is an invalid parameter, not an invalid flag.
+        Meaning::Ipv6only if !value.starts_with(b"o") => None,
+        meaning => Some((*meaning, value)),
+    }
 }
 
 /// What has been read so far.
@@ -180,13 +186,16 @@ struct Seen {
 }
 
 impl Draft {
-    fn take(&mut self, word: &[u8], index: usize, rules: &Rules) -> Result<(), String> {
+    fn take(&mut self, words: &[&[u8]], index: usize, rules: &Rules) -> Result<(), String> {
         let options = &mut self.options;
+        let word = words[index];
         let invalid = |name| format!("invalid {name} {}", quoted(word));
         let (meaning, value) = match find(word, rules.subsystem) {
-            Some((Meaning::Mptcp, value)) => return self.wish(word, index, mptcp(word, value)?),
+            Some((Meaning::Mptcp, value)) => {
+                return self.wish(words, index, mptcp(word, value)?);
+            }
             Some((Meaning::Protocol, value)) => {
-                return self.wish(word, index, protocol(word, value)?);
+                return self.wish(words, index, protocol(word, value)?);
             }
             Some((Meaning::Flag(flags), _)) => {
                 options.flags |= flags;
@@ -227,15 +236,17 @@ impl Draft {
     }
 
     /// Takes one of our own parameters: there may be one.
-    fn wish(&mut self, word: &[u8], index: usize, wish: Wish) -> Result<(), String> {
+    fn wish(&mut self, words: &[&[u8]], index: usize, wish: Wish) -> Result<(), String> {
+        let word = words[index];
         match self.wish.replace((wish, index)) {
             None => Ok(()),
-            Some((earlier, _)) if earlier == wish => {
+            Some((_, earlier)) if words[earlier] == word => {
                 Err(format!("duplicate {} parameter", quoted(word)))
             }
-            Some((earlier, _)) => Err(format!(
-                "{} parameter is incompatible with \"{earlier}\"",
-                quoted(word)
+            Some((_, earlier)) => Err(format!(
+                "{} parameter is incompatible with {}",
+                quoted(word),
+                quoted(words[earlier])
             )),
         }
     }
@@ -316,6 +327,8 @@ fn protocol(word: &[u8], value: &[u8]) -> Result<Wish, String> {
         })
 }
 
+type Reader = fn(&[u8]) -> Option<i32>;
+
 /// `on`, `off`, or `[idle]:[interval]:[count]` with at least one of them.
 fn keepalive(options: &mut Options, value: &[u8]) -> Option<()> {
     options.flags &= !(flag::KEEPALIVE_ON | flag::KEEPALIVE_OFF);
@@ -323,197 +336,28 @@ fn keepalive(options: &mut Options, value: &[u8]) -> Option<()> {
         b"on" => options.flags |= flag::KEEPALIVE_ON,
         b"off" => options.flags |= flag::KEEPALIVE_OFF,
         _ => {
-            let given = |part: &[u8], read: fn(&[u8]) -> Option<i32>| match part {
-                b"" => Some(None),
-                part => read(part).map(|read| Some(read).filter(|&read| read != 0)),
-            };
+            // What an empty part leaves alone may come from an earlier word.
             let mut parts = value.splitn(3, |&byte| byte == b':');
-            let mut next = || parts.next().unwrap_or_default();
-            options.keepidle_sec = given(next(), seconds)?;
-            options.keepintvl_sec = given(next(), seconds)?;
-            options.keepcnt = given(next(), number)?;
-            let any = [options.keepidle_sec, options.keepintvl_sec, options.keepcnt];
-            any.iter().flatten().next()?;
+            let rows = [
+                (&mut options.keepidle_sec, seconds as Reader),
+                (&mut options.keepintvl_sec, seconds),
+                (&mut options.keepcnt, number),
+            ];
+            let mut any = false;
+            for (option, read) in rows {
+                let part = parts.next().unwrap_or_default();
+                if !part.is_empty() {
+                    *option = Some(read(part)?).filter(|&read| read != 0);
+                }
+                any |= option.is_some();
+            }
+            if !any {
+                return None;
+            }
             options.flags |= flag::KEEPALIVE_ON;
         }
     }
     Some(())
-}
-
-fn is_unix(word: &[u8]) -> bool {
-    word.get(..5)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"unix:"))
-}
-
-fn address(word: &[u8], subsystem: Subsystem) -> Result<Address, &'static str> {
-    if is_unix(word) {
-        return unix(&word[5..]);
-    }
-    let default_port = if subsystem == Subsystem::Http { 80 } else { 0 };
-    let (host, ports) = match word.strip_prefix(b"[") {
-        Some(rest) => inet6(rest, default_port)?,
-        None => inet(word, default_port)?,
-    };
-    Ok(Address::Inet {
-        host,
-        ports,
-        text: word.to_vec(),
-    })
-}
-
-fn unix(path: &[u8]) -> Result<Address, &'static str> {
-    // sizeof(sockaddr_un.sun_path), with its closing 0.
-    const LONGEST: usize = 108;
-    match path.len() {
-        0 => Err("no path in the unix domain socket"),
-        LONGEST.. => Err("too long path in the unix domain socket"),
-        _ => Ok(Address::Unix(path.to_vec())),
-    }
-}
-
-type Ports = RangeInclusive<u16>;
-
-/// What follows `[`.
-fn inet6(rest: &[u8], default_port: u16) -> Result<(Host, Ports), &'static str> {
-    let end = rest
-        .iter()
-        .position(|&byte| byte == b']')
-        .ok_or("invalid host")?;
-    let (host, rest) = (&rest[..end], &rest[end + 1..]);
-    let ports = match rest.split_first() {
-        None => default_port..=default_port,
-        Some((b':', text)) if !text.contains(&b'/') => ports(text)?,
-        Some(_) => return Err("invalid host"),
-    };
-    if host.is_empty() {
-        return Err("no host");
-    }
-    let host = std::str::from_utf8(host)
-        .ok()
-        .and_then(|host| host.parse::<Ipv6Addr>().ok());
-    let host = host.ok_or("invalid IPv6 address")?;
-    Ok((Host::Ip(IpAddr::V6(host)), ports))
-}
-
-fn inet(word: &[u8], default_port: u16) -> Result<(Host, Ports), &'static str> {
-    if word.iter().any(|byte| b"/?".contains(byte)) {
-        return Err("invalid host");
-    }
-    let (host, ports) = match word.iter().position(|&byte| byte == b':') {
-        Some(colon) => (&word[..colon], ports(&word[colon + 1..])?),
-        None if is_port(word) => return Ok((Host::ANY, ports(word)?)),
-        None => (word, default_port..=default_port),
-    };
-    let host = match host {
-        b"" => return Err("no host"),
-        b"*" => Host::ANY,
-        host => {
-            dotted_quad(host).map_or_else(|| Host::Name(host.to_vec()), |ip| Host::Ip(ip.into()))
-        }
-    };
-    Ok((host, ports))
-}
-
-/// Whether the whole word is a port or a range of them, valid or not.
-fn is_port(word: &[u8]) -> bool {
-    word.splitn(2, |&byte| byte == b'-')
-        .all(|port| number::<i64>(port).is_some())
-}
-
-/// `PORT` or `FIRST-LAST`.
-fn ports(text: &[u8]) -> Result<Ports, &'static str> {
-    let port = |text| {
-        number::<u16>(text)
-            .filter(|&port| port != 0)
-            .ok_or("invalid port")
-    };
-    match text.iter().position(|&byte| byte == b'-') {
-        None => port(text).map(|only| only..=only),
-        Some(dash) => {
-            let last = port(&text[dash + 1..])?;
-            let first = port(&text[..dash])?;
-            if first > last {
-                Err("invalid port range")
-            } else {
-                Ok(first..=last)
-            }
-        }
-    }
-}
-
-/// ngx_inet_addr(): an empty octet is 0, and the broadcast address is a name.
-fn dotted_quad(text: &[u8]) -> Option<Ipv4Addr> {
-    let mut octets = [0_u8; 4];
-    let mut parts = text.split(|&byte| byte == b'.');
-    for octet in &mut octets {
-        let part = parts.next()?;
-        if !part.is_empty() {
-            *octet = number(part)?;
-        }
-    }
-    let ip = Ipv4Addr::from(octets);
-    (parts.next().is_none() && !ip.is_broadcast()).then_some(ip)
-}
-
-/// ngx_atoi(): decimal digits, at least one.
-fn number<T: TryFrom<i64>>(text: &[u8]) -> Option<T> {
-    if text.is_empty() {
-        return None;
-    }
-    let value = text.iter().try_fold(0_i64, |value, byte| {
-        let digit = byte.is_ascii_digit().then(|| i64::from(byte - b'0'))?;
-        value.checked_mul(10)?.checked_add(digit)
-    })?;
-    T::try_from(value).ok()
-}
-
-/// ngx_parse_size(): bytes, or with `k` or `m`.
-fn size(text: &[u8]) -> Option<i32> {
-    let (digits, scale) = match text.split_last()? {
-        (b'k' | b'K', digits) => (digits, 1024),
-        (b'm' | b'M', digits) => (digits, 1024 * 1024),
-        _ => (text, 1),
-    };
-    number::<i32>(digits)?.checked_mul(scale)
-}
-
-/// ngx_parse_time(): seconds, or `1d 2h 30m` and the like, each unit once and
-/// from the largest to the smallest.
-fn seconds(text: &[u8]) -> Option<i32> {
-    const UNITS: [(u8, i64); 8] = [
-        (b'y', 60 * 60 * 24 * 365),
-        (b'M', 60 * 60 * 24 * 30),
-        (b'w', 60 * 60 * 24 * 7),
-        (b'd', 60 * 60 * 24),
-        (b'h', 60 * 60),
-        (b'm', 60),
-        (b's', 1),
-        (b' ', 1),
-    ];
-    let mut units = UNITS.iter();
-    let (mut total, mut value, mut any) = (0_i64, 0_i64, false);
-    let mut rest = text;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte.is_ascii_digit() {
-            value = value.checked_mul(10)?.checked_add(i64::from(byte - b'0'))?;
-            any = true;
-            continue;
-        }
-        let scale = units.find(|unit| unit.0 == byte)?.1;
-        match (byte, rest.first()) {
-            // `ms`, which is not for whole seconds.
-            (b'm', Some(b's')) => return None,
-            (b's', _) => units = [].iter(),
-            _ => {}
-        }
-        total = total.checked_add(value.checked_mul(scale)?)?;
-        value = 0;
-        let blanks = rest.iter().take_while(|&&byte| byte == b' ').count();
-        rest = &rest[blanks..];
-    }
-    let total = total.checked_add(value)?;
-    i32::try_from(total).ok().filter(|_| any)
 }
 
 fn quoted(word: &[u8]) -> String {

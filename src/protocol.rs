@@ -71,22 +71,22 @@ impl Protocol {
         let opened = sys::socket(Domain::IPV4, Type::STREAM.cloexec(), Some(self));
         match opened {
             Ok(_) => Ok(()),
-            Err(source) => Err(self.open_error("", source)),
+            Err(source) => Err(self.open_error("socket()".into(), source)),
         }
     }
 
     /// The error for a failed socket(2).
-    pub(crate) fn open_error(self, address: &str, source: io::Error) -> Error {
+    pub(crate) fn open_error(self, call: String, source: io::Error) -> Error {
         let unsupported = [libc::EINVAL, libc::EPROTONOSUPPORT, libc::ENOPROTOOPT];
         match source.raw_os_error() {
             Some(errno) if self != Self::Tcp && unsupported.contains(&errno) => {
                 Error::Unsupported {
-                    address: address.into(),
+                    call,
                     protocol: self,
                     source,
                 }
             }
-            _ => Error::syscall(format!("socket() {address}"), source),
+            _ => Error::syscall(call, source),
         }
     }
 

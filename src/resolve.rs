@@ -67,16 +67,16 @@ pub(crate) fn sockets_at(listen: &Listen, addresses: &[IpAddr]) -> Result<Vec<Li
     }
 }
 
-/// The address words to hand to nginx: the word itself where it needs no name
-/// server, else one with a numeric address for each.
+/// The words for nginx in the place of a host name, one for each of its
+/// addresses; none where the word can be used as it is.
 pub(crate) fn words(listen: &Listen, addresses: &[IpAddr]) -> Vec<CString> {
-    let (name, text) = match &listen.address {
-        Address::Inet {
-            host: Host::Name(name),
-            text,
-            ..
-        } => (name, text),
-        other => return CString::new(other.word()).into_iter().collect(),
+    let Address::Inet {
+        host: Host::Name(name),
+        text,
+        ..
+    } = &listen.address
+    else {
+        return Vec::new();
     };
     let word = |ip: &IpAddr| {
         let host = match ip {

@@ -40,8 +40,8 @@ fn macros() -> String {
 
 fn generate() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut config = cbindgen::Config::from_file(root.join("cbindgen.toml"))
-        .expect("cbindgen.toml is right");
+    let mut config =
+        cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("cbindgen.toml is right");
     config.after_includes = Some(macros());
     let bindings = cbindgen::Builder::new()
         .with_config(config)
@@ -62,5 +62,8 @@ fn header_is_up_to_date() {
         fs::write(&path, &wanted).expect("include/ can be written");
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == wanted, "include/ngx_rs_listen.h is stale: run \"make header\"");
+    assert!(
+        found == wanted,
+        "include/ngx_rs_listen.h is stale: run \"make header\""
+    );
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use socket2::{SockAddr, Type};
 
-use super::guard::{Report, read_sized, slice_of};
+use super::guard::{Report, outside, read_sized, slice_of};
 use super::types::*;
 use crate::error::Error;
 use crate::listen::{self, Fate, Inherited, Listen, Listening, Options, Outcome};
@@ -103,7 +103,7 @@ pub(super) fn report(how: &ngx_rs_open_t, report: open::Report<'_>) {
     let said = said.to_c();
     if let Some(function) = how.report {
         // SAFETY: whoever set `report` says that it may be called so.
-        unsafe { function(how.data, event, &said) };
+        outside(|| unsafe { function(how.data, event, &said) });
     }
 }
 
@@ -202,14 +202,14 @@ impl<T: Copy> Sized<T> {
 
     fn read(&self) -> impl Iterator<Item = Result<T, Error>> {
         (0..self.count).map(|index| {
-            // SAFETY: index < count, and the contract of new().
-            let element = unsafe { read_sized(self.at(index), size_of::<T>()) }?;
-            // SAFETY: as above; `size` is the first field.
+            // SAFETY: index < count, and the contract of new(); `size` is the
+            // first field.
             let size = unsafe { self.at(index).cast::<u32>().read_unaligned() };
-            match size as usize == self.stride {
-                true => Ok(element),
-                false => Err(Error::Argument("the elements of an array differ in size")),
+            if size as usize != self.stride {
+                return Err(Error::Argument("the elements of an array differ in size"));
             }
+            // SAFETY: as above.
+            unsafe { read_sized(self.at(index), size_of::<T>()) }
         })
     }
 
@@ -235,7 +235,11 @@ impl Array {
     }
 
     pub(super) fn read(&self) -> Result<Vec<Listening>, Error> {
-        self.0.read().map(|element| listening(&element?)).collect()
+        let mut sockets = Vec::with_capacity(self.0.count);
+        for element in self.0.read() {
+            sockets.push(listening(&element?)?);
+        }
+        Ok(sockets)
     }
 
     pub(super) fn write_wishes(&self, sockets: &[Listening]) {
@@ -258,6 +262,7 @@ impl Array {
                 Outcome::Inherited(source) => (NGX_RS_INHERITED, Some(source)),
                 Outcome::Replaced => (NGX_RS_REPLACED, None),
                 Outcome::Left => (NGX_RS_LEFT, None),
+                Outcome::Joined => (NGX_RS_JOINED, None),
             };
             let kept = source.and_then(|source| inherited.get(source));
             let kept = kept.map_or(-1, |kept| kept.fd.as_raw_fd());
@@ -277,12 +282,16 @@ impl Array {
     pub(super) unsafe fn adopt(&self, sockets: &mut [Listening]) {
         for (element, socket) in self.0.read().zip(sockets) {
             let Ok(element) = element else { continue };
-            if matches!(element.outcome, NGX_RS_OPENED | NGX_RS_REPLACED) && element.fd >= 0 {
+            let outcome = match element.outcome {
+                NGX_RS_OPENED => Outcome::Opened,
+                NGX_RS_REPLACED => Outcome::Replaced,
+                NGX_RS_JOINED => Outcome::Joined,
+                _ => continue,
+            };
+            socket.outcome = outcome;
+            if element.fd >= 0 {
                 // SAFETY: our caller's contract.
                 socket.fd = Some(unsafe { OwnedFd::from_raw_fd(element.fd) });
-            }
-            if element.outcome == NGX_RS_REPLACED {
-                socket.outcome = Outcome::Replaced;
             }
         }
     }
@@ -307,6 +316,7 @@ impl Array {
 }
 
 fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
+    known_flags(from.flags, LISTENING_FLAGS | NGX_RS_LISTENING_FALLBACK)?;
     // SAFETY: the contract of Array::new() covers the address.
     let address = unsafe { sockaddr(from.sockaddr, from.socklen) }?;
     let mut socket = Listening::new(address, socket_type(from.r#type)?);
@@ -326,7 +336,13 @@ fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
         let protocol = Protocol::from_number(from.protocol);
         let protocol = protocol.ok_or(Error::Argument("no such protocol number"))?;
         let fallback = from.flags & NGX_RS_LISTENING_FALLBACK != 0;
-        socket.wish = Some(Wish { protocol, fallback });
+        let wish = Wish { protocol, fallback };
+        if !wish.is_plain_tcp() && !socket.is_inet_stream() {
+            return Err(Error::Argument(
+                "a protocol is asked for on a datagram or unix domain socket",
+            ));
+        }
+        socket.wish = Some(wish);
     }
     Ok(socket)
 }
@@ -374,6 +390,9 @@ impl InheritedArray {
 fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, Error> {
     if from.fd < 0 {
         return Err(Error::Argument("an inherited descriptor is negative"));
+    }
+    if from.reserved != 0 {
+        return Err(Error::Argument("a reserved field is not 0"));
     }
     // SAFETY: not -1, and borrowed by our caller for the call.
     let fd = unsafe { BorrowedFd::borrow_raw(from.fd) };

@@ -105,7 +105,9 @@ pub unsafe extern "C" fn ngx_rs_listen_parse(
         let rules = unsafe { convert::rules(rules) }?;
         // SAFETY: our caller's contract.
         let words = unsafe { slice_of(words, count) }?;
-        let mut bytes = Vec::with_capacity(count);
+        let mut bytes = Vec::new();
+        let room = bytes.try_reserve_exact(count);
+        room.map_err(|_| Error::Argument("an array is too long"))?;
         for word in words {
             // SAFETY: our caller's contract.
             bytes.push(unsafe { convert::bytes(word) }?);
@@ -153,13 +155,13 @@ pub unsafe extern "C" fn ngx_rs_listen_sockets(
     unsafe { guard(error, body) }
 }
 
-/// The addresses of a listen directive as words for nginx's own parser: the
-/// first word as it is, or where that is a host name, a word with a numeric
-/// address for each address that the name has, and with the same ports.
+/// The addresses of a host name, as words for nginx's own parser: they take the
+/// place of the first word of the directive, and have the same ports.
 ///
 /// listen   in      from ngx_rs_listen_parse
 /// words    out     `count` words, each followed by a 0; owned by `listen`,
-///                  gone with it
+///                  gone with it; none where the first word is no host name
+///                  and can be used as it is
 /// count    out     how many
 /// error    out     optional, may be NULL
 ///
@@ -211,8 +213,9 @@ pub unsafe extern "C" fn ngx_rs_listen_free(listen: *mut ngx_rs_listen_t) {
 ///
 /// sockets  in,out  `count` elements, borrowed for the call; `protocol` and the
 ///                  flag NGX_RS_LISTENING_FALLBACK are written
-/// asked    in      `asked_count` elements of which `sockaddr`, `protocol` and
-///                  NGX_RS_LISTENING_FALLBACK are read; borrowed for the call
+/// asked    in      `asked_count` elements of which `sockaddr`, `type`,
+///                  `protocol` and NGX_RS_LISTENING_FALLBACK are read; those
+///                  with `protocol` 0 ask for nothing; borrowed for the call
 /// error    out     optional, may be NULL; `arg_index` is the later of the two
 ///                  elements of `asked` that contradict each other
 ///
@@ -232,12 +235,11 @@ pub unsafe extern "C" fn ngx_rs_listening_assign(
         // SAFETY: our caller's contract.
         let asked = unsafe { convert::Array::new(asked.cast_mut(), asked_count) }?;
         let mut sockets = array.read()?;
-        let asked: Vec<_> = asked
-            .read()?
-            .into_iter()
-            .filter_map(assign::Asked::of)
-            .collect();
-        assign::wishes(&mut sockets, &asked)?;
+        let asked = asked.read()?.into_iter().enumerate();
+        let (places, asked): (Vec<usize>, Vec<_>) = asked
+            .filter_map(|(place, asked)| Some((place, assign::Asked::of(asked)?)))
+            .unzip();
+        assign::wishes(&mut sockets, &asked).map_err(|error| error.placed(&places))?;
         array.write_wishes(&sockets);
         Ok(())
     };
@@ -289,8 +291,9 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
     unsafe { guard(error, body) }
 }
 
-/// Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets that replace
-/// others begin to listen. The replaced ones listen as well: close them now.
+/// Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets with outcome
+/// NGX_RS_REPLACED or NGX_RS_JOINED begin to listen. The sockets that they
+/// replace listen as well: close them now.
 ///
 /// sockets  in      `count` elements as ngx_rs_open_listening left them;
 ///                  borrowed for the call

@@ -127,6 +127,20 @@ pub const NGX_RS_LISTENING_KEEPALIVE_OFF: u32 = 0x800;
 /// `mptcp=auto`: plain TCP will do where the kernel lacks `protocol`
 pub const NGX_RS_LISTENING_FALLBACK: u32 = 0x10000;
 
+/// All of them that are an option of nginx's own.
+pub(super) const LISTENING_FLAGS: u32 = NGX_RS_LISTENING_SSL
+    | NGX_RS_LISTENING_HTTP2
+    | NGX_RS_LISTENING_QUIC
+    | NGX_RS_LISTENING_UDP
+    | NGX_RS_LISTENING_DEFAULT_SERVER
+    | NGX_RS_LISTENING_PROXY_PROTOCOL
+    | NGX_RS_LISTENING_BIND
+    | NGX_RS_LISTENING_REUSEPORT
+    | NGX_RS_LISTENING_DEFERRED
+    | NGX_RS_LISTENING_IPV6ONLY_OFF
+    | NGX_RS_LISTENING_KEEPALIVE_ON
+    | NGX_RS_LISTENING_KEEPALIVE_OFF;
+
 /// Not opened.
 pub const NGX_RS_UNTOUCHED: u32 = 0;
 /// A new socket, on an address that had none.
@@ -138,6 +152,9 @@ pub const NGX_RS_INHERITED: u32 = 2;
 pub const NGX_RS_REPLACED: u32 = 3;
 /// Left to the caller, who asked for that: `fd` is -1.
 pub const NGX_RS_LEFT: u32 = 4;
+
+/// A new socket beside inherited ones of the same protocol.
+pub const NGX_RS_JOINED: u32 = 5;
 
 /// A listening socket. Begin with NGX_RS_LISTENING_INIT.
 #[repr(C)]
@@ -213,7 +230,7 @@ pub struct ngx_rs_inherited_t {
 
 /// Leave fresh sockets of plain TCP, UDP and unix domain to the caller.
 pub const NGX_RS_OPEN_LEAVE_TCP: u32 = 0x1;
-/// Sockets that replace others listen only with ngx_rs_listening_commit.
+/// Sockets beside inherited ones listen only with ngx_rs_listening_commit.
 pub const NGX_RS_OPEN_PREPARE: u32 = 0x2;
 /// Open nothing: only make sure that the kernel has the protocols.
 pub const NGX_RS_OPEN_CHECK: u32 = 0x4;

@@ -1,0 +1,48 @@
+//! What the shared library offers, and what it calls itself.
+
+use std::process::Command;
+
+use crate::common::library;
+
+/// Every export, sorted.
+pub const EXPORTS: [&str; 11] = [
+    "ngx_rs_abi_version",
+    "ngx_rs_listen_addresses",
+    "ngx_rs_listen_classify",
+    "ngx_rs_listen_free",
+    "ngx_rs_listen_parse",
+    "ngx_rs_listen_sockets",
+    "ngx_rs_listening_assign",
+    "ngx_rs_listening_commit",
+    "ngx_rs_listening_rollback",
+    "ngx_rs_open_listening",
+    "ngx_rs_protocol_check",
+];
+
+fn shared() -> std::path::PathBuf {
+    library::folder().join("libngx_rs_listen.so")
+}
+
+#[test]
+fn nothing_else_is_exported() {
+    let mut nm = Command::new("nm");
+    let listed = library::run(nm.args(["-D", "--defined-only"]).arg(shared()));
+    let symbols = listed
+        .lines()
+        .filter_map(|line| line.split(' ').next_back());
+    let mut symbols: Vec<_> = symbols.collect();
+    symbols.sort();
+    assert_eq!(symbols, EXPORTS);
+}
+
+#[test]
+fn the_soname_is_the_part_of_the_version_that_the_abi_depends_on() {
+    let mut readelf = Command::new("readelf");
+    let dynamic = library::run(readelf.args(["-d", "-W"]).arg(shared()));
+    let abi = match env!("CARGO_PKG_VERSION_MAJOR") {
+        "0" => concat!("0.", env!("CARGO_PKG_VERSION_MINOR")),
+        major => major,
+    };
+    let wanted = format!("Library soname: [libngx_rs_listen.so.{abi}]");
+    assert!(dynamic.contains(&wanted), "{wanted}:\n{dynamic}");
+}

@@ -1,0 +1,182 @@
+//! include/ngx_rs_listen.h against src/capi, in both directions.
+
+use std::mem::{align_of, offset_of, size_of};
+
+use ngx_rs_listen::capi::*;
+use ngx_rs_listen::{Protocol, flag};
+
+use super::clang::{self, Facts, Seen};
+use super::exports::EXPORTS;
+use crate::common::library;
+
+fn header() -> Seen {
+    let path = library::root().join("include/ngx_rs_listen.h");
+    let builder = bindgen::Builder::default().header(path.display().to_string());
+    clang::read(builder, "(ngx_rs|NGX_RS)_.*")
+}
+
+macro_rules! layout {
+    ($facts:ident: $($name:ident { $($field:ident as $text:literal),+ })+) => {$(
+        let name = stringify!($name);
+        $facts.insert(format!("Size of {name}"), size_of::<$name>() as i64);
+        $facts.insert(format!("Alignment of {name}"), align_of::<$name>() as i64);
+        $($facts.insert(
+            format!("Offset of field: {name}::{}", $text),
+            offset_of!($name, $field) as i64,
+        );)+
+    )+};
+}
+
+macro_rules! constants {
+    ($facts:ident: $($name:ident),+ $(,)?) => {
+        $($facts.insert(stringify!($name).into(), i64::from($name));)+
+    };
+}
+
+macro_rules! statuses {
+    ($facts:ident: $($name:ident),+ $(,)?) => {
+        $($facts.insert(stringify!($name).into(), ngx_rs_status_t::$name as i64);)+
+    };
+}
+
+/// Everything that the header declares, as Rust has it.
+fn rust() -> Facts {
+    let mut facts = Facts::new();
+    layout! { facts:
+        ngx_rs_str_t { len as "len", data as "data" }
+        ngx_rs_rules_t { size as "size", subsystem as "subsystem", flags as "flags" }
+        ngx_rs_error_t {
+            size as "size", status as "status", os_errno as "os_errno",
+            arg_index as "arg_index", message as "message"
+        }
+        ngx_rs_listening_t {
+            size as "size", flags as "flags", sockaddr as "sockaddr",
+            socklen as "socklen", r#type as "type_", protocol as "protocol",
+            backlog as "backlog", rcvbuf as "rcvbuf", sndbuf as "sndbuf",
+            fastopen as "fastopen", keepidle as "keepidle",
+            keepintvl as "keepintvl", keepcnt as "keepcnt", fd as "fd",
+            outcome as "outcome", inherited as "inherited",
+            opened_protocol as "opened_protocol"
+        }
+        ngx_rs_inherited_t {
+            size as "size", fd as "fd", sockaddr as "sockaddr",
+            socklen as "socklen", r#type as "type_", protocol as "protocol",
+            fate as "fate", shared as "shared", reserved as "reserved"
+        }
+        ngx_rs_open_t {
+            size as "size", flags as "flags", tries as "tries",
+            delay_ms as "delay_ms", inherited as "inherited",
+            inherited_count as "inherited_count", report as "report",
+            data as "data"
+        }
+    }
+    constants! { facts:
+        NGX_RS_SUBSYSTEM_STREAM, NGX_RS_SUBSYSTEM_HTTP, NGX_RS_SUBSYSTEM_MAIL,
+        NGX_RS_RULES_OURS_ONLY,
+        NGX_RS_WORD_UNKNOWN, NGX_RS_WORD_NGINX, NGX_RS_WORD_OURS,
+        NGX_RS_IPPROTO_MPTCP, NGX_RS_IPPROTO_SMC,
+        NGX_RS_LISTENING_SSL, NGX_RS_LISTENING_HTTP2, NGX_RS_LISTENING_QUIC,
+        NGX_RS_LISTENING_UDP, NGX_RS_LISTENING_DEFAULT_SERVER,
+        NGX_RS_LISTENING_PROXY_PROTOCOL, NGX_RS_LISTENING_BIND,
+        NGX_RS_LISTENING_REUSEPORT, NGX_RS_LISTENING_DEFERRED,
+        NGX_RS_LISTENING_IPV6ONLY_OFF, NGX_RS_LISTENING_KEEPALIVE_ON,
+        NGX_RS_LISTENING_KEEPALIVE_OFF, NGX_RS_LISTENING_FALLBACK,
+        NGX_RS_UNTOUCHED, NGX_RS_OPENED, NGX_RS_INHERITED, NGX_RS_REPLACED,
+        NGX_RS_LEFT, NGX_RS_JOINED,
+        NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED,
+        NGX_RS_OPEN_LEAVE_TCP, NGX_RS_OPEN_PREPARE, NGX_RS_OPEN_CHECK,
+        NGX_RS_REPORT_IN_USE, NGX_RS_REPORT_WAITING, NGX_RS_REPORT_FALLBACK,
+    }
+    statuses! { facts:
+        NGX_RS_OK, NGX_RS_ERR_ARGUMENT, NGX_RS_ERR_SYNTAX,
+        NGX_RS_ERR_HOST_NOT_FOUND, NGX_RS_ERR_CONFLICT, NGX_RS_ERR_UNSUPPORTED,
+        NGX_RS_ERR_SYSCALL, NGX_RS_ERR_PANIC,
+    }
+    let abi = i64::from(ngx_rs_abi_version());
+    facts.insert("NGX_RS_ABI_VERSION".into(), abi);
+    facts
+}
+
+#[test]
+fn sizes_offsets_and_numbers_agree() {
+    let (c, rust) = (header().facts, rust());
+    for (name, value) in &c {
+        match rust.get(name) {
+            Some(found) => assert_eq!(found, value, "{name} in Rust and in the header"),
+            None => panic!("\"{name}\" is new in the header: compare it here"),
+        }
+    }
+    for name in rust.keys() {
+        let there = c.contains_key(name);
+        assert!(there, "\"{name}\" is not in the header any more");
+    }
+}
+
+#[test]
+fn the_header_declares_what_is_exported() {
+    let mut functions = header().functions;
+    functions.sort();
+    assert_eq!(functions, EXPORTS);
+}
+
+#[test]
+fn the_header_has_the_version_of_the_package() {
+    let strings = header().strings;
+    let found: Vec<_> = strings.values().map(String::as_str).collect();
+    assert_eq!(found, [env!("CARGO_PKG_VERSION")]);
+}
+
+/// The layout of `ngx_str_t`: `size_t len; u_char *data;`.
+#[test]
+fn words_have_the_layout_of_nginx_strings() {
+    assert_eq!(size_of::<ngx_rs_str_t>(), 2 * size_of::<usize>());
+    assert_eq!(offset_of!(ngx_rs_str_t, len), 0);
+    assert_eq!(offset_of!(ngx_rs_str_t, data), size_of::<usize>());
+}
+
+#[test]
+fn numbers_are_never_reused() {
+    // Written down once more: a program that was compiled with an older header
+    // depends on every one of them.
+    let released = [
+        (ngx_rs_status_t::NGX_RS_OK as i64, 0),
+        (ngx_rs_status_t::NGX_RS_ERR_ARGUMENT as i64, 1),
+        (ngx_rs_status_t::NGX_RS_ERR_SYNTAX as i64, 2),
+        (ngx_rs_status_t::NGX_RS_ERR_HOST_NOT_FOUND as i64, 3),
+        (ngx_rs_status_t::NGX_RS_ERR_CONFLICT as i64, 4),
+        (ngx_rs_status_t::NGX_RS_ERR_UNSUPPORTED as i64, 5),
+        (ngx_rs_status_t::NGX_RS_ERR_SYSCALL as i64, 6),
+        (ngx_rs_status_t::NGX_RS_ERR_PANIC as i64, 7),
+        (NGX_RS_UNTOUCHED.into(), 0),
+        (NGX_RS_OPENED.into(), 1),
+        (NGX_RS_INHERITED.into(), 2),
+        (NGX_RS_REPLACED.into(), 3),
+        (NGX_RS_LEFT.into(), 4),
+        (NGX_RS_JOINED.into(), 5),
+    ];
+    for (now, then) in released {
+        assert_eq!(now, then);
+    }
+}
+
+#[test]
+fn flags_of_c_are_those_of_rust() {
+    for (c, rust) in [
+        (NGX_RS_LISTENING_SSL, flag::SSL),
+        (NGX_RS_LISTENING_HTTP2, flag::HTTP2),
+        (NGX_RS_LISTENING_QUIC, flag::QUIC),
+        (NGX_RS_LISTENING_UDP, flag::UDP),
+        (NGX_RS_LISTENING_DEFAULT_SERVER, flag::DEFAULT_SERVER),
+        (NGX_RS_LISTENING_PROXY_PROTOCOL, flag::PROXY_PROTOCOL),
+        (NGX_RS_LISTENING_BIND, flag::BIND),
+        (NGX_RS_LISTENING_REUSEPORT, flag::REUSEPORT),
+        (NGX_RS_LISTENING_DEFERRED, flag::DEFERRED),
+        (NGX_RS_LISTENING_IPV6ONLY_OFF, flag::IPV6ONLY_OFF),
+        (NGX_RS_LISTENING_KEEPALIVE_ON, flag::KEEPALIVE_ON),
+        (NGX_RS_LISTENING_KEEPALIVE_OFF, flag::KEEPALIVE_OFF),
+    ] {
+        assert_eq!(c, rust);
+    }
+    assert_eq!(NGX_RS_IPPROTO_MPTCP, Protocol::Mptcp.number());
+    assert_eq!(NGX_RS_IPPROTO_SMC, Protocol::Smc.number());
+}

@@ -1,0 +1,241 @@
+//! Which protocol a socket gets, when several listen directives share it.
+
+use std::net::SocketAddr;
+
+use ngx_rs_listen::assign::{Asked, wishes};
+use ngx_rs_listen::{Error, Listening, Options, Protocol, Wish};
+use socket2::{SockAddr, Type};
+
+const MPTCP: Wish = Wish::only(Protocol::Mptcp);
+const OFF: Wish = Wish::only(Protocol::Tcp);
+const SCTP: Wish = Wish::only(Protocol::Sctp);
+
+fn address(text: &str) -> SockAddr {
+    match text.strip_prefix("unix:") {
+        Some(path) => SockAddr::unix(path).expect("a path"),
+        None => text.parse::<SocketAddr>().expect("an address").into(),
+    }
+}
+
+fn sockets(addresses: &[&str]) -> Vec<Listening> {
+    let socket = |text: &&str| Listening::new(address(text), Type::STREAM);
+    addresses.iter().map(socket).collect()
+}
+
+fn asked(wishes: &[(&str, Wish)]) -> Vec<Asked> {
+    let asked = wishes.iter().map(|&(text, wish)| Asked {
+        address: address(text),
+        wish,
+    });
+    asked.collect()
+}
+
+/// The wishes of the sockets, or the error.
+fn assign(at: &[&str], asks: &[(&str, Wish)]) -> Result<Vec<Option<Wish>>, (usize, String)> {
+    let mut sockets = sockets(at);
+    match wishes(&mut sockets, &asked(asks)) {
+        Ok(()) => Ok(sockets.iter().map(|socket| socket.wish).collect()),
+        Err(error @ Error::Conflict { wish, .. }) => Err((wish, error.to_string())),
+        Err(error) => panic!("no conflict: {error}"),
+    }
+}
+
+#[test]
+fn sockets_get_the_wishes_of_their_addresses() {
+    let at = ["127.0.0.1:80", "127.0.0.1:81", "[::1]:80", "127.0.0.2:80"];
+    let asks = [
+        ("[::1]:80", Wish::AUTO),
+        ("127.0.0.1:80", MPTCP),
+        ("127.0.0.2:80", OFF),
+    ];
+    let wanted = vec![Some(MPTCP), None, Some(Wish::AUTO), Some(OFF)];
+    assert_eq!(assign(&at, &asks), Ok(wanted));
+    assert_eq!(assign(&at, &[]), Ok(vec![None; 4]));
+    assert_eq!(assign(&[], &[]), Ok(vec![]));
+}
+
+#[test]
+fn one_directive_is_enough_and_many_may_agree() {
+    let asks = [("0.0.0.0:80", MPTCP); 3];
+    assert_eq!(assign(&["0.0.0.0:80"], &asks), Ok(vec![Some(MPTCP)]));
+}
+
+#[test]
+fn all_workers_sockets_of_one_address_get_its_wish() {
+    let at = ["127.0.0.1:80"; 4];
+    let wanted = vec![Some(MPTCP); 4];
+    assert_eq!(assign(&at, &[("127.0.0.1:80", MPTCP)]), Ok(wanted));
+}
+
+#[test]
+fn an_address_without_a_socket_shares_that_of_the_wildcard() {
+    for (wildcard, specific) in [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80")] {
+        let both = [(specific, MPTCP), (wildcard, MPTCP)];
+        assert_eq!(assign(&[wildcard], &both), Ok(vec![Some(MPTCP)]));
+        let first = [(wildcard, MPTCP)];
+        assert_eq!(assign(&[wildcard], &first), Ok(vec![Some(MPTCP)]));
+
+        let alone = assign(&[wildcard], &[(specific, MPTCP)]);
+        let message =
+            format!("{specific} shares the socket of {wildcard}, which needs \"mptcp\" too");
+        assert_eq!(alone, Err((0, message)));
+        // Plain TCP is what the wildcard has if nobody asks.
+        assert_eq!(assign(&[wildcard], &[(specific, OFF)]), Ok(vec![None]));
+    }
+}
+
+#[test]
+fn an_address_with_a_socket_of_its_own_does_not_share() {
+    let at = ["0.0.0.0:80", "127.0.0.1:80"];
+    let asks = [("127.0.0.1:80", MPTCP)];
+    assert_eq!(assign(&at, &asks), Ok(vec![None, Some(MPTCP)]));
+    let asks = [("0.0.0.0:80", OFF), ("127.0.0.1:80", MPTCP)];
+    assert_eq!(assign(&at, &asks), Ok(vec![Some(OFF), Some(MPTCP)]));
+}
+
+#[test]
+fn refuses_an_address_that_disagrees_with_its_wildcard() {
+    let disagree = [
+        (MPTCP, OFF, "mptcp=off"),
+        (OFF, MPTCP, "mptcp"),
+        (MPTCP, Wish::AUTO, "mptcp=auto"),
+        (MPTCP, SCTP, "protocol=sctp"),
+    ];
+    for (wildcard, specific, word) in disagree {
+        let asks = [("0.0.0.0:80", wildcard), ("127.0.0.1:80", specific)];
+        let message =
+            format!("127.0.0.1:80 shares the socket of 0.0.0.0:80, which needs \"{word}\" too");
+        assert_eq!(assign(&["0.0.0.0:80"], &asks), Err((1, message)));
+    }
+}
+
+#[test]
+fn refuses_two_wishes_for_one_address() {
+    let cases = [
+        (
+            "127.0.0.1:80",
+            MPTCP,
+            OFF,
+            "\"mptcp=off\" for 127.0.0.1:80 contradicts \"mptcp\"",
+        ),
+        (
+            "127.0.0.1:80",
+            OFF,
+            MPTCP,
+            "\"mptcp\" for 127.0.0.1:80 contradicts \"mptcp=off\"",
+        ),
+        (
+            "[::]:80",
+            MPTCP,
+            Wish::AUTO,
+            "\"mptcp=auto\" for [::]:80 contradicts \"mptcp\"",
+        ),
+        (
+            "[fe80::1]:8080",
+            SCTP,
+            Wish::only(Protocol::Other(7)),
+            "\"protocol=7\" for [fe80::1]:8080 contradicts \"protocol=sctp\"",
+        ),
+    ];
+    for (at, first, second, message) in cases {
+        let asks = [
+            ("127.0.0.9:9", MPTCP),
+            (at, first),
+            (at, first),
+            (at, second),
+        ];
+        let found = assign(&["127.0.0.9:9", at], &asks);
+        assert_eq!(found, Err((3, message.into())));
+    }
+}
+
+#[test]
+fn families_and_ports_are_worlds_apart() {
+    let message = "no listening socket for \"mptcp\" on ";
+    for (socket, wish) in [
+        ("[::]:80", "127.0.0.1:80"),
+        ("0.0.0.0:80", "[::1]:80"),
+        ("0.0.0.0:80", "127.0.0.1:81"),
+        ("127.0.0.1:80", "0.0.0.0:80"),
+        ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+    ] {
+        let found = assign(&[socket], &[(wish, MPTCP)]);
+        assert_eq!(found, Err((0, format!("{message}{wish}"))));
+    }
+    let at = ["0.0.0.0:80", "[::]:80"];
+    let asks = [("[::]:80", MPTCP)];
+    assert_eq!(assign(&at, &asks), Ok(vec![None, Some(MPTCP)]));
+}
+
+#[test]
+fn datagram_and_unix_sockets_take_no_wish() {
+    let mut sockets = vec![
+        Listening::new(address("127.0.0.1:53"), Type::DGRAM),
+        Listening::new(address("127.0.0.1:53"), Type::STREAM),
+        Listening::new(address("unix:/run/x"), Type::STREAM),
+    ];
+    wishes(&mut sockets, &asked(&[("127.0.0.1:53", MPTCP)])).expect("there is a socket");
+    let found: Vec<_> = sockets.iter().map(|socket| socket.wish).collect();
+    assert_eq!(found, [None, Some(MPTCP), None]);
+}
+
+#[test]
+fn plain_tcp_said_aloud_of_udp_or_unix_asks_for_nothing() {
+    let mut udp = Listening::new(address("127.0.0.1:53"), Type::DGRAM);
+    udp.wish = Some(OFF);
+    assert!(Asked::of(udp).is_none());
+    let mut unix = Listening::new(address("unix:/run/x"), Type::STREAM);
+    unix.wish = Some(OFF);
+    assert!(Asked::of(unix).is_none());
+    let mut tcp = Listening::new(address("127.0.0.1:53"), Type::STREAM);
+    assert!(Asked::of(Listening::new(address("127.0.0.1:53"), Type::STREAM)).is_none());
+    tcp.wish = Some(OFF);
+    assert_eq!(Asked::of(tcp).map(|asked| asked.wish), Some(OFF));
+}
+
+#[test]
+fn nothing_but_the_wish_is_changed() {
+    let mut sockets = sockets(&["127.0.0.1:80"]);
+    sockets[0].options.backlog = 7;
+    wishes(&mut sockets, &asked(&[("127.0.0.1:80", MPTCP)])).expect("there is a socket");
+    let mut options = Options::default();
+    options.backlog = 7;
+    assert_eq!(sockets[0].options, options);
+    assert_eq!(sockets[0].wish, Some(MPTCP));
+}
+
+/// Quadratic work would take minutes here, and so would a hash that collides.
+#[test]
+fn large_configurations_are_assigned_in_linear_time() {
+    const PORTS: u16 = 60_000;
+    let hosts = [
+        [127, 0, 0, 1],
+        [127, 0, 1, 0],
+        [127, 1, 0, 0],
+        [10, 0, 0, 1],
+    ];
+    let mut addresses: Vec<SockAddr> = Vec::new();
+    for host in hosts {
+        let ports = (1..=PORTS).map(|port| SocketAddr::from((host, port)).into());
+        addresses.extend(ports);
+    }
+    for high in 0..=255 {
+        let hosts = (0..=255).map(|low| SocketAddr::from(([172, 16, high, low], 80)).into());
+        addresses.extend(hosts);
+    }
+    let mut sockets: Vec<_> = addresses
+        .iter()
+        .map(|address| Listening::new(address.clone(), Type::STREAM))
+        .collect();
+    let asks: Vec<_> = addresses
+        .into_iter()
+        .rev()
+        .map(|address| Asked {
+            address,
+            wish: MPTCP,
+        })
+        .collect();
+    wishes(&mut sockets, &asks).expect("every address has a socket");
+    assert_eq!(sockets.len(), 4 * 60_000 + 65_536);
+    assert!(sockets.iter().all(|socket| socket.wish == Some(MPTCP)));
+}

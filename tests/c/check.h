@@ -1,0 +1,84 @@
+/* What the programs of tests/c share. */
+
+#ifndef CHECK_H
+#define CHECK_H
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "ngx_rs_listen.h"
+
+#define CHECK(condition)                                                      \
+    check((condition) != 0, #condition, __FILE__, __LINE__)
+
+/* The call must fail so, with this text in its message. */
+#define FAILS(call, wanted, text)                                             \
+    fails((call), (wanted), &error, (text), #call, __FILE__, __LINE__)
+
+/* The call must succeed. */
+#define WORKS(call)                                                           \
+    fails((call), NGX_RS_OK, &error, "", #call, __FILE__, __LINE__)
+
+static inline void check(int holds, const char *text, const char *file,
+                         int line)
+{
+    if (!holds) {
+        printf("%s:%d: %s\n", file, line, text);
+        exit(1);
+    }
+}
+
+static inline void fails(ngx_rs_status_t status, ngx_rs_status_t wanted,
+                         ngx_rs_error_t *error, const char *text,
+                         const char *call, const char *file, int line)
+{
+    if (status != wanted
+        || (wanted != NGX_RS_OK
+            && (error->status != wanted
+                || strstr(error->message, text) == NULL)))
+    {
+        printf("%s:%d: %s: status %d instead of %d: \"%s\"\n", file, line, call,
+               (int) status, (int) wanted, error->message);
+        exit(1);
+    }
+    memset(error->message, 0, sizeof(error->message));
+    error->status = 0;
+}
+
+static inline struct sockaddr_in inet4(const char *text, unsigned port)
+{
+    struct sockaddr_in address;
+
+    memset(&address, 0, sizeof(address));
+    address.sin_family = AF_INET;
+    address.sin_port = htons((uint16_t) port);
+    CHECK(inet_pton(AF_INET, text, &address.sin_addr) == 1);
+    return address;
+}
+
+/* A socket to open: MPTCP, or another protocol. */
+static inline ngx_rs_listening_t to_open(const struct sockaddr_in *address,
+                                         int32_t protocol)
+{
+    ngx_rs_listening_t socket = NGX_RS_LISTENING_INIT;
+
+    socket.sockaddr = (const struct sockaddr *) address;
+    socket.socklen = sizeof(*address);
+    socket.protocol = protocol;
+    return socket;
+}
+
+static inline int option(int fd, int name)
+{
+    int value = -1;
+    socklen_t size = sizeof(value);
+
+    CHECK(getsockopt(fd, SOL_SOCKET, name, &value, &size) == 0);
+    return value;
+}
+
+#endif

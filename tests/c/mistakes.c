@@ -1,0 +1,235 @@
+/* Opening: callers' mistakes are errors, and nothing is opened or written. */
+
+#define _DEFAULT_SOURCE
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "check.h"
+
+static ngx_rs_error_t error = NGX_RS_ERROR_INIT;
+static struct sockaddr_in home;
+
+static ngx_rs_listening_t good(void)
+{
+    return to_open(&home, NGX_RS_IPPROTO_MPTCP);
+}
+
+/* Every function that takes sockets refuses them, and leaves them alone. */
+static void refused(ngx_rs_listening_t *sockets, size_t count,
+                    const char *text)
+{
+    ngx_rs_listening_t before = sockets[0];
+
+    FAILS(ngx_rs_open_listening(sockets, count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, text);
+    FAILS(ngx_rs_listening_commit(sockets, count, &error),
+          NGX_RS_ERR_ARGUMENT, text);
+    FAILS(ngx_rs_listening_rollback(sockets, count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, text);
+    FAILS(ngx_rs_listening_assign(sockets, count, NULL, 0, &error),
+          NGX_RS_ERR_ARGUMENT, text);
+    FAILS(ngx_rs_listening_assign(NULL, 0, sockets, count, &error),
+          NGX_RS_ERR_ARGUMENT, text);
+    CHECK(memcmp(&before, sockets, sizeof(before)) == 0);
+}
+
+static void wrong_arrays(void)
+{
+    ngx_rs_listening_t sockets[2] = { good(), good() };
+
+    FAILS(ngx_rs_open_listening(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
+          "an array is NULL");
+    refused(sockets, (size_t) -1, "an array is too long");
+    refused(sockets, (size_t) -1 / sizeof(sockets[0]), "an array is too long");
+    sockets[1].size = sizeof(sockets[1]) + 8;
+    refused(sockets, 2, "the elements of an array differ in size");
+    sockets[1].size = 0;
+    refused(sockets, 2, "the elements of an array differ in size");
+    sockets[0].size = 0;
+    refused(sockets, 1, "the size of a struct is not set");
+    sockets[0].size = 4;
+    refused(sockets, 1, "the size of a struct is not set");
+    WORKS(ngx_rs_open_listening(NULL, 0, NULL, &error));
+}
+
+static void wrong_elements(void)
+{
+    struct sockaddr_in odd = inet4("127.0.0.1", 80);
+    struct sockaddr_un path;
+    ngx_rs_listening_t socket = good();
+
+    socket.sockaddr = NULL;
+    refused(&socket, 1, "an address is NULL or too short");
+    socket = good();
+    socket.socklen = 1;
+    refused(&socket, 1, "an address is NULL or too short");
+    socket.socklen = sizeof(home) - 1;
+    refused(&socket, 1, "an address is too short");
+    socket = good();
+    odd.sin_family = AF_PACKET;
+    socket.sockaddr = (const struct sockaddr *) &odd;
+    refused(&socket, 1, "unknown address family");
+    socket = good();
+    socket.type = SOCK_RAW;
+    refused(&socket, 1, "neither SOCK_STREAM nor SOCK_DGRAM");
+    socket = good();
+    socket.flags = 0x80000000;
+    refused(&socket, 1, "an unknown flag is set");
+    socket = good();
+    socket.protocol = -1;
+    refused(&socket, 1, "no such protocol number");
+    socket.protocol = 70000;
+    refused(&socket, 1, "no such protocol number");
+    socket = good();
+    socket.type = SOCK_DGRAM;
+    refused(&socket, 1, "a protocol is asked for on a datagram");
+
+    memset(&path, 0, sizeof(path));
+    path.sun_family = AF_UNIX;
+    socket = good();
+    socket.protocol = 0;
+    socket.sockaddr = (const struct sockaddr *) &path;
+    socket.socklen = sizeof(path);
+    refused(&socket, 1, "invalid path of a unix domain socket");
+    socket.socklen = sizeof(path.sun_family);
+    refused(&socket, 1, "invalid path of a unix domain socket");
+    memset(path.sun_path, 'x', sizeof(path.sun_path));
+    socket.socklen = sizeof(path);
+    refused(&socket, 1, "invalid path of a unix domain socket");
+}
+
+/* A program of a later version, with bigger structs. */
+static void later_versions(void)
+{
+    struct {
+        ngx_rs_listening_t known;
+        uint64_t unknown;
+    } sockets[2];
+    struct sockaddr_in second = inet4("127.0.0.1", 81);
+    int i;
+
+    memset(sockets, 0, sizeof(sockets));
+    sockets[0].known = good();
+    sockets[1].known = to_open(&second, NGX_RS_IPPROTO_MPTCP);
+    for (i = 0; i < 2; i++) {
+        sockets[i].known.size = sizeof(sockets[i]);
+    }
+    WORKS(ngx_rs_open_listening(&sockets[0].known, 2, NULL, &error));
+    for (i = 0; i < 2; i++) {
+        CHECK(option(sockets[i].known.fd, SO_PROTOCOL) == 262);
+        CHECK(sockets[i].unknown == 0);
+        CHECK(close(sockets[i].known.fd) == 0);
+    }
+    sockets[1].unknown = 1;
+    refused(&sockets[0].known, 2, "a field that this version does not know");
+}
+
+static void wrong_ways(void)
+{
+    ngx_rs_listening_t socket = good();
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    int closed = dup(1), file = open("/dev/null", O_RDONLY);
+
+    CHECK(closed >= 0 && file >= 0 && close(closed) == 0);
+    how.size = 0;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
+          "the size of a struct is not set");
+    how.size = sizeof(how);
+    how.flags = 0x80;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
+          "an unknown flag is set");
+    how.flags = 0;
+    how.inherited_count = 1;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
+          "an array is NULL");
+    how.inherited = &old;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
+          "an inherited descriptor is negative");
+    FAILS(ngx_rs_listening_rollback(&socket, 1, &how, &error),
+          NGX_RS_ERR_ARGUMENT, "an inherited descriptor is negative");
+    how.inherited_count = (size_t) -1;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
+          "an array is too long");
+    how.inherited_count = 1;
+    old.fd = closed;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_SYSCALL,
+          "getsockname() of the inherited socket #0 failed");
+    CHECK(error.os_errno == EBADF);
+    old.fd = file;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_SYSCALL,
+          "getsockname() of the inherited socket #0 failed");
+    CHECK(error.os_errno == ENOTSOCK);
+    old.reserved = 1;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
+          "a reserved field is not 0");
+    old.reserved = 0;
+    old.size = 0;
+    FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
+          "the size of a struct is not set");
+    CHECK(old.fate == NGX_RS_UNUSED && socket.fd == -1);
+    CHECK(close(file) == 0);
+}
+
+/* What a caller closed too early, or opened elsewhere. */
+static void wrong_descriptors(void)
+{
+    ngx_rs_listening_t socket = good();
+    int file = open("/dev/null", O_RDONLY);
+
+    WORKS(ngx_rs_open_listening(&socket, 1, NULL, &error));
+    CHECK(close(socket.fd) == 0);
+    socket.outcome = NGX_RS_REPLACED;
+    FAILS(ngx_rs_listening_commit(&socket, 1, &error), NGX_RS_ERR_SYSCALL,
+          "listen() to 127.0.0.1:80, backlog 511 failed");
+    CHECK(error.os_errno == EBADF);
+    WORKS(ngx_rs_listening_rollback(&socket, 1, NULL, &error));
+    CHECK(socket.fd == -1 && socket.outcome == NGX_RS_UNTOUCHED);
+    /* Once more does nothing. */
+    WORKS(ngx_rs_listening_rollback(&socket, 1, NULL, &error));
+    WORKS(ngx_rs_listening_commit(&socket, 1, &error));
+
+    socket.fd = file;
+    socket.outcome = NGX_RS_REPLACED;
+    FAILS(ngx_rs_listening_commit(&socket, 1, &error), NGX_RS_ERR_SYSCALL,
+          "listen() to 127.0.0.1:80");
+    CHECK(error.os_errno == ENOTSOCK);
+    /* A descriptor that is not ours to close. */
+    socket.outcome = NGX_RS_INHERITED;
+    WORKS(ngx_rs_listening_rollback(&socket, 1, NULL, &error));
+    CHECK(socket.fd == -1 && close(file) == 0);
+}
+
+static void wrong_protocols(void)
+{
+    FAILS(ngx_rs_protocol_check(0, &error), NGX_RS_ERR_ARGUMENT,
+          "no such protocol number");
+    FAILS(ngx_rs_protocol_check(-1, &error), NGX_RS_ERR_ARGUMENT,
+          "no such protocol number");
+    FAILS(ngx_rs_protocol_check(65536, &error), NGX_RS_ERR_ARGUMENT,
+          "no such protocol number");
+    FAILS(ngx_rs_protocol_check(IPPROTO_UDP, &error), NGX_RS_ERR_UNSUPPORTED,
+          "socket() failed: protocol 17 is not supported by this kernel");
+    CHECK(ngx_rs_protocol_check(IPPROTO_UDP, NULL) == NGX_RS_ERR_UNSUPPORTED);
+}
+
+int main(void)
+{
+    int before = dup(1), after;
+
+    home = inet4("127.0.0.1", 80);
+    close(before);
+    wrong_arrays();
+    wrong_elements();
+    later_versions();
+    wrong_ways();
+    wrong_descriptors();
+    wrong_protocols();
+    /* The lowest free descriptor is what it was: all were closed. */
+    after = dup(1);
+    CHECK(before == after && close(after) == 0);
+    return 0;
+}

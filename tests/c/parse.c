@@ -1,0 +1,228 @@
+/* Parsing: what callers get, and what they get for their mistakes. */
+
+#include "check.h"
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static ngx_rs_error_t error = NGX_RS_ERROR_INIT;
+static ngx_rs_str_t good[] = { NGX_RS_STR("127.0.0.1:80"),
+                               NGX_RS_STR("mptcp") };
+
+static void right_directives(void)
+{
+    ngx_rs_str_t words[] = { NGX_RS_STR("[::1]:7000-7003"), NGX_RS_STR("ssl"),
+                             NGX_RS_STR("mptcp=auto"),
+                             NGX_RS_STR("backlog=64"),
+                             NGX_RS_STR("rcvbuf=64k"),
+                             NGX_RS_STR("so_keepalive=30m::10") };
+    ngx_rs_str_t name[] = { NGX_RS_STR("localhost:80-81") };
+    const ngx_rs_str_t *addresses;
+    ngx_rs_listening_t *sockets, *again;
+    ngx_rs_listen_t *listen;
+    uint8_t owners[COUNT(words)];
+    size_t count, i;
+
+    WORKS(ngx_rs_listen_classify(words, COUNT(words), NULL, owners, &error));
+    CHECK(owners[0] == NGX_RS_WORD_NGINX && owners[1] == NGX_RS_WORD_NGINX);
+    CHECK(owners[2] == NGX_RS_WORD_OURS && owners[3] == NGX_RS_WORD_NGINX);
+
+    WORKS(ngx_rs_listen_parse(words, COUNT(words), NULL, &listen, &error));
+    WORKS(ngx_rs_listen_sockets(listen, &sockets, &count, &error));
+    CHECK(count == 4);
+    for (i = 0; i < count; i++) {
+        const struct sockaddr_in6 *address = (const void *) sockets[i].sockaddr;
+
+        CHECK(sockets[i].size == sizeof(ngx_rs_listening_t));
+        CHECK(sockets[i].socklen == sizeof(struct sockaddr_in6));
+        CHECK(address->sin6_family == AF_INET6);
+        CHECK(IN6_IS_ADDR_LOOPBACK(&address->sin6_addr));
+        CHECK(address->sin6_port == htons((uint16_t) (7000 + i)));
+        CHECK(sockets[i].type == SOCK_STREAM);
+        CHECK(sockets[i].flags
+              == (NGX_RS_LISTENING_SSL | NGX_RS_LISTENING_BIND
+                  | NGX_RS_LISTENING_KEEPALIVE_ON
+                  | NGX_RS_LISTENING_FALLBACK));
+        CHECK(sockets[i].protocol == NGX_RS_IPPROTO_MPTCP);
+        CHECK(sockets[i].backlog == 64 && sockets[i].rcvbuf == 65536);
+        CHECK(sockets[i].sndbuf == -1 && sockets[i].fastopen == -1);
+        CHECK(sockets[i].keepidle == 1800 && sockets[i].keepintvl == 0);
+        CHECK(sockets[i].keepcnt == 10 && sockets[i].fd == -1);
+        CHECK(sockets[i].outcome == NGX_RS_UNTOUCHED);
+    }
+    WORKS(ngx_rs_listen_sockets(listen, &again, &count, &error));
+    CHECK(again == sockets);
+    ngx_rs_listen_free(listen);
+
+    WORKS(ngx_rs_listen_parse(name, 1, NULL, &listen, &error));
+    WORKS(ngx_rs_listen_addresses(listen, &addresses, &count, &error));
+    CHECK(count >= 1);
+    for (i = 0; i < count; i++) {
+        CHECK(memcmp(addresses[i].data + addresses[i].len - 6, ":80-81", 7)
+              == 0);
+    }
+    ngx_rs_listen_free(listen);
+    ngx_rs_listen_free(NULL);
+}
+
+static void wrong_directives(void)
+{
+    static uint8_t long_word[100000];
+    ngx_rs_str_t odd[][2] = {
+        { NGX_RS_STR("80"), NGX_RS_STR("mptcp=maybe") },
+        { NGX_RS_STR("80"), NGX_RS_STR("a\xff\xfe") },
+        { NGX_RS_STR("80"), NGX_RS_STR("mptcp\0") },
+        { NGX_RS_STR("80"), NGX_RS_STR("\0") },
+        { NGX_RS_STR("80"), { 0, NULL } },
+        { NGX_RS_STR("80"), { sizeof(long_word), long_word } },
+    };
+    ngx_rs_str_t conflict[] = { NGX_RS_STR("80"), NGX_RS_STR("mptcp"),
+                                NGX_RS_STR("udp") };
+    ngx_rs_str_t address[] = { { sizeof(long_word), long_word } };
+    ngx_rs_listen_t *listen = NULL;
+    size_t i;
+
+    memset(long_word, 'x', sizeof(long_word));
+    for (i = 0; i < COUNT(odd); i++) {
+        FAILS(ngx_rs_listen_parse(odd[i], 2, NULL, &listen, &error),
+              NGX_RS_ERR_SYNTAX, "invalid ");
+        CHECK(error.arg_index == 1 && error.os_errno == 0);
+    }
+    FAILS(ngx_rs_listen_parse(conflict, 3, NULL, &listen, &error),
+          NGX_RS_ERR_SYNTAX,
+          "\"mptcp\" parameter is incompatible with \"udp\"");
+    CHECK(error.arg_index == 1);
+    FAILS(ngx_rs_listen_parse(NULL, 0, NULL, &listen, &error),
+          NGX_RS_ERR_SYNTAX, "no address in the \"listen\" directive");
+
+    /* The longest message is cut, and ends in 0. */
+    FAILS(ngx_rs_listen_parse(odd[5], 2, NULL, &listen, &error),
+          NGX_RS_ERR_SYNTAX, "invalid parameter \"xxx");
+    FAILS(ngx_rs_listen_parse(address, 1, NULL, &listen, &error),
+          NGX_RS_ERR_HOST_NOT_FOUND, "host not found in \"xxx");
+    CHECK(listen == NULL);
+
+    CHECK(ngx_rs_listen_parse(conflict, 3, NULL, &listen, NULL)
+          == NGX_RS_ERR_SYNTAX);
+}
+
+static void wrong_arrays(void)
+{
+    ngx_rs_str_t null_word[] = { { 5, NULL } };
+    ngx_rs_str_t endless[] = { { (size_t) -1, (const uint8_t *) "80" } };
+    ngx_rs_listen_t *listen = NULL;
+    const size_t lengths[] = { (size_t) -1, (size_t) -2, (size_t) -1 / 2,
+                               (size_t) -1 / sizeof(ngx_rs_str_t) };
+    uint8_t owners[1] = { 99 };
+    size_t i;
+
+    FAILS(ngx_rs_listen_parse(NULL, 1, NULL, &listen, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+    FAILS(ngx_rs_listen_parse(null_word, 1, NULL, &listen, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+    FAILS(ngx_rs_listen_parse(endless, 1, NULL, &listen, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is too long");
+    FAILS(ngx_rs_listen_parse((const ngx_rs_str_t *) ((char *) good + 1), 1,
+                              NULL, &listen, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is not aligned");
+    FAILS(ngx_rs_listen_parse(good, 2, NULL, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    for (i = 0; i < COUNT(lengths); i++) {
+        FAILS(ngx_rs_listen_parse(good, lengths[i], NULL, &listen, &error),
+              NGX_RS_ERR_ARGUMENT, "an array is too long");
+        FAILS(ngx_rs_listen_classify(good, lengths[i], NULL, owners, &error),
+              NGX_RS_ERR_ARGUMENT, "an array is too long");
+    }
+    FAILS(ngx_rs_listen_classify(NULL, 1, NULL, owners, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+    FAILS(ngx_rs_listen_classify(good, 1, NULL, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    CHECK(listen == NULL && owners[0] == 99);
+}
+
+static void wrong_rules(void)
+{
+    struct {
+        ngx_rs_rules_t known;
+        uint32_t unknown;
+    } later = { NGX_RS_RULES_INIT, 0 };
+    ngx_rs_rules_t rules = NGX_RS_RULES_INIT;
+    ngx_rs_listen_t *listen = NULL;
+    uint8_t owners[2];
+
+    rules.size = 0;
+    FAILS(ngx_rs_listen_parse(good, 2, &rules, &listen, &error),
+          NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+    rules.size = sizeof(rules) - 1;
+    FAILS(ngx_rs_listen_classify(good, 2, &rules, owners, &error),
+          NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+    rules.size = sizeof(rules);
+    rules.subsystem = 3;
+    FAILS(ngx_rs_listen_parse(good, 2, &rules, &listen, &error),
+          NGX_RS_ERR_ARGUMENT, "no such subsystem");
+    rules.subsystem = NGX_RS_SUBSYSTEM_HTTP;
+    rules.flags = NGX_RS_RULES_OURS_ONLY | 0x80;
+    FAILS(ngx_rs_listen_parse(good, 2, &rules, &listen, &error),
+          NGX_RS_ERR_ARGUMENT, "an unknown flag is set");
+
+    /* A program of a later version, which asks for nothing new, or does. */
+    later.known.size = sizeof(later);
+    WORKS(ngx_rs_listen_parse(good, 2, &later.known, &listen, &error));
+    ngx_rs_listen_free(listen);
+    later.unknown = 1;
+    FAILS(ngx_rs_listen_parse(good, 2, &later.known, &listen, &error),
+          NGX_RS_ERR_ARGUMENT, "a field that this version does not know");
+}
+
+static void wrong_results(void)
+{
+    const ngx_rs_str_t *words = NULL;
+    ngx_rs_listening_t *sockets = NULL;
+    ngx_rs_listen_t *listen;
+    size_t count = 77;
+
+    WORKS(ngx_rs_listen_parse(good, 2, NULL, &listen, &error));
+    FAILS(ngx_rs_listen_sockets(NULL, &sockets, &count, &error),
+          NGX_RS_ERR_ARGUMENT, "listen is NULL");
+    FAILS(ngx_rs_listen_sockets(listen, NULL, &count, &error),
+          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    FAILS(ngx_rs_listen_sockets(listen, &sockets, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    FAILS(ngx_rs_listen_addresses(NULL, &words, &count, &error),
+          NGX_RS_ERR_ARGUMENT, "listen is NULL");
+    FAILS(ngx_rs_listen_addresses(listen, NULL, &count, &error),
+          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    FAILS(ngx_rs_listen_addresses(listen, &words, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    CHECK(sockets == NULL && words == NULL && count == 77);
+    ngx_rs_listen_free(listen);
+}
+
+/* An error is filled as far as its size goes, and a size of 0 is none. */
+static void short_errors(void)
+{
+    ngx_rs_error_t small = NGX_RS_ERROR_INIT;
+    ngx_rs_listen_t *listen = NULL;
+
+    small.size = 0;
+    CHECK(ngx_rs_listen_parse(NULL, 1, NULL, &listen, &small)
+          == NGX_RS_ERR_ARGUMENT);
+    CHECK(small.size == 0 && small.status == 0 && small.message[0] == 0);
+    small.size = 16;
+    small.arg_index = 7;
+    CHECK(ngx_rs_listen_parse(NULL, 1, NULL, &listen, &small)
+          == NGX_RS_ERR_ARGUMENT);
+    CHECK(small.size == 16 && small.status == NGX_RS_ERR_ARGUMENT);
+    CHECK(small.arg_index == 0 && small.message[0] == 0);
+}
+
+int main(void)
+{
+    CHECK(ngx_rs_abi_version() == NGX_RS_ABI_VERSION);
+    right_directives();
+    wrong_directives();
+    wrong_arrays();
+    wrong_rules();
+    wrong_results();
+    short_errors();
+    return 0;
+}

@@ -1,0 +1,149 @@
+//! C and C++ programs that use the library: compiled with every warning an
+//! error, linked with the shared and with the static library, and run in a
+//! network of their own, once under valgrind too.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{library, namespace};
+
+const C: [&str; 6] = [
+    "cc",
+    "-std=c99",
+    "-Wall",
+    "-Wextra",
+    "-Wpedantic",
+    "-Werror",
+];
+const CXX: [&str; 5] = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror"];
+
+/// How a program gets at the library.
+#[derive(Clone, Copy, Debug)]
+enum Link {
+    Shared,
+    Static,
+}
+
+/// A folder for one test.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("capi-{name}"));
+    // It is there if the test ran before.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("target/ can be written");
+    folder
+}
+
+fn compile(compiler: &[&str], source: &Path, folder: &Path, link: Link) -> PathBuf {
+    let program = folder.join(format!("{link:?}").to_lowercase());
+    let mut command = Command::new(compiler[0]);
+    command.args(&compiler[1..]).arg("-g").arg("-O1");
+    command.arg("-I").arg(library::root().join("include"));
+    command.arg(source).arg("-o").arg(&program);
+    match link {
+        Link::Static => {
+            command.arg(library::folder().join("libngx_rs_listen.a"));
+        }
+        Link::Shared => {
+            let shared = library::folder().join("libngx_rs_listen.so");
+            // Its soname, as an installation has it.
+            let abi = ngx_rs_listen::capi::ngx_rs_abi_version();
+            let soname = folder.join(format!("libngx_rs_listen.so.0.{abi}"));
+            symlink(&shared, soname).expect("the folder is ours");
+            command.arg(shared).arg("-Wl,-rpath").arg(folder);
+        }
+    }
+    library::run(command.args(["-lpthread", "-ldl"]));
+    program
+}
+
+/// Runs a program: it has to succeed, and to write nothing on stderr.
+fn succeeds(command: &mut Command) -> String {
+    namespace::run(|| {
+        let output = command.output();
+        let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{command:?}: {}\n{stdout}{stderr}",
+            output.status
+        );
+        assert_eq!(stderr, "", "{command:?} wrote on stderr");
+        stdout
+    })
+}
+
+/// A program of tests/c, both ways, and under valgrind.
+fn check(name: &str) {
+    let source = library::root().join(format!("tests/c/{name}.c"));
+    let folder = folder(name);
+    for link in [Link::Shared, Link::Static] {
+        let program = compile(&C, &source, &folder, link);
+        succeeds(&mut Command::new(&program));
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--quiet", "--error-exitcode=1", "--leak-check=full"]);
+        succeeds(valgrind.arg("--track-fds=no").arg(&program));
+    }
+}
+
+#[test]
+fn parsing() {
+    check("parse");
+}
+
+#[test]
+fn opening() {
+    check("open");
+}
+
+#[test]
+fn mistakes() {
+    check("mistakes");
+}
+
+#[test]
+fn threads() {
+    check("threads");
+}
+
+#[test]
+fn cxx() {
+    let source = library::root().join("tests/c/header.cc");
+    let folder = folder("cxx");
+    for link in [Link::Shared, Link::Static] {
+        succeeds(&mut Command::new(compile(&CXX, &source, &folder, link)));
+    }
+}
+
+/// The header on its own, as the first thing that a program includes.
+#[test]
+fn the_header_needs_nothing_before_it() {
+    let folder = folder("header");
+    let source = folder.join("header.c");
+    let text = "#include <ngx_rs_listen.h>\nint main(void) { return 0; }\n";
+    fs::write(&source, text).expect("the folder is ours");
+    for standard in ["-std=c99", "-std=c11", "-std=c17"] {
+        let compiler = ["cc", standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+        compile(&compiler, &source, &folder, Link::Static);
+    }
+}
+
+/// The example of the README, as it stands there.
+#[test]
+fn the_example_of_the_readme() {
+    let readme = fs::read_to_string(library::root().join("README.md"));
+    let readme = readme.expect("there is a README.md");
+    let example = readme.split("```c\n").nth(1);
+    let example = example.and_then(|rest| rest.split("```").next());
+    let folder = folder("readme");
+    let source = folder.join("readme.c");
+    fs::write(&source, example.expect("README.md has an example in C")).expect("ours");
+    for link in [Link::Shared, Link::Static] {
+        let said = succeeds(&mut Command::new(compile(&C, &source, &folder, link)));
+        assert!(said.contains("MPTCP"), "{said}");
+    }
+}

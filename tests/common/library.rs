@@ -1,0 +1,40 @@
+//! The library as others link it.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The folder of the repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where `libngx_rs_listen.so` and `libngx_rs_listen.a` are, built for release.
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        // target/tmp belongs to the tests; beside it are the profiles.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+        let target = target.expect("target/tmp is in target");
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--release", "--lib", "--target-dir"]);
+        run(build.arg(target).current_dir(root()));
+        target.join("release")
+    })
+}
+
+/// Runs a command that has to succeed, and gives back what it wrote.
+pub fn run(command: &mut Command) -> String {
+    let name = command.get_program().to_owned();
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{name:?} is needed: {error}"));
+    let Output { status, stdout, .. } = &output;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(stdout).into_owned();
+    assert!(status.success(), "{command:?}: {status}\n{stdout}{stderr}");
+    stdout
+}

@@ -1,0 +1,8 @@
+//! What several tests share.
+#![allow(dead_code, reason = "no test uses all of it")]
+
+pub mod library;
+pub mod namespace;
+pub mod seccomp;
+pub mod socket;
+pub mod table;

@@ -1,0 +1,136 @@
+//! Sockets to open, and what the kernel says of them.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use ngx_rs_listen::{Error, Inherited, Listening, Open, Protocol, Wish, open};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+pub const MPTCP: Wish = Wish::only(Protocol::Mptcp);
+pub const OFF: Wish = Wish::only(Protocol::Tcp);
+
+/// `127.0.0.1:80`, `[::1]:80` or `unix:PATH`.
+pub fn address(text: &str) -> SockAddr {
+    match text.strip_prefix("unix:") {
+        Some(path) => SockAddr::unix(path).expect("a path"),
+        None => inet(text).into(),
+    }
+}
+
+pub fn inet(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+/// A stream socket to open.
+pub fn stream(text: &str, wish: Option<Wish>) -> Listening {
+    let mut socket = Listening::new(address(text), Type::STREAM);
+    socket.wish = wish;
+    socket
+}
+
+pub fn mptcp(text: &str) -> Listening {
+    stream(text, Some(MPTCP))
+}
+
+pub fn tcp(text: &str) -> Listening {
+    stream(text, None)
+}
+
+pub fn udp(text: &str) -> Listening {
+    Listening::new(address(text), Type::DGRAM)
+}
+
+/// Opens without inheriting and without retrying.
+pub fn open(sockets: &mut [Listening]) -> Result<(), Error> {
+    open::listening(sockets, &mut [], &mut Open::default())
+}
+
+/// Opens beside sockets that are there already.
+pub fn open_beside(
+    sockets: &mut [Listening],
+    inherited: &mut [Inherited<'_>],
+) -> Result<(), Error> {
+    open::listening(sockets, inherited, &mut Open::default())
+}
+
+/// The new descriptor of a socket that was opened.
+pub fn fd(socket: &Listening) -> &OwnedFd {
+    socket.fd.as_ref().expect("the socket was opened")
+}
+
+/// An old listener, as another program would open it.
+pub fn listener(text: &str, protocol: Protocol, share: bool) -> Socket {
+    bound(text, protocol, share)
+        .and_then(|socket| socket.listen(511).map(|()| socket))
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// A socket that is bound and does not listen.
+pub fn bound(text: &str, protocol: Protocol, share: bool) -> io::Result<Socket> {
+    let address = address(text);
+    let number = match address.domain() {
+        Domain::UNIX => None,
+        _ => Some(protocol.number().into()),
+    };
+    let socket = Socket::new(address.domain(), Type::STREAM, number)?;
+    socket.set_reuse_address(true)?;
+    if share {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// An option that is an `int`.
+pub fn option(fd: &impl AsFd, level: i32, name: i32) -> i32 {
+    let mut value = 0;
+    let mut size = size_of::<i32>() as libc::socklen_t;
+    let place = (&raw mut value).cast();
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: `value` has room for `size` bytes, and both live through the call.
+    let failed = unsafe { libc::getsockopt(fd, level, name, place, &mut size) };
+    let error = io::Error::last_os_error();
+    assert_eq!(failed, 0, "getsockopt({level}, {name}): {error}");
+    value
+}
+
+/// `SO_PROTOCOL`.
+pub fn protocol(fd: &impl AsFd) -> i32 {
+    option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)
+}
+
+/// `SO_ACCEPTCONN`.
+pub fn listens(fd: &impl AsFd) -> bool {
+    option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == 1
+}
+
+/// `SO_REUSEPORT`.
+pub fn shares(fd: &impl AsFd) -> bool {
+    option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT) == 1
+}
+
+/// Connects as a client without MPTCP, `count` times. The connections are
+/// complete, and wait in some socket's queue.
+pub fn connect(text: &str, count: usize) -> Vec<TcpStream> {
+    let wait = Duration::from_secs(5);
+    let connect = |_| TcpStream::connect_timeout(&inet(text), wait).expect("somebody listens");
+    (0..count).map(connect).collect()
+}
+
+/// How many connections wait in the queue of a non-blocking listener; they are
+/// closed.
+pub fn waiting(fd: &impl AsFd) -> usize {
+    let listener = SockRef::from(fd);
+    std::iter::from_fn(|| listener.accept_raw().ok()).count()
+}
+
+/// Whether anybody could bind the address as nginx does.
+pub fn is_free(text: &str) -> bool {
+    bound(text, Protocol::Tcp, false).is_ok()
+}

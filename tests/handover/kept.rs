@@ -1,0 +1,251 @@
+//! Inherited sockets that go on: same address, type and protocol.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use ngx_rs_listen::open::Report;
+use ngx_rs_listen::{Fate, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, open};
+use socket2::{Domain, Socket, Type};
+
+use crate::common::namespace;
+use crate::common::socket::*;
+
+fn datagram(text: &str) -> Socket {
+    let address = address(text);
+    let socket = Socket::new(address.domain(), Type::DGRAM, None).expect("UDP");
+    socket.bind(&address).expect("the port is free");
+    socket
+}
+
+fn with_reuseport(mut socket: Listening) -> Listening {
+    socket.options.flags |= flag::REUSEPORT;
+    socket
+}
+
+fn outcomes(sockets: &[Listening]) -> Vec<Outcome> {
+    sockets.iter().map(|socket| socket.outcome).collect()
+}
+
+fn fates(inherited: &[Inherited<'_>]) -> Vec<Fate> {
+    inherited.iter().map(Inherited::fate).collect()
+}
+
+#[test]
+fn the_same_socket_goes_on_untouched() {
+    namespace::run(|| {
+        for (text, wish, number) in [
+            ("127.0.0.1:80", MPTCP, Protocol::Mptcp),
+            ("[::1]:80", MPTCP, Protocol::Mptcp),
+            ("0.0.0.0:81", OFF, Protocol::Tcp),
+            ("[::]:81", Wish::AUTO, Protocol::Mptcp),
+        ] {
+            let old = listener(text, number, false);
+            let clients = connect(
+                &text
+                    .replace("0.0.0.0", "127.0.0.1")
+                    .replace("[::]", "[::1]"),
+                3,
+            );
+            let before = namespace::descriptors();
+            let mut sockets = [stream(text, Some(wish))];
+            let mut inherited = [Inherited::new(&old)];
+            open_beside(&mut sockets, &mut inherited).expect("it goes on");
+            assert_eq!(outcomes(&sockets), [Outcome::Inherited(0)]);
+            assert_eq!(fates(&inherited), [Fate::Kept]);
+            assert!(sockets[0].fd.is_none());
+            assert_eq!(sockets[0].protocol, number);
+            assert_eq!(namespace::descriptors(), before);
+            assert!(!shares(&old) && listens(&old));
+            assert_eq!(waiting(&old), 3);
+            drop(clients);
+        }
+    });
+}
+
+#[test]
+fn tcp_without_a_wish_keeps_tcp() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Tcp, false);
+        let mut sockets = [tcp("127.0.0.1:80")];
+        let mut inherited = [Inherited::new(&old)];
+        open_beside(&mut sockets, &mut inherited).expect("it goes on");
+        assert_eq!(outcomes(&sockets), [Outcome::Inherited(0)]);
+    });
+}
+
+#[test]
+fn addresses_find_their_own_socket_in_any_order() {
+    namespace::run(|| {
+        let texts = ["127.0.0.1:80", "127.0.0.1:81", "127.0.0.2:80", "[::1]:80"];
+        let old = texts.map(|text| listener(text, Protocol::Mptcp, false));
+        let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+        let mut sockets = ["[::1]:80", "127.0.0.1:82", "127.0.0.2:80", "127.0.0.1:80"].map(mptcp);
+        open_beside(&mut sockets, &mut inherited).expect("three go on, one is new");
+        let (new, old) = (Outcome::Opened, Outcome::Inherited);
+        assert_eq!(outcomes(&sockets), [old(3), new, old(2), old(0)]);
+        let (kept, unused) = (Fate::Kept, Fate::Unused);
+        assert_eq!(fates(&inherited), [kept, unused, kept, kept]);
+    });
+}
+
+#[test]
+fn tcp_and_udp_on_one_port_are_told_apart() {
+    namespace::run(|| {
+        let text = "127.0.0.1:53";
+        let (old_udp, old_tcp) = (datagram(text), listener(text, Protocol::Mptcp, false));
+        let mut inherited = [Inherited::new(&old_udp), Inherited::new(&old_tcp)];
+        let mut sockets = [mptcp(text), udp(text)];
+        open_beside(&mut sockets, &mut inherited).expect("both go on");
+        assert_eq!(
+            outcomes(&sockets),
+            [Outcome::Inherited(1), Outcome::Inherited(0)]
+        );
+
+        // Without its TCP socket, UDP is no substitute.
+        drop(old_tcp);
+        let mut inherited = [Inherited::new(&old_udp)];
+        let mut sockets = [mptcp(text)];
+        open_beside(&mut sockets, &mut inherited).expect("the TCP port is free");
+        assert_eq!(outcomes(&sockets), [Outcome::Opened]);
+        assert_eq!(fates(&inherited), [Fate::Unused]);
+    });
+}
+
+#[test]
+fn unix_sockets_go_on_with_their_file() {
+    namespace::run(|| {
+        let path = std::env::temp_dir().join(format!("ngx-rs-kept-{}", std::process::id()));
+        let text = format!("unix:{}", path.display());
+        let old = listener(&text, Protocol::Tcp, false);
+        let mut sockets = [tcp(&text), tcp("unix:/no-such-directory/x")];
+        let mut inherited = [Inherited::new(&old)];
+        open_beside(&mut sockets, &mut inherited).expect_err("the second cannot be bound");
+        assert!(path.exists(), "it is not ours to remove");
+        assert_eq!(fates(&inherited), [Fate::Unused]);
+
+        let mut sockets = [tcp(&text)];
+        open_beside(&mut sockets, &mut inherited).expect("it goes on");
+        assert_eq!(outcomes(&sockets), [Outcome::Inherited(0)]);
+        std::fs::remove_file(path).expect("it is there");
+    });
+}
+
+#[test]
+fn four_workers_become_two() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [(); 4].map(|()| listener(text, Protocol::Mptcp, true));
+        let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+        let mut sockets = [(); 2].map(|()| with_reuseport(mptcp(text)));
+        open_beside(&mut sockets, &mut inherited).expect("two go on");
+        assert_eq!(outcomes(&sockets), [0, 1].map(Outcome::Inherited));
+        let (kept, unused) = (Fate::Kept, Fate::Unused);
+        assert_eq!(fates(&inherited), [kept, kept, unused, unused]);
+    });
+}
+
+#[test]
+fn two_workers_become_four() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [(); 2].map(|()| listener(text, Protocol::Mptcp, true));
+        let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+        let mut sockets = [(); 4].map(|()| with_reuseport(mptcp(text)));
+        open_beside(&mut sockets, &mut inherited).expect("two go on, two are new");
+        let (kept, new) = (Outcome::Inherited, Outcome::Opened);
+        assert_eq!(outcomes(&sockets), [kept(0), kept(1), new, new]);
+        let _clients = connect(text, 200);
+        let served = [
+            waiting(&old[0]),
+            waiting(&old[1]),
+            waiting(fd(&sockets[2])),
+            waiting(fd(&sockets[3])),
+        ];
+        assert_eq!(served.iter().sum::<usize>(), 200);
+        assert!(served.iter().all(|&count| count > 0), "{served:?}");
+    });
+}
+
+#[test]
+fn reuseport_can_be_added_to_a_running_socket() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = listener(text, Protocol::Mptcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [(); 2].map(|()| with_reuseport(mptcp(text)));
+        open_beside(&mut sockets, &mut inherited).expect("one goes on, one is new");
+        assert_eq!(outcomes(&sockets), [Outcome::Inherited(0), Outcome::Opened]);
+        assert!(shares(&old));
+    });
+}
+
+#[test]
+fn auto_keeps_what_is_there_when_mptcp_is_switched_off() {
+    namespace::run(|| {
+        let old = [
+            listener("127.0.0.1:80", Protocol::Tcp, false),
+            listener("127.0.0.1:81", Protocol::Mptcp, false),
+            listener("[::1]:80", Protocol::Tcp, false),
+        ];
+        namespace::set_mptcp(false);
+        let mut said = Vec::new();
+        let mut report = |report: Report<'_>| said.push(format!("{report:?}"));
+        let mut how = Open {
+            report: Some(&mut report),
+            ..Open::default()
+        };
+        let texts = ["127.0.0.1:80", "127.0.0.1:81", "[::1]:80"];
+        let mut sockets = texts.map(|text| stream(text, Some(Wish::AUTO)));
+        let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+        open::listening(&mut sockets, &mut inherited, &mut how).expect("all go on");
+        assert_eq!(outcomes(&sockets), [0, 1, 2].map(Outcome::Inherited));
+        let protocols = sockets.map(|socket| socket.protocol);
+        assert_eq!(protocols, [Protocol::Tcp, Protocol::Mptcp, Protocol::Tcp]);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("Fallback"), "{said:?}");
+    });
+}
+
+#[test]
+fn on_keeps_an_mptcp_socket_when_mptcp_is_switched_off() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Mptcp, false);
+        namespace::set_mptcp(false);
+        let mut sockets = [mptcp("127.0.0.1:80")];
+        let mut inherited = [Inherited::new(&old)];
+        open_beside(&mut sockets, &mut inherited).expect("it needs no new socket");
+        assert_eq!(outcomes(&sockets), [Outcome::Inherited(0)]);
+    });
+}
+
+#[test]
+fn sockets_of_other_families_are_nobodys() {
+    namespace::run(|| {
+        let old = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        let pair = Socket::pair(Domain::UNIX, Type::DGRAM, None).expect("a pair");
+        let mut inherited = [Inherited::new(&old), Inherited::new(&pair.0)];
+        let mut sockets = [mptcp("127.0.0.1:80")];
+        open_beside(&mut sockets, &mut inherited).expect("they are no obstacle");
+        assert_eq!(outcomes(&sockets), [Outcome::Opened]);
+        assert_eq!(fates(&inherited), [Fate::Unused; 2]);
+    });
+}
+
+#[test]
+fn what_is_no_socket_cannot_be_inherited() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Mptcp, false);
+        let file = File::open("/dev/null").expect("it is everywhere");
+        let mut inherited = [Inherited::new(&old), Inherited::from(file.as_fd())];
+        let mut sockets = [mptcp("127.0.0.1:80"), mptcp("127.0.0.1:81")];
+        let before = namespace::descriptors();
+        let error = open_beside(&mut sockets, &mut inherited).expect_err("a file");
+        assert_eq!(
+            error.to_string(),
+            "getsockname() of the inherited socket #1 failed"
+        );
+        assert_eq!(error.os_errno(), libc::ENOTSOCK);
+        assert_eq!(namespace::descriptors(), before);
+        assert_eq!(fates(&inherited), [Fate::Unused; 2]);
+    });
+}

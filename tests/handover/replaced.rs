@@ -1,0 +1,227 @@
+//! An address changes its protocol: the old socket serves until the commit,
+//! the new one from then on.
+
+use ngx_rs_listen::{
+    Fate, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, handover, open,
+};
+use socket2::Socket;
+
+use crate::common::namespace;
+use crate::common::socket::*;
+
+const CLIENTS: usize = 100;
+
+fn prepare(sockets: &mut [Listening], inherited: &mut [Inherited<'_>]) {
+    let mut how = Open {
+        prepare: true,
+        ..Open::default()
+    };
+    open::listening(sockets, inherited, &mut how).expect("both protocols are there");
+}
+
+/// Switches the protocol of one address, and watches who is served by whom.
+fn switch(text: &str, old: Socket, wish: Wish) -> Listening {
+    let mut inherited = [Inherited::new(&old)];
+    let mut sockets = [stream(text, Some(wish))];
+    prepare(&mut sockets, &mut inherited);
+    let [socket] = sockets;
+    assert_eq!(socket.outcome, Outcome::Replaced);
+    assert_eq!(inherited[0].fate(), Fate::Replaced);
+    assert_eq!(protocol(fd(&socket)), wish.protocol.number());
+    assert!(listens(&old) && !listens(fd(&socket)));
+
+    let clients = connect(text, CLIENTS);
+    assert_eq!(
+        waiting(&old),
+        CLIENTS,
+        "the old one serves until the commit"
+    );
+    drop(clients);
+
+    handover::commit(std::slice::from_ref(&socket)).expect("it can listen");
+    assert!(listens(fd(&socket)));
+    drop(old);
+    let _clients = connect(text, CLIENTS);
+    assert_eq!(
+        waiting(fd(&socket)),
+        CLIENTS,
+        "the new one serves from now on"
+    );
+    socket
+}
+
+#[test]
+fn from_tcp_to_mptcp_and_back() {
+    namespace::run(|| {
+        for text in ["127.0.0.1:80", "[::1]:80"] {
+            let before = namespace::descriptors();
+            let mut socket: Socket = listener(text, Protocol::Tcp, false);
+            for wish in [MPTCP, OFF, MPTCP, OFF] {
+                let new = switch(text, socket, wish);
+                socket = new.fd.expect("it was opened").into();
+            }
+            drop(socket);
+            assert_eq!(namespace::descriptors(), before);
+            assert!(is_free(text));
+        }
+    });
+}
+
+#[test]
+fn auto_replaces_tcp_where_mptcp_is_there() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Tcp, false);
+        let socket = switch("127.0.0.1:80", old, Wish::AUTO);
+        assert_eq!(socket.protocol, Protocol::Mptcp);
+    });
+}
+
+#[test]
+fn without_a_wish_mptcp_becomes_tcp() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Mptcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [tcp("127.0.0.1:80")];
+        prepare(&mut sockets, &mut inherited);
+        assert_eq!(sockets[0].outcome, Outcome::Replaced);
+        assert_eq!(protocol(fd(&sockets[0])), 6);
+    });
+}
+
+#[test]
+fn without_prepare_the_new_one_listens_at_once() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Tcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [mptcp("127.0.0.1:80"), mptcp("127.0.0.1:81")];
+        open_beside(&mut sockets, &mut inherited).expect("it is replaced");
+        assert_eq!(sockets[0].outcome, Outcome::Replaced);
+        assert_eq!(sockets[1].outcome, Outcome::Opened);
+        assert!(listens(fd(&sockets[0])) && listens(fd(&sockets[1])) && listens(&old));
+        handover::commit(&sockets).expect("to listen twice is no error");
+    });
+}
+
+#[test]
+fn preparing_lets_fresh_sockets_listen() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Tcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [
+            mptcp("127.0.0.1:80"),
+            mptcp("127.0.0.1:81"),
+            udp("127.0.0.1:80"),
+        ];
+        prepare(&mut sockets, &mut inherited);
+        let outcomes = sockets.each_ref().map(|socket| socket.outcome);
+        assert_eq!(
+            outcomes,
+            [Outcome::Replaced, Outcome::Opened, Outcome::Opened]
+        );
+        assert!(!listens(fd(&sockets[0])) && listens(fd(&sockets[1])));
+        handover::commit(&sockets).expect("UDP is passed over");
+    });
+}
+
+#[test]
+fn leaving_tcp_to_the_caller_does_not_leave_a_replacement() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Mptcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [tcp("127.0.0.1:80"), tcp("127.0.0.1:81")];
+        let mut how = Open {
+            leave_tcp: true,
+            prepare: true,
+            ..Open::default()
+        };
+        open::listening(&mut sockets, &mut inherited, &mut how).expect("TCP is there");
+        assert_eq!(sockets[0].outcome, Outcome::Replaced);
+        assert_eq!(protocol(fd(&sockets[0])), 6);
+        assert_eq!(sockets[1].outcome, Outcome::Left);
+    });
+}
+
+fn groups(old_count: usize, new_count: usize) {
+    let text = "127.0.0.1:80";
+    let old: Vec<_> = (0..old_count)
+        .map(|_| listener(text, Protocol::Tcp, true))
+        .collect();
+    let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+    let mut sockets: Vec<_> = (0..new_count).map(|_| mptcp(text)).collect();
+    for socket in &mut sockets {
+        socket.options.flags |= flag::REUSEPORT;
+    }
+    prepare(&mut sockets, &mut inherited);
+    assert!(inherited.iter().all(|old| old.fate() == Fate::Replaced));
+    for socket in &sockets {
+        assert_eq!(socket.outcome, Outcome::Replaced);
+        assert!(!listens(fd(socket)));
+    }
+
+    let clients = connect(text, CLIENTS);
+    assert_eq!(old.iter().map(waiting).sum::<usize>(), CLIENTS);
+    drop(clients);
+
+    handover::commit(&sockets).expect("all can listen");
+    drop(old);
+    let _clients = connect(text, CLIENTS);
+    let served: Vec<_> = sockets.iter().map(|socket| waiting(fd(socket))).collect();
+    assert_eq!(served.iter().sum::<usize>(), CLIENTS);
+    assert!(served.iter().all(|&count| count > 0), "{served:?}");
+}
+
+#[test]
+fn groups_of_workers_are_replaced_as_a_whole() {
+    namespace::run(|| {
+        for (old_count, new_count) in [(4, 2), (2, 4), (3, 3)] {
+            groups(old_count, new_count);
+        }
+    });
+}
+
+#[test]
+fn a_replaced_socket_is_not_taken_for_a_later_one() {
+    namespace::run(|| {
+        // A handover that is not finished: both protocols are there.
+        let text = "127.0.0.1:80";
+        let old = [
+            listener(text, Protocol::Tcp, true),
+            listener(text, Protocol::Mptcp, true),
+        ];
+        let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+        let mut sockets = [mptcp(text)];
+        prepare(&mut sockets, &mut inherited);
+        assert_eq!(sockets[0].outcome, Outcome::Inherited(1));
+        assert_eq!(inherited[0].fate(), Fate::Replaced);
+        assert_eq!(inherited[1].fate(), Fate::Kept);
+    });
+}
+
+#[test]
+fn mptcp_that_is_switched_off_replaces_nothing() {
+    namespace::run(|| {
+        let old = listener("127.0.0.1:80", Protocol::Tcp, false);
+        namespace::set_mptcp(false);
+        let mut inherited = [Inherited::new(&old)];
+        let error = open_beside(&mut [mptcp("127.0.0.1:80")], &mut inherited);
+        assert_eq!(error.expect_err("no MPTCP").os_errno(), libc::ENOPROTOOPT);
+        assert_eq!(inherited[0].fate(), Fate::Unused);
+        assert!(!shares(&old) && listens(&old));
+    });
+}
+
+#[test]
+fn many_addresses_are_replaced_in_linear_time() {
+    namespace::run(|| {
+        let texts: Vec<_> = (1..=2000).map(|port| format!("127.0.0.1:{port}")).collect();
+        let old: Vec<_> = texts
+            .iter()
+            .map(|text| listener(text, Protocol::Tcp, false))
+            .collect();
+        let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+        let mut sockets: Vec<_> = texts.iter().rev().map(|text| mptcp(text)).collect();
+        prepare(&mut sockets, &mut inherited);
+        assert!(sockets.iter().all(|new| new.outcome == Outcome::Replaced));
+        handover::commit(&sockets).expect("all can listen");
+    });
+}

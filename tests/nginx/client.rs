@@ -1,0 +1,157 @@
+//! Clients over TCP and MPTCP, and what the kernel says of them.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::sockets;
+
+/// How long a client waits for the server before it gives up.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// `SOL_MPTCP` and `MPTCP_INFO` of linux/mptcp.h.
+const SOL_MPTCP: i32 = 284;
+const MPTCP_INFO: i32 = 1;
+
+/// What a client opens its socket with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// A plain TCP socket.
+    Tcp,
+    /// An MPTCP socket, which falls back where the server has none.
+    Mptcp,
+}
+
+/// A client's connection.
+pub struct Connection {
+    socket: Socket,
+}
+
+impl Connection {
+    /// Connects to an address, written as in a listen directive.
+    pub fn open(over: Over, address: &str) -> io::Result<Self> {
+        let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+        let protocol = match over {
+            Over::Tcp => Protocol::TCP,
+            Over::Mptcp => Protocol::MPTCP,
+        };
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+        socket.connect_timeout(&address.into(), TIMEOUT)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
+        Ok(Self { socket })
+    }
+
+    /// Sends all of `bytes`.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes)
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish(&self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
+    }
+
+    /// Receives until the server closes.
+    pub fn receive_all(&mut self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        self.socket.read_to_end(&mut bytes)?;
+        String::from_utf8(bytes).map_err(io::Error::other)
+    }
+
+    /// Sends bytes to a server that echoes them, and waits for them.
+    pub fn echo(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send(bytes)?;
+        let mut back = vec![0; bytes.len()];
+        self.socket.read_exact(&mut back)?;
+        if back == bytes {
+            Ok(())
+        } else {
+            Err(io::Error::other("the echo differs"))
+        }
+    }
+
+    /// A second handle on the same connection.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+        })
+    }
+
+    /// Whether the connection is MPTCP on both sides. The kernel has no
+    /// MPTCP_INFO for one that fell back to TCP.
+    pub fn is_mptcp(&self) -> bool {
+        sockets::number(&self.socket, SOL_MPTCP, MPTCP_INFO).is_ok()
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(bytes)
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+/// Connects and returns the line that the server says, and whether that went
+/// over MPTCP.
+///
+/// It does not wait for the end of the connection: where a client's MPTCP
+/// falls back and the server closes at once, Linux 6.18 loses the end, once
+/// in some ten thousand connections, with any server.
+pub fn ask(over: Over, address: &str) -> io::Result<(String, bool)> {
+    let mut connection = BufReader::new(Connection::open(over, address)?);
+    let mut answer = String::new();
+    connection.read_line(&mut answer)?;
+    Ok((answer, connection.get_ref().is_mptcp()))
+}
+
+/// Counts connections that began as MPTCP on the listening side: requests for
+/// MPTCP that a listener took, and handshakes that it completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// `MPCapableSYNRX`: MPTCP asked for, and the listener is MPTCP.
+    pub requests: u64,
+    /// `MPCapableACKRX`: and the third packet of the handshake was MPTCP.
+    pub handshakes: u64,
+}
+
+impl Accepted {
+    /// The counters of the calling thread's namespace.
+    pub fn now() -> Self {
+        Self {
+            requests: counter("MPCapableSYNRX"),
+            handshakes: counter("MPCapableACKRX"),
+        }
+    }
+}
+
+/// One of the kernel's MPTCP counters, in the calling thread's namespace.
+pub fn counter(name: &str) -> u64 {
+    let text =
+        fs::read_to_string("/proc/thread-self/net/netstat").expect("the kernel shows its counters");
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("MPTcpExt: "));
+    let names = lines.next().expect("the kernel counts MPTCP").split(' ');
+    let values = lines
+        .next()
+        .expect("the kernel shows its MPTCP counts")
+        .split(' ');
+    let value = names.zip(values).find(|(known, _)| *known == name);
+    let value = value
+        .unwrap_or_else(|| panic!("this kernel has no counter {name}"))
+        .1;
+    value.parse().expect("a counter is a number")
+}

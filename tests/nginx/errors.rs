@@ -1,0 +1,252 @@
+//! Configurations that are refused: the words, the file and the line.
+
+use crate::harness::Site;
+use crate::server::Conf;
+
+/// `nginx -t` on a server that listens as `words` say must fail, name the
+/// line of the directive and say `message`.
+fn refuses(words: &str, message: &str) {
+    let site = Site::new();
+    let text = site
+        .check(&Conf::servers(&["127.0.0.1:8000", words]))
+        .fails();
+    let place = site.place_of(&format!("listen {words};"));
+    let line = text
+        .lines()
+        .find(|line| line.contains("[emerg]"))
+        .unwrap_or_else(|| panic!("{words}: {text}"));
+    assert!(
+        line.contains(message),
+        "listen {words}: \"{message}\" expected: {text}"
+    );
+    assert!(
+        line.ends_with(&place),
+        "listen {words}: \"{place}\" expected: {text}"
+    );
+}
+
+#[test]
+fn mptcp_with_udp_is_refused() {
+    for word in [
+        "mptcp",
+        "multipath",
+        "mptcp=on",
+        "mptcp=auto",
+        "protocol=mptcp",
+        "protocol=sctp",
+    ] {
+        let message = format!("\"{word}\" parameter is incompatible with \"udp\"");
+        refuses(&format!("127.0.0.1:8080 {word} udp"), &message);
+        refuses(&format!("127.0.0.1:8080 udp {word}"), &message);
+    }
+}
+
+#[test]
+fn mptcp_on_a_unix_socket_is_refused() {
+    for word in ["mptcp", "multipath", "mptcp=auto", "protocol=mptcp"] {
+        let message =
+            format!("\"{word}\" parameter is incompatible with \"unix:/nonexistent/socket\"");
+        refuses(&format!("unix:/nonexistent/socket {word}"), &message);
+    }
+}
+
+#[test]
+fn plain_tcp_said_aloud_is_allowed_with_udp_and_on_a_unix_socket() {
+    let site = Site::new();
+    for words in [
+        "127.0.0.1:8080 udp mptcp=off",
+        "unix:socket mptcp=off",
+        "unix:socket protocol=tcp",
+    ] {
+        site.check(&Conf::listen(words)).succeeds();
+    }
+}
+
+#[test]
+fn a_parameter_given_twice_is_refused() {
+    refuses(
+        "127.0.0.1:8080 mptcp mptcp",
+        "duplicate \"mptcp\" parameter",
+    );
+    refuses(
+        "127.0.0.1:8080 multipath multipath",
+        "duplicate \"multipath\" parameter",
+    );
+    refuses(
+        "127.0.0.1:8080 mptcp backlog=5 mptcp",
+        "duplicate \"mptcp\" parameter",
+    );
+}
+
+#[test]
+fn parameters_that_contradict_each_other_are_refused() {
+    let incompatible = |one, other| format!("\"{one}\" parameter is incompatible with \"{other}\"");
+    refuses(
+        "127.0.0.1:8080 mptcp multipath",
+        &incompatible("multipath", "mptcp"),
+    );
+    refuses(
+        "127.0.0.1:8080 protocol=tcp mptcp",
+        &incompatible("mptcp", "protocol=tcp"),
+    );
+    refuses(
+        "127.0.0.1:8080 mptcp=off multipath",
+        &incompatible("multipath", "mptcp=off"),
+    );
+    refuses(
+        "127.0.0.1:8080 mptcp protocol=sctp",
+        &incompatible("protocol=sctp", "mptcp"),
+    );
+}
+
+#[test]
+fn unknown_values_are_refused() {
+    refuses(
+        "127.0.0.1:8080 mptcp=maybe",
+        "invalid mptcp \"mptcp=maybe\"",
+    );
+    refuses("127.0.0.1:8080 mptcp=", "invalid mptcp \"mptcp=\"");
+    refuses(
+        "127.0.0.1:8080 protocol=nonsense",
+        "invalid protocol \"protocol=nonsense\"",
+    );
+    refuses(
+        "127.0.0.1:8080 protocol=70000",
+        "invalid protocol \"protocol=70000\"",
+    );
+    refuses("127.0.0.1:8080 protocol=", "invalid protocol \"protocol=\"");
+}
+
+/// The first error of `nginx -t`, without the time and the process.
+fn first_error(conf: &Conf) -> String {
+    let site = Site::new();
+    let text = site.check(conf).fails();
+    let error = text.lines().find_map(|line| line.split_once("[emerg] "));
+    let error = error.unwrap_or_else(|| panic!("no error: {text}")).1;
+    let is_process = |head: &str| head.split('#').all(|number| number.parse::<u32>().is_ok());
+    let error = match error.split_once(": ") {
+        Some((head, rest)) if is_process(head) => rest,
+        _ => error,
+    };
+    error.replace(&site.folder.display().to_string(), "")
+}
+
+#[test]
+fn what_nginx_refuses_is_refused_in_its_own_words() {
+    let cases = [
+        ("127.0.0.1:8080", "nonsense"),
+        ("127.0.0.1:8080", "backlog=0"),
+        ("127.0.0.1:8080", "backlog=x"),
+        ("127.0.0.1:8080", "rcvbuf=x"),
+        ("127.0.0.1:8080", "sndbuf=-1"),
+        ("127.0.0.1:8080", "so_keepalive=maybe"),
+        ("[::1]:8080", "ipv6only=maybe"),
+        ("127.0.0.1:8080", "fastopen=x"),
+        ("127.0.0.1:8080", "mptcpx"),
+        ("127.0.0.1:8080", "protocols=tcp"),
+        ("127.0.0.1:99999", ""),
+        ("127.0.0.1:8081-8080", ""),
+        ("[::1:8080", ""),
+        ("no.such.host.invalid:8080", ""),
+        ("unix:", ""),
+    ];
+    for (address, words) in cases {
+        let plain = first_error(&Conf::listen(&format!("{address} {words}")).without_module());
+        let loaded = first_error(&Conf::listen(&format!("{address} {words}")));
+        assert_eq!(loaded, plain, "listen {address} {words}");
+        if address == "unix:" {
+            continue;
+        }
+        for words in [format!("mptcp {words}"), format!("{words} mptcp")] {
+            let ours = first_error(&Conf::listen(&format!("{address} {words}")));
+            assert_eq!(ours, plain, "listen {address} {words}");
+        }
+    }
+}
+
+#[test]
+fn a_parameter_of_ours_is_no_address() {
+    let plain = first_error(&Conf::listen("mptcp").without_module());
+    assert_eq!(first_error(&Conf::listen("mptcp")), plain);
+    assert_eq!(first_error(&Conf::listen("mptcp mptcp")), plain);
+}
+
+#[test]
+fn a_directive_without_words_is_refused_as_by_nginx() {
+    let site = Site::new();
+    let text = site
+        .check(&Conf::stream("server {\n    listen;\n    return x;\n}\n"))
+        .fails();
+    assert!(
+        text.contains("invalid number of arguments in \"listen\" directive"),
+        "{text}"
+    );
+    assert!(text.contains(&site.place_of("listen;")), "{text}");
+}
+
+#[test]
+fn an_address_inside_a_tcp_wildcard_cannot_be_mptcp() {
+    let site = Site::new();
+    let pairs = [
+        ("8080", "127.0.0.1:8080", "0.0.0.0:8080"),
+        ("[::]:8080", "[::1]:8080", "[::]:8080"),
+    ];
+    for (wildcard, address, socket) in pairs {
+        let message = format!("{address} shares the socket of {socket}, which needs \"mptcp\" too");
+        let words = [wildcard.to_owned(), format!("{address} mptcp")];
+        for words in [[&*words[0], &*words[1]], [&*words[1], &*words[0]]] {
+            let text = site.check(&Conf::servers(&words)).fails();
+            assert!(
+                text.contains("[emerg]") && text.contains(&message),
+                "{words:?}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_address_inside_a_wildcard_cannot_contradict_it() {
+    let site = Site::new();
+    for words in [
+        ["8080 mptcp", "127.0.0.1:8080 mptcp=off"],
+        ["8080 mptcp=off", "127.0.0.1:8080 mptcp"],
+    ] {
+        let text = site.check(&Conf::servers(&words)).fails();
+        assert!(text.contains("[emerg] "), "{words:?}: {text}");
+        assert!(
+            text.contains("127.0.0.1:8080") && text.contains("0.0.0.0:8080"),
+            "{words:?}: {text}"
+        );
+    }
+}
+
+#[test]
+fn an_error_in_an_included_file_names_that_file() {
+    let site = Site::new();
+    std::fs::write(
+        site.path("servers.conf"),
+        "\n\nserver { listen 127.0.0.1:8080 mptcp udp; return x; }\n",
+    )
+    .expect("a file can be written");
+    let text = site.check(&Conf::stream("include servers.conf;\n")).fails();
+    let place = format!(" in {}:3", site.path("servers.conf").display());
+    assert!(
+        text.contains("\"mptcp\" parameter is incompatible with \"udp\""),
+        "{text}"
+    );
+    assert!(text.contains(&place), "{text}");
+}
+
+#[test]
+fn a_refused_configuration_does_not_start() {
+    let site = Site::new();
+    let Err(outcome) = site.try_start(&Conf::listen("127.0.0.1:8080 mptcp udp")) else {
+        panic!("nginx started");
+    };
+    let text = outcome.fails();
+    assert!(
+        text.contains("\"mptcp\" parameter is incompatible with \"udp\""),
+        "{text}"
+    );
+    assert!(site.processes().is_empty());
+}

@@ -1,0 +1,162 @@
+//! Reloads that fail after our part: the old configuration serves everyone.
+
+use std::net::TcpListener;
+
+use crate::harness::{Site, wait_until};
+use crate::parameters::serves;
+use crate::server::Conf;
+use crate::steady::Steady;
+
+const ADDRESS: &str = "127.0.0.1:8080";
+
+/// A configuration that cannot come into force, and what nginx says of it.
+struct Fault {
+    conf: fn(Conf) -> Conf,
+    message: &'static str,
+}
+
+/// Another listener's port is in use; nginx opens that one.
+const PORT_IN_USE: Fault = Fault {
+    conf: |conf| conf.and("server { listen 127.0.0.1:9999; return x; }"),
+    message: "bind() to 127.0.0.1:9999 failed (98: Address already in use)",
+};
+
+/// The same where the module opens it.
+const MPTCP_PORT_IN_USE: Fault = Fault {
+    conf: |conf| conf.and("server { listen 127.0.0.1:9999 mptcp; return x; }"),
+    message: "bind() to 127.0.0.1:9999 failed (98: Address already in use)",
+};
+
+/// Another listener's address is not of this host.
+const FOREIGN_ADDRESS: Fault = Fault {
+    conf: |conf| conf.and("server { listen 192.0.2.1:9999; return x; }"),
+    message: "bind() to 192.0.2.1:9999 failed (99: Cannot assign requested address)",
+};
+
+/// A certificate is missing, which is seen while the file is read.
+const NO_CERTIFICATE: Fault = Fault {
+    conf: |conf| {
+        conf.and("server { listen 127.0.0.1:9998 ssl; ssl_certificate no.pem; ssl_certificate_key no.pem; return x; }")
+    },
+    message: "cannot load certificate",
+};
+
+/// An included file is missing.
+const NO_INCLUDE: Fault = Fault {
+    conf: |conf| conf.and("include missing.conf;"),
+    message: "missing.conf\" failed (2: No such file or directory)",
+};
+
+/// A log's folder is missing, which is seen after our part.
+const NO_LOG_FOLDER: Fault = Fault {
+    conf: |conf| conf.and("log_format short $status; access_log missing/access.log short;"),
+    message: "missing/access.log\" failed (2: No such file or directory)",
+};
+
+/// The error log's folder is missing.
+const NO_ERROR_LOG_FOLDER: Fault = Fault {
+    conf: |conf| conf.main("error_log missing/error.log;"),
+    message: "missing/error.log\" failed (2: No such file or directory)",
+};
+
+/// Goes from `old` to `new` with a fault, twice, then without: clients come
+/// and go all the time, and the fault must change nothing at all.
+fn fault_changes_nothing(old: &str, new: &str, fault: &Fault) {
+    let site = Site::new();
+    let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
+    let conf = |word: &str| Conf::listen(&format!("127.0.0.1:8080 {word}"));
+    let nginx = site.start(&conf(old));
+    let (listeners, descriptors, workers) =
+        (nginx.listeners(), nginx.descriptors(), nginx.workers());
+
+    let clients = Steady::start(ADDRESS);
+    for _ in 0..2 {
+        let log = nginx.try_reload(&(fault.conf)(conf(new)));
+        let log = log.expect_err("the reload fails");
+        assert!(
+            log.contains(fault.message),
+            "\"{}\" expected: {log}",
+            fault.message
+        );
+        clients.wait_for_more(100);
+        assert_eq!(
+            nginx.descriptors(),
+            descriptors,
+            "nothing leaks, nothing is closed"
+        );
+        assert_eq!(nginx.listeners(), listeners, "the sockets are as they were");
+        assert_eq!(nginx.workers(), workers);
+    }
+    clients.all_were_served();
+    serves(ADDRESS, !old.is_empty());
+
+    nginx.reload(&conf(new));
+    wait_until("the new socket alone", || nginx.listeners().len() == 1);
+    assert_eq!(nginx.listener().is_mptcp(), !new.is_empty());
+    serves(ADDRESS, !new.is_empty());
+}
+
+/// The same with one socket for each worker, of which there would be more.
+fn fault_changes_nothing_with_reuseport(old: &str, new: &str, fault: &Fault) {
+    let site = Site::new();
+    let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
+    let conf = |word: &str, workers| {
+        Conf::listen(&format!("127.0.0.1:8080 reuseport {word}")).workers(workers)
+    };
+    let nginx = site.start(&conf(old, 2));
+    let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors());
+
+    let clients = Steady::start(ADDRESS);
+    let log = nginx.try_reload(&(fault.conf)(conf(new, 4)));
+    let log = log.expect_err("the reload fails");
+    assert!(
+        log.contains(fault.message),
+        "\"{}\" expected: {log}",
+        fault.message
+    );
+    clients.wait_for_more(100);
+    clients.all_were_served();
+    assert_eq!(nginx.descriptors(), descriptors);
+    assert_eq!(nginx.listeners(), listeners);
+
+    nginx.reload(&conf(new, 4));
+    wait_until("four sockets", || nginx.listeners().len() == 4);
+    assert!(
+        nginx
+            .listeners()
+            .iter()
+            .all(|one| one.is_mptcp() != new.is_empty())
+    );
+    (0..20).for_each(|_| serves(ADDRESS, !new.is_empty()));
+}
+
+#[test]
+fn a_fault_changes_nothing_with_reuseport() {
+    for fault in [PORT_IN_USE, NO_LOG_FOLDER] {
+        for (old, new) in [("", "mptcp"), ("mptcp", ""), ("mptcp", "mptcp")] {
+            fault_changes_nothing_with_reuseport(old, new, &fault);
+        }
+    }
+}
+
+/// One test for each fault: from TCP to MPTCP, back, and without a change.
+macro_rules! faults {
+    ($($name:ident: $fault:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            for (old, new) in [("", "mptcp"), ("mptcp", ""), ("mptcp", "mptcp")] {
+                fault_changes_nothing(old, new, &$fault);
+            }
+        }
+    )*};
+}
+
+faults! {
+    a_port_in_use_changes_nothing: PORT_IN_USE;
+    a_port_in_use_for_mptcp_changes_nothing: MPTCP_PORT_IN_USE;
+    an_address_of_another_host_changes_nothing: FOREIGN_ADDRESS;
+    a_missing_certificate_changes_nothing: NO_CERTIFICATE;
+    a_missing_include_changes_nothing: NO_INCLUDE;
+    a_missing_log_folder_changes_nothing: NO_LOG_FOLDER;
+    a_missing_error_log_folder_changes_nothing: NO_ERROR_LOG_FOLDER;
+}

@@ -1,0 +1,361 @@
+//! What the tests need of the machine, and the place each of them runs in.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::namespace::{self, Process};
+
+/// How long a test waits for what must happen; it never waits longer than
+/// the event takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The nginx under test and the modules it loads.
+pub struct Host {
+    /// The nginx program.
+    pub nginx: PathBuf,
+    /// Its version.
+    pub version: (u32, u32, u32),
+    /// nginx's own stream module, where that is a file of its own.
+    pub stream: Option<PathBuf>,
+    /// Our module, where that is not linked into nginx.
+    pub module: Option<PathBuf>,
+}
+
+impl Host {
+    /// The machine's nginx, looked at once.
+    pub fn get() -> &'static Self {
+        static HOST: OnceLock<Host> = OnceLock::new();
+        HOST.get_or_init(Self::look)
+    }
+
+    fn look() -> Self {
+        // SAFETY: geteuid() has no preconditions and no effect.
+        let user = unsafe { libc::geteuid() };
+        assert_eq!(
+            user, 0,
+            "run the nginx tests as root: they need network namespaces"
+        );
+        let protocol = Some(Protocol::MPTCP);
+        if let Err(error) = Socket::new(Domain::IPV4, Type::STREAM, protocol) {
+            panic!(
+                "no MPTCP here ({error}): use Linux 5.6 or later and set sysctl net.mptcp.enabled=1"
+            );
+        }
+        let nginx = find_nginx();
+        let built = Command::new(&nginx)
+            .arg("-V")
+            .output()
+            .unwrap_or_else(|error| panic!("cannot run {} ({error})", nginx.display()));
+        let built = String::from_utf8_lossy(&built.stderr).into_owned();
+        let version = version(&built).expect("nginx -V begins with nginx's version");
+        let stream = stream_module(&built);
+        let module = our_module(&built);
+        Self {
+            nginx,
+            version,
+            stream,
+            module,
+        }
+    }
+
+    /// Whether nginx is at least 1.25.5: from there on stream merges servers
+    /// that share an address, and knows `deferred`.
+    pub fn merges_stream_servers(&self) -> bool {
+        self.version >= (1, 25, 5)
+    }
+}
+
+fn find_nginx() -> PathBuf {
+    if let Some(path) = std::env::var_os("NGX_RS_NGINX") {
+        return PathBuf::from(path);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|folder| folder.join("nginx"))
+        .find(|candidate| candidate.is_file())
+        .expect("no nginx on PATH: install the packages nginx and libnginx-mod-stream, or set NGX_RS_NGINX")
+}
+
+fn version(built: &str) -> Option<(u32, u32, u32)> {
+    let text = built.lines().next()?.split_once('/')?.1;
+    let text = text.split_whitespace().next()?;
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+fn stream_module(built: &str) -> Option<PathBuf> {
+    let mut words = built.split_whitespace();
+    assert!(
+        words.clone().any(|word| word.starts_with("--with-stream")),
+        "this nginx has no stream module: set NGX_RS_NGINX to one built --with-stream"
+    );
+    if words.clone().any(|word| word == "--with-stream") {
+        return None;
+    }
+    let folder = words.find_map(|word| word.strip_prefix("--modules-path="));
+    let folder = folder.expect("nginx -V names its --modules-path");
+    let file = Path::new(folder).join("ngx_stream_module.so");
+    assert!(
+        file.is_file(),
+        "no {}: install the package libnginx-mod-stream",
+        file.display()
+    );
+    Some(file)
+}
+
+fn our_module(built: &str) -> Option<PathBuf> {
+    let mut linked = built
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("--add-module="));
+    if linked.any(|source| source.ends_with("nginx-module")) {
+        return None;
+    }
+    let folder = std::env::var_os("NGX_RS_MODULES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nginx"),
+        PathBuf::from,
+    );
+    let file = folder.join("ngx_stream_rs_listen_module.so");
+    assert!(
+        file.is_file(),
+        "no {}: run \"make module\" first",
+        file.display()
+    );
+    Some(file)
+}
+
+/// Tests share the machine, except one that measures.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// This test's turn on the machine, held and never looked at.
+enum Turn {
+    Shared {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    Alone {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
+}
+
+/// The place of one test: a network namespace and a folder. When it goes, the
+/// processes of the namespace and the folder go with it.
+pub struct Site {
+    /// The folder: nginx's prefix.
+    pub folder: PathBuf,
+    namespace: PathBuf,
+    _turn: Turn,
+}
+
+impl Site {
+    /// A place for the calling test, beside other tests.
+    pub fn new() -> Self {
+        let _guard = MACHINE
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        Self::with(Turn::Shared { _guard })
+    }
+
+    /// A place for a test that must have the machine to itself.
+    pub fn alone() -> Self {
+        let _guard = MACHINE
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        Self::with(Turn::Alone { _guard })
+    }
+
+    fn with(turn: Turn) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        Host::get();
+        adopt_orphans();
+        namespace::enter_new();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ngx-rs-listen-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).expect("a folder for the test can be made in the temporary folder");
+        // nginx's own default folder for logs, opened before it reads a file.
+        fs::create_dir(folder.join("logs")).expect("a folder can be made in the test's folder");
+        Self {
+            folder,
+            namespace: namespace::current(),
+            _turn: turn,
+        }
+    }
+
+    /// A file of the test's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The text of a file of the folder, empty while it is not there.
+    pub fn read(&self, name: &str) -> String {
+        fs::read(self.path(name)).map_or_else(
+            |_| String::new(),
+            |text| String::from_utf8_lossy(&text).into_owned(),
+        )
+    }
+
+    /// The processes that the test has started and that still run.
+    pub fn processes(&self) -> Vec<Process> {
+        namespace::processes(&self.namespace)
+    }
+
+    /// Runs a command to its end. Its output goes to a file, so one that
+    /// leaves a daemon behind ends here too.
+    pub fn run(&self, command: &mut Command) -> Outcome {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let output =
+            File::create(self.path("output")).expect("a file can be made in the test's folder");
+        let errors = output.try_clone().expect("a descriptor can be duplicated");
+        let status = command
+            .current_dir(&self.folder)
+            .stdin(std::process::Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .status()
+            .unwrap_or_else(|error| panic!("cannot run {program} ({error}): install it"));
+        Outcome {
+            status,
+            text: self.read("output"),
+        }
+    }
+
+    /// Ends what still runs, by force where that is needed. Returns the
+    /// processes that needed it.
+    fn end_processes(&self) -> Vec<String> {
+        self.end_with(libc::SIGTERM);
+        let stubborn = self
+            .processes()
+            .into_iter()
+            .map(|process| process.title)
+            .collect();
+        self.end_with(libc::SIGKILL);
+        stubborn
+    }
+
+    /// Sends each process a signal, and gives them time to end.
+    fn end_with(&self, signal: i32) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut told = Vec::new();
+        while Instant::now() < deadline {
+            let running = self.processes();
+            if running.is_empty() {
+                break;
+            }
+            for process in running
+                .iter()
+                .filter(|process| !told.contains(&process.pid))
+            {
+                send_signal(process.pid, signal);
+            }
+            told.extend(running.iter().map(|process| process.pid));
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        told.into_iter().for_each(reap);
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let stubborn = self.end_processes();
+        let (conf, log) = (self.read("nginx.conf"), self.read("error.log"));
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            eprintln!("cannot remove {}: {error}", self.folder.display());
+        }
+        if std::thread::panicking() {
+            eprintln!("--- nginx.conf\n{conf}--- error.log\n{log}---");
+            return;
+        }
+        assert!(stubborn.is_empty(), "SIGTERM did not end {stubborn:?}");
+        // nginx's word for what must not happen: a worker that crashed, a
+        // connection that leaked. Some tests kill workers.
+        let alert = |line: &&str| line.contains("[alert]") && !line.contains("exited on signal 9");
+        let alerts: Vec<&str> = log.lines().filter(alert).collect();
+        assert!(alerts.is_empty(), "alerts of nginx: {alerts:#?}");
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it wrote, to standard output and standard error.
+    pub text: String,
+}
+
+impl Outcome {
+    /// Ends the test unless the command succeeded.
+    pub fn succeeds(self) -> String {
+        assert!(self.status.success(), "{}: {}", self.status, self.text);
+        self.text
+    }
+
+    /// Ends the test unless the command failed, and not by a signal.
+    pub fn fails(self) -> String {
+        let code = self.status.code();
+        assert!(
+            code.is_some_and(|code| code != 0),
+            "{}: {}",
+            self.status,
+            self.text
+        );
+        self.text
+    }
+}
+
+/// Makes this process the parent of daemons that its children leave, so that
+/// none can escape and none stays a zombie.
+fn adopt_orphans() {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes a number and no pointer.
+    let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    assert_eq!(
+        result,
+        0,
+        "cannot adopt daemons: {}",
+        io::Error::last_os_error()
+    );
+}
+
+/// Sends a signal to a process of the test; it may have gone already.
+pub fn send_signal(pid: i32, signal: i32) {
+    assert!(pid > 1, "{pid} is no process of a test");
+    // SAFETY: kill() takes two numbers; `pid` names a process of this test.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Takes the exit status of an adopted process, where it is ours and over.
+pub fn reap(pid: i32) {
+    // SAFETY: a null status pointer is allowed; WNOHANG keeps it from waiting.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+}
+
+/// Waits until `look` finds something, and returns it; ends the test after
+/// long enough, with what `look` says is wrong.
+pub fn wait_or_say<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(wrong) => assert!(Instant::now() < deadline, "after {PATIENCE:?}: {wrong}"),
+        }
+        std::thread::sleep(Duration::from_millis(4));
+    }
+}
+
+/// Waits until `look` finds something, and returns it; ends the test after
+/// long enough, saying what never came.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    wait_or_say(|| look().ok_or_else(|| format!("still waiting for {what}")))
+}
+
+/// Waits until `condition` holds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}

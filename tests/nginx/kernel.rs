@@ -1,0 +1,273 @@
+//! What the kernel refuses: a protocol it lacks, an address, a port.
+
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::client::{Over, ask};
+use crate::harness::{Host, Outcome, Site};
+use crate::namespace::set_sysctl;
+use crate::parameters::serves;
+use crate::server::{ANSWER, Conf};
+
+/// An ordinary user, there on every system.
+const NOBODY: u32 = 65534;
+
+/// Starting nginx must fail; returns what it said.
+fn fails_to_start(site: &Site, conf: &Conf) -> String {
+    match site.try_start(conf) {
+        Ok(_) => panic!("nginx started"),
+        Err(outcome) => outcome.fails(),
+    }
+}
+
+#[test]
+fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named() {
+    let site = Site::new();
+    set_sysctl("mptcp/enabled", "0");
+    let message =
+        "socket() 127.0.0.1:8080 failed: MPTCP is switched off, set sysctl net.mptcp.enabled=1";
+    for words in ["mptcp", "multipath", "mptcp=on", "protocol=mptcp"] {
+        let conf = Conf::listen(&format!("127.0.0.1:8080 {words}"));
+        let text = site.check(&conf).fails();
+        assert!(
+            text.contains("[emerg]") && text.contains(message),
+            "{words}: {text}"
+        );
+        let text = fails_to_start(&site, &conf);
+        assert!(
+            text.contains("[emerg]") && text.contains(message),
+            "{words}: {text}"
+        );
+    }
+}
+
+#[test]
+fn mptcp_auto_falls_back_to_tcp_with_one_warning() {
+    let site = Site::new();
+    set_sysctl("mptcp/enabled", "0");
+    let conf = Conf::listen("127.0.0.1:8080 mptcp=auto");
+    let warnings = |text: &str| {
+        let fallback =
+            |line: &&str| line.contains("falls back to TCP") && line.contains("net.mptcp.enabled");
+        let warnings: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("[warn]"))
+            .collect();
+        assert_eq!(warnings.len(), 1, "one warning expected: {text}");
+        assert!(warnings.iter().all(fallback), "{text}");
+    };
+    warnings(&site.check(&conf).succeeds());
+
+    let nginx = site.start(&conf);
+    warnings(&site.read("output"));
+    assert!(!nginx.listener().is_mptcp());
+    // With MPTCP switched off a client cannot even ask for it.
+    assert_eq!(
+        ask(Over::Tcp, "127.0.0.1:8080").expect("TCP is served").0,
+        ANSWER
+    );
+
+    set_sysctl("mptcp/enabled", "1");
+    serves("127.0.0.1:8080", false);
+    nginx.reload(&conf);
+    assert!(
+        nginx.listener().is_mptcp(),
+        "a reload looks again at what the kernel can do"
+    );
+    serves("127.0.0.1:8080", true);
+}
+
+#[test]
+fn mptcp_auto_warns_once_for_all_listeners() {
+    let site = Site::new();
+    set_sysctl("mptcp/enabled", "0");
+    let words = [
+        "127.0.0.1:8080-8083 mptcp=auto",
+        "127.0.0.2:8080 mptcp=auto",
+    ];
+    let text = site.check(&Conf::servers(&words)).succeeds();
+    assert_eq!(text.matches("falls back to TCP").count(), 1, "{text}");
+}
+
+#[test]
+fn a_reload_to_mptcp_that_is_switched_off_changes_nothing() {
+    let site = Site::new();
+    let nginx = site.start(&Conf::listen("127.0.0.1:8080"));
+    let (listener, descriptors) = (nginx.listener(), nginx.descriptors());
+    set_sysctl("mptcp/enabled", "0");
+    let mptcp = Conf::listen("127.0.0.1:8080 mptcp");
+    let log = nginx.try_reload(&mptcp).expect_err("the reload fails");
+    assert!(
+        log.contains("MPTCP is switched off, set sysctl net.mptcp.enabled=1"),
+        "{log}"
+    );
+    assert_eq!(
+        (nginx.listener(), nginx.descriptors()),
+        (listener, descriptors)
+    );
+    set_sysctl("mptcp/enabled", "1");
+    serves("127.0.0.1:8080", false);
+    nginx.reload(&mptcp);
+    serves("127.0.0.1:8080", true);
+}
+
+#[test]
+fn mptcp_off_does_not_need_mptcp_in_the_kernel() {
+    let site = Site::new();
+    set_sysctl("mptcp/enabled", "0");
+    let conf = Conf::listen("127.0.0.1:8080 mptcp=off");
+    let text = site.check(&conf).succeeds();
+    assert!(!text.contains("[warn]"), "{text}");
+    let nginx = site.start(&conf);
+    assert!(!nginx.listener().is_mptcp());
+    assert_eq!(
+        ask(Over::Tcp, "127.0.0.1:8080").expect("TCP is served").0,
+        ANSWER
+    );
+}
+
+#[test]
+fn kernels_without_mptcp_are_told_apart() {
+    for (errno, reason) in [("EINVAL", "5.6"), ("EPROTONOSUPPORT", "MPTCP")] {
+        let site = Site::new();
+        site.write(&Conf::listen("127.0.0.1:8080 mptcp"));
+        let inject = format!("inject=socket:error={errno}");
+        let strace = [
+            "strace",
+            "-f",
+            "-o",
+            "trace",
+            "-e",
+            "trace=socket",
+            "-e",
+            &inject,
+        ];
+        let text = site.run(&mut site.nginx_under(&strace, &["-t"])).fails();
+        let line = text
+            .lines()
+            .find(|line| line.contains("[emerg]"))
+            .unwrap_or_else(|| panic!("{errno}: {text}"));
+        assert!(
+            line.contains("socket() 127.0.0.1:8080 failed") && line.contains("MPTCP"),
+            "{errno}: {text}"
+        );
+        assert!(line.contains(reason), "{errno}: {text}");
+        assert!(!line.contains("net.mptcp.enabled"), "{errno}: {text}");
+    }
+}
+
+#[test]
+fn a_protocol_that_the_kernel_lacks_is_refused() {
+    let site = Site::new();
+    let conf = Conf::listen("127.0.0.1:8080 protocol=sctp");
+    if Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::SCTP)).is_ok() {
+        let nginx = site.start(&conf);
+        assert!(nginx.runs());
+        return;
+    }
+    let text = site.check(&conf).fails();
+    assert!(
+        text.contains("socket() 127.0.0.1:8080 failed: sctp is not supported by this kernel"),
+        "{text}"
+    );
+}
+
+/// `nginx -t` by an ordinary user, on copies of the files: the originals may
+/// lie in a folder that is closed to others.
+fn check_as_nobody(site: &Site, words: &str) -> Outcome {
+    let host = Host::get();
+    let copy = |from: &Path, name: &str| {
+        fs::copy(from, site.path(name)).expect("a file can be copied");
+        fs::set_permissions(site.path(name), Permissions::from_mode(0o755))
+            .expect("root can set permissions");
+    };
+    copy(&host.nginx, "nginx");
+    let mut conf = Conf::listen(words).without_module();
+    if let Some(module) = &host.module {
+        copy(module, "module.so");
+        conf = conf.main("load_module module.so;");
+    }
+    site.write(&conf);
+    let folder = Some(NOBODY);
+    chown(&site.folder, folder, folder).expect("root can give a folder away");
+    let mut nginx = Command::new(site.path("nginx"));
+    nginx.args(["-t", "-p", "./", "-c", "nginx.conf"]);
+    site.run(nginx.uid(NOBODY).gid(NOBODY))
+}
+
+#[test]
+fn a_low_port_as_an_ordinary_user_is_refused_in_nginx_words() {
+    let site = Site::new();
+    let message = "bind() to 127.0.0.1:80 failed (13: Permission denied)";
+    for words in ["127.0.0.1:80", "127.0.0.1:80 mptcp"] {
+        let text = check_as_nobody(&site, words).fails();
+        assert!(
+            text.contains("[emerg]") && text.contains(message),
+            "{words}: {text}"
+        );
+    }
+    check_as_nobody(&site, "127.0.0.1:8080 mptcp").succeeds();
+}
+
+#[test]
+fn an_address_of_another_host_is_refused_in_nginx_words() {
+    let site = Site::new();
+    let message = "bind() to 192.0.2.1:8080 failed (99: Cannot assign requested address)";
+    let text = site.check(&Conf::listen("192.0.2.1:8080 mptcp")).fails();
+    assert!(text.contains("[emerg]") && text.contains(message), "{text}");
+    let text = fails_to_start(&site, &Conf::listen("192.0.2.1:8080 mptcp"));
+    assert_eq!(text.matches(message).count(), 1, "{text}");
+}
+
+#[test]
+fn a_port_in_use_is_tried_five_times_as_nginx_does() {
+    let site = Site::new();
+    let _holder = TcpListener::bind("127.0.0.1:8080").expect("the port is free in a new namespace");
+    let message = "bind() to 127.0.0.1:8080 failed (98: Address already in use)";
+    for words in ["127.0.0.1:8080", "127.0.0.1:8080 mptcp"] {
+        let text = fails_to_start(&site, &Conf::listen(words));
+        assert_eq!(text.matches(message).count(), 5, "{words}: {text}");
+        assert_eq!(
+            text.matches("still could not bind()").count(),
+            1,
+            "{words}: {text}"
+        );
+    }
+}
+
+#[test]
+fn a_port_that_becomes_free_while_nginx_tries_is_taken() {
+    let site = Site::new();
+    let holder = TcpListener::bind("127.0.0.1:8080").expect("the port is free in a new namespace");
+    let freed = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        drop(holder);
+    });
+    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    freed.join().expect("the holder's thread ends");
+    assert!(nginx.listener().is_mptcp());
+    serves("127.0.0.1:8080", true);
+}
+
+#[test]
+fn one_port_in_use_keeps_the_others_from_being_opened() {
+    let site = Site::new();
+    let _holder = TcpListener::bind("127.0.0.1:8081").expect("the port is free in a new namespace");
+    let text = fails_to_start(
+        &site,
+        &Conf::servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8081 mptcp"]),
+    );
+    assert!(
+        text.contains("bind() to 127.0.0.1:8081 failed (98: Address already in use)"),
+        "{text}"
+    );
+    assert!(!text.contains("127.0.0.1:8080"), "{text}");
+    assert!(site.processes().is_empty());
+    TcpListener::bind("127.0.0.1:8080").expect("nobody listens there");
+}

@@ -1,0 +1,33 @@
+//! The stream module in a real, packaged nginx: each file is one behaviour.
+//!
+//! Every test runs in a network namespace and a folder of its own, so port
+//! numbers are fixed, the kernel's counters count only what the test did, and
+//! tests run side by side. What a listener is gets read back from the socket
+//! itself, a duplicate of nginx's own descriptor, not from what nginx says.
+//!
+//! It needs root, nginx with its stream module, iproute2, strace, openssl and
+//! a kernel with MPTCP, and `make module` first. What is missing fails the
+//! test with a sentence that says what to do. `NGX_RS_NGINX` names another
+//! nginx, `NGX_RS_MODULES` the folder of the modules built for it.
+
+mod backend;
+mod client;
+mod harness;
+mod namespace;
+mod server;
+mod sockets;
+mod steady;
+
+mod beside;
+mod errors;
+mod failed_reload;
+mod kernel;
+mod options;
+mod parameters;
+mod paths;
+mod plain;
+mod process;
+mod reload;
+mod reuseport;
+mod tls;
+mod upgrade;

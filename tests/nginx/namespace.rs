@@ -1,0 +1,158 @@
+//! Network namespaces held by threads, and the processes that live in them.
+
+use std::any::Any;
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+/// One process as `/proc` shows it.
+pub struct Process {
+    /// Its process id.
+    pub pid: i32,
+    /// The process that started it, or adopted it.
+    pub parent: i32,
+    /// Its command line, which nginx rewrites to say what the process is.
+    pub title: String,
+}
+
+/// Moves the calling thread into a new network namespace with `lo` up.
+///
+/// Threads and processes that it starts from here on live there too.
+pub fn enter_new() {
+    // SAFETY: unshare() reads its argument only; a network namespace is a
+    // property of the calling thread, and no other thread is affected.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(
+        result,
+        0,
+        "cannot make a network namespace ({}): run the tests as root, on a kernel with CONFIG_NET_NS",
+        io::Error::last_os_error()
+    );
+    ip("link set lo up");
+}
+
+/// Which namespace the calling thread is in.
+pub fn current() -> PathBuf {
+    fs::read_link("/proc/thread-self/ns/net").expect("/proc names the thread's namespace")
+}
+
+/// Runs `ip` with the given words; a failure ends the test.
+pub fn ip(words: &str) {
+    run("ip", words, "install iproute2");
+}
+
+/// Runs `tc` with the given words; a failure ends the test.
+pub fn tc(words: &str) {
+    run("tc", words, "install iproute2");
+}
+
+fn run(program: &str, words: &str, advice: &str) {
+    let output = Command::new(program)
+        .args(words.split_whitespace())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {program} ({error}): {advice}"));
+    assert!(
+        output.status.success(),
+        "{program} {words} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Sets a `/proc/sys/net` value of the calling thread's namespace.
+pub fn set_sysctl(path: &str, value: &str) {
+    fs::write(format!("/proc/sys/net/{path}"), value)
+        .unwrap_or_else(|error| panic!("cannot set net/{path} to {value}: {error}"));
+}
+
+/// The processes that live in a namespace, this one left out; one that has
+/// exited and only waits to be reaped does not live.
+pub fn processes(namespace: &PathBuf) -> Vec<Process> {
+    let own = std::process::id();
+    fs::read_dir("/proc")
+        .expect("/proc can be read")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&pid: &i32| pid.unsigned_abs() != own)
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns == *namespace))
+        .filter_map(process)
+        .collect()
+}
+
+/// Reads one process, which may be gone by now.
+fn process(pid: i32) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // "PID (name) STATE PARENT ...", where the name may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    let parent = fields.next()?.parse().ok()?;
+    let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let title = String::from_utf8_lossy(&title).replace('\0', " ");
+    Some(Process { pid, parent, title })
+}
+
+/// Work for the thread of a [`Peer`].
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A second host: a thread that stays in a namespace of its own and runs what
+/// it is given there.
+pub struct Peer {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    /// The thread's id, for `ip link set … netns`.
+    pub thread_id: i32,
+}
+
+impl Peer {
+    /// Starts the thread and its namespace.
+    pub fn new() -> Self {
+        let (jobs, queue) = channel::<Job>();
+        let (tell, told) = channel();
+        let thread = std::thread::spawn(move || {
+            enter_new();
+            // SAFETY: gettid() has no preconditions and no effect.
+            let id = unsafe { libc::gettid() };
+            tell.send(id).expect("the test waits for the thread's id");
+            for job in queue {
+                job();
+            }
+        });
+        let thread_id = told.recv().expect("the second namespace could be made");
+        let (jobs, thread) = (Some(jobs), Some(thread));
+        Self {
+            jobs,
+            thread,
+            thread_id,
+        }
+    }
+
+    /// Runs `body` in the peer's namespace and returns its result. Threads
+    /// that it starts stay there.
+    pub fn run<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = channel::<Result<T, Box<dyn Any + Send>>>();
+        let job = move || {
+            // The test may be gone when it has panicked: nobody to tell.
+            let _ = tell.send(catch_unwind(AssertUnwindSafe(body)));
+        };
+        let jobs = self.jobs.as_ref().expect("the queue is open until drop");
+        jobs.send(Box::new(job)).expect("the peer's thread runs");
+        match told.recv().expect("the peer's thread answers") {
+            Ok(value) => value,
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.jobs.take();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been reported by `run`.
+            let _ = thread.join();
+        }
+    }
+}

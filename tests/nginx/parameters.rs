@@ -1,0 +1,302 @@
+//! What the parameters make of a listener, and who is served there.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::time::Duration;
+
+use crate::client::{Accepted, Over, ask};
+use crate::harness::{Host, Site};
+use crate::server::{ANSWER, Conf, Nginx};
+
+/// Asks at an address over TCP and over MPTCP, and checks the answers and
+/// what the kernel's counters say of the connections.
+pub fn serves(address: &str, mptcp: bool) {
+    let before = Accepted::now();
+    let (answer, over_mptcp) = ask(Over::Tcp, address).expect("the listener serves a TCP client");
+    assert_eq!(
+        (answer.as_str(), over_mptcp),
+        (ANSWER, false),
+        "{address} over TCP"
+    );
+    assert_eq!(
+        Accepted::now(),
+        before,
+        "a TCP client's connection at {address} is TCP"
+    );
+
+    let (answer, over_mptcp) =
+        ask(Over::Mptcp, address).expect("the listener serves an MPTCP client");
+    assert_eq!(
+        (answer.as_str(), over_mptcp),
+        (ANSWER, mptcp),
+        "{address} over MPTCP"
+    );
+    let more = u64::from(mptcp);
+    let after = Accepted {
+        requests: before.requests + more,
+        handshakes: before.handshakes + more,
+    };
+    assert_eq!(
+        Accepted::now(),
+        after,
+        "an MPTCP client's connection at {address}"
+    );
+}
+
+/// Checks that nginx listens at exactly these addresses, with MPTCP
+/// everywhere.
+fn all_mptcp(nginx: &Nginx, addresses: &[&str]) {
+    let expected: BTreeSet<String> = addresses.iter().map(|&address| address.into()).collect();
+    let listeners = nginx.listeners();
+    let found: BTreeSet<String> = listeners
+        .iter()
+        .map(|listener| listener.address.to_string())
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(
+        listeners.len(),
+        addresses.len(),
+        "each address once: {listeners:#?}"
+    );
+    assert!(
+        listeners.iter().all(|listener| listener.is_mptcp()),
+        "{listeners:#?}"
+    );
+}
+
+#[test]
+fn mptcp_listener_serves_mptcp_and_tcp_clients() {
+    let site = Site::new();
+    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    all_mptcp(&nginx, &["127.0.0.1:8080"]);
+    serves("127.0.0.1:8080", true);
+}
+
+#[test]
+fn all_words_for_mptcp_make_an_mptcp_listener() {
+    for words in [
+        "multipath",
+        "mptcp=on",
+        "mptcp=auto",
+        "protocol=mptcp",
+        "protocol=262",
+    ] {
+        let site = Site::new();
+        let nginx = site.start(&Conf::listen(&format!("127.0.0.1:8080 {words}")));
+        assert!(
+            nginx.listener().is_mptcp(),
+            "{words}: {:#?}",
+            nginx.listener()
+        );
+        serves("127.0.0.1:8080", true);
+    }
+}
+
+#[test]
+fn words_for_tcp_make_a_tcp_listener() {
+    for words in ["", "mptcp=off", "protocol=tcp", "protocol=6"] {
+        let site = Site::new();
+        let nginx = site.start(&Conf::listen(&format!("127.0.0.1:8080 {words}")));
+        assert_eq!(nginx.listener().protocol, libc::IPPROTO_TCP, "{words}");
+        serves("127.0.0.1:8080", false);
+    }
+}
+
+#[test]
+fn the_parameter_may_stand_anywhere_among_others() {
+    let site = Site::new();
+    for words in [
+        "mptcp backlog=77 bind",
+        "backlog=77 mptcp bind",
+        "bind backlog=77 mptcp",
+    ] {
+        let nginx = site.start(&Conf::listen(&format!("127.0.0.1:8080 {words}")));
+        let listener = nginx.listener();
+        assert!(
+            listener.is_mptcp() && listener.backlog == 77,
+            "{words}: {listener:#?}"
+        );
+        nginx.quit();
+    }
+}
+
+#[test]
+fn every_form_of_address_becomes_an_mptcp_listener() {
+    let site = Site::new();
+    let forms: [(&str, &[&str]); 6] = [
+        ("127.0.0.1:8080", &["127.0.0.1:8080"]),
+        ("8080", &["0.0.0.0:8080"]),
+        ("*:8080", &["0.0.0.0:8080"]),
+        ("[::1]:8080", &["[::1]:8080"]),
+        ("[::]:8080", &["[::]:8080"]),
+        (
+            "127.0.0.1:8080-8083",
+            &[
+                "127.0.0.1:8080",
+                "127.0.0.1:8081",
+                "127.0.0.1:8082",
+                "127.0.0.1:8083",
+            ],
+        ),
+    ];
+    for (form, addresses) in forms {
+        let nginx = site.start(&Conf::listen(&format!("{form} mptcp")));
+        all_mptcp(&nginx, addresses);
+        for address in addresses {
+            let reachable = address
+                .replace("0.0.0.0", "127.0.0.1")
+                .replace("[::]", "[::1]");
+            serves(&reachable, true);
+        }
+        nginx.quit();
+    }
+}
+
+#[test]
+fn ipv6_listener_with_ipv6only_off_serves_ipv4_over_mptcp() {
+    let site = Site::new();
+    let nginx = site.start(&Conf::listen("[::]:8080 ipv6only=off mptcp"));
+    all_mptcp(&nginx, &["[::]:8080"]);
+    assert_eq!(nginx.listener().option("IPV6_V6ONLY"), 0);
+    serves("127.0.0.1:8080", true);
+    serves("[::1]:8080", true);
+}
+
+#[test]
+fn a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses() {
+    let site = Site::new();
+    let nginx = site.start(&Conf::listen("localhost:8080 mptcp"));
+    let resolved = "localhost:8080"
+        .to_socket_addrs()
+        .expect("this machine knows its localhost");
+    let addresses: BTreeSet<SocketAddr> = resolved.collect();
+    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    all_mptcp(
+        &nginx,
+        &addresses.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    addresses.iter().for_each(|address| serves(address, true));
+}
+
+#[test]
+fn only_the_listeners_that_ask_for_mptcp_get_it() {
+    let site = Site::new();
+    let nginx = site.start(&Conf::servers(&[
+        "127.0.0.1:8080 mptcp",
+        "127.0.0.1:8081",
+        "127.0.0.1:8082 multipath",
+    ]));
+    assert_eq!(nginx.listeners().len(), 3);
+    serves("127.0.0.1:8080", true);
+    serves("127.0.0.1:8081", false);
+    serves("127.0.0.1:8082", true);
+}
+
+#[test]
+fn udp_may_share_the_port_of_an_mptcp_listener() {
+    let site = Site::new();
+    let conf = Conf::servers(&[
+        "127.0.0.1:8080 udp",
+        "127.0.0.1:8080 mptcp",
+        "8081 mptcp",
+        "8081 udp",
+    ]);
+    let nginx = site.start(&conf);
+    all_mptcp(&nginx, &["127.0.0.1:8080", "0.0.0.0:8081"]);
+    nginx.reload(&conf);
+    for address in ["127.0.0.1:8080", "127.0.0.1:8081"] {
+        serves(address, true);
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free in a new namespace");
+        socket
+            .send_to(b"?", address)
+            .expect("a datagram can be sent");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time limit can be set");
+        let mut answer = [0; 64];
+        let count = socket.recv(&mut answer).expect("the listener serves UDP");
+        assert_eq!(&answer[..count], ANSWER.as_bytes());
+    }
+}
+
+#[test]
+fn an_address_inside_a_wildcard_shares_its_mptcp_listener() {
+    let site = Site::new();
+    for words in [
+        ["8080 mptcp", "127.0.0.1:8080 mptcp"],
+        ["8080 mptcp", "127.0.0.1:8080"],
+    ] {
+        for words in [words, [words[1], words[0]]] {
+            let nginx = site.start(&Conf::servers(&words));
+            all_mptcp(&nginx, &["0.0.0.0:8080"]);
+            serves("127.0.0.1:8080", true);
+            serves("127.0.0.2:8080", true);
+            nginx.quit();
+        }
+    }
+}
+
+#[test]
+fn an_address_inside_a_wildcard_may_stand_in_the_same_server() {
+    let site = Site::new();
+    let server = "server { listen 8080 multipath; listen 127.0.0.1:8080 multipath; return \"served over stream\\n\"; }\n";
+    let nginx = site.start(&Conf::stream(server));
+    all_mptcp(&nginx, &["0.0.0.0:8080"]);
+    serves("127.0.0.1:8080", true);
+}
+
+#[test]
+fn an_address_with_bind_keeps_its_protocol_beside_a_wildcard_elsewhere() {
+    let site = Site::new();
+    let nginx = site.start(&Conf::servers(&["127.0.0.1:8080 mptcp bind", "[::]:8080"]));
+    let protocols: Vec<_> = nginx
+        .listeners()
+        .into_iter()
+        .map(|one| (one.address.to_string(), one.is_mptcp()))
+        .collect();
+    assert_eq!(protocols.len(), 2, "{protocols:?}");
+    serves("127.0.0.1:8080", true);
+    serves("[::1]:8080", false);
+}
+
+#[test]
+fn one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it() {
+    let site = Site::new();
+    for words in [
+        ["127.0.0.1:8080 mptcp", "127.0.0.1:8080 mptcp"],
+        ["127.0.0.1:8080", "127.0.0.1:8080 mptcp"],
+    ] {
+        let names = ["one.example", "two.example"];
+        let server =
+            |(words, name)| format!("server {{ listen {words}; server_name {name}; return x; }}\n");
+        let servers: String = words.into_iter().zip(names).map(server).collect();
+        if Host::get().merges_stream_servers() {
+            let nginx = site.start(&Conf::stream(&servers));
+            all_mptcp(&nginx, &["127.0.0.1:8080"]);
+            nginx.quit();
+        } else {
+            let text = site.check(&Conf::servers(&words)).fails();
+            assert!(
+                text.contains("duplicate \"127.0.0.1:8080\" address and port pair"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_address_with_mptcp_and_with_mptcp_off_is_refused() {
+    let site = Site::new();
+    let text = site
+        .check(&Conf::servers(&[
+            "127.0.0.1:8080 mptcp",
+            "127.0.0.1:8080 mptcp=off",
+        ]))
+        .fails();
+    let expected = if Host::get().merges_stream_servers() {
+        "\"mptcp=off\" for 127.0.0.1:8080 contradicts \"mptcp\""
+    } else {
+        "duplicate \"127.0.0.1:8080\" address and port pair"
+    };
+    assert!(text.contains(expected), "{text}");
+}

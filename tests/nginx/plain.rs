@@ -1,0 +1,146 @@
+//! A configuration without our words: nginx behaves as without the module.
+
+use std::fs;
+
+use crate::harness::{Site, wait_until};
+use crate::parameters::serves;
+use crate::server::Conf;
+
+/// Listeners of many kinds, none of them ours to touch.
+fn conf() -> Conf {
+    Conf::servers(&[
+        "127.0.0.1:8080",
+        "127.0.0.1:8081 backlog=77 rcvbuf=32k so_keepalive=10:20:3",
+        "8082",
+        "127.0.0.1:8082",
+        "[::1]:8083",
+        "[::]:8084 ipv6only=off",
+        "127.0.0.1:8085-8087",
+        "127.0.0.1:8088 reuseport fastopen=5",
+        "127.0.0.1:8089 udp",
+        "127.0.0.1:8090 udp reuseport",
+        "unix:socket",
+    ])
+    .workers(2)
+}
+
+/// The calls in a trace that concern sockets other than unix ones and nginx's
+/// channels to its workers.
+fn socket_calls(trace: &str) -> Vec<String> {
+    const CALLS: [&str; 5] = ["socket(", "bind(", "listen(", "setsockopt(", "getsockopt("];
+    trace
+        .lines()
+        .filter(|line| CALLS.iter().any(|call| line.starts_with(call)))
+        .filter(|line| !line.contains("AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC"))
+        .map(String::from)
+        .collect()
+}
+
+/// Starts nginx under strace, reloads it, and returns the socket calls of the
+/// start and those of the reload.
+fn trace(conf: &Conf) -> (Vec<String>, Vec<String>) {
+    let site = Site::new();
+    site.write(conf);
+    let strace = ["strace", "-ff", "-o", "trace", "-e", "trace=network"];
+    let mut tracer = site
+        .nginx_under(&strace, &[])
+        .current_dir(&site.folder)
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"));
+    let nginx = site.running();
+    nginx.wait_for_workers(2);
+    serves("127.0.0.1:8080", false);
+    let started = traces(&site);
+    let mark = nginx.log().len();
+    nginx.signal(libc::SIGHUP);
+    nginx
+        .reloaded(mark)
+        .unwrap_or_else(|log| panic!("the reload failed: {log}"));
+    nginx.wait_for_workers(2);
+    let reloaded = socket_calls(&site.read(&format!("trace.{}", nginx.pid)));
+    nginx.quit();
+    tracer.wait().expect("strace ends with nginx");
+    (started, reloaded)
+}
+
+/// The socket calls of the process that opened the sockets: the one that was
+/// started, which then left a daemon behind.
+fn traces(site: &Site) -> Vec<String> {
+    let names = fs::read_dir(&site.folder).expect("the test's folder can be listed");
+    let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut opened: Vec<Vec<String>> = names
+        .filter(|name| name.starts_with("trace."))
+        .map(|name| socket_calls(&site.read(&name)))
+        .filter(|calls| calls.iter().any(|call| call.starts_with("bind(")))
+        .collect();
+    assert_eq!(opened.len(), 1, "one process opens the sockets");
+    opened.remove(0)
+}
+
+#[test]
+fn without_our_words_the_module_makes_no_call_of_its_own() {
+    let (started_with, reloaded_with) = trace(&conf());
+    let (started_without, reloaded_without) = trace(&conf().without_module());
+    assert!(started_without.len() > 20, "{started_without:#?}");
+    assert_eq!(started_with, started_without);
+    // On a reload it may ask a running socket for its protocol.
+    let asks = |call: &String| call.starts_with("getsockopt(") && call.contains("SO_PROTOCOL");
+    let others = |calls: Vec<String>| {
+        calls
+            .into_iter()
+            .filter(|call| !asks(call))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(others(reloaded_with), others(reloaded_without));
+}
+
+#[test]
+fn without_our_words_listeners_are_the_same() {
+    let look = |conf: &Conf| {
+        let site = Site::new();
+        let nginx = site.start(conf);
+        // An inode is another one each time.
+        let listeners = nginx
+            .listeners()
+            .into_iter()
+            .map(|one| (one.address, one.protocol, one.backlog, one.options));
+        (listeners.collect::<Vec<_>>(), nginx.descriptors().len())
+    };
+    assert_eq!(look(&conf()), look(&conf().without_module()));
+}
+
+#[test]
+fn http_listeners_are_left_alone() {
+    let site = Site::new();
+    let http = |words: &str| {
+        let text = format!(
+            "http {{\n    access_log off;\n    server {{\n        listen {words};\n    }}\n}}"
+        );
+        Conf::listen("127.0.0.1:8080 mptcp").main(&text)
+    };
+    let text = site.check(&http("127.0.0.1:8000 mptcp")).fails();
+    assert!(
+        text.contains("invalid parameter \"mptcp\"") && text.contains(&site.place_of("8000 mptcp")),
+        "{text}"
+    );
+
+    let nginx = site.start(&http("127.0.0.1:8000"));
+    let mut protocols: Vec<_> = nginx
+        .listeners()
+        .into_iter()
+        .map(|one| (one.address.port(), one.is_mptcp()))
+        .collect();
+    protocols.sort_unstable();
+    assert_eq!(protocols, [(8000, false), (8080, true)]);
+}
+
+#[test]
+fn a_configuration_without_a_stream_block_runs() {
+    let site = Site::new();
+    let conf = Conf::stream("").main("http { access_log off; server { listen 127.0.0.1:8000; } }");
+    let nginx = site.start(&conf);
+    assert_eq!(nginx.listener().address.port(), 8000);
+    nginx.reload(&conf);
+    nginx.signal(libc::SIGTERM);
+    wait_until("nginx to end", || !nginx.runs());
+}

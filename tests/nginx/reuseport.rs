@@ -1,0 +1,130 @@
+//! `mptcp` with `reuseport`: one socket for each worker.
+
+use std::collections::BTreeMap;
+
+use crate::client::{Over, ask};
+use crate::harness::{Site, wait_until};
+use crate::server::{Conf, Nginx};
+
+const ADDRESS: &str = "127.0.0.1:8080";
+
+/// A server whose answer is the worker that serves.
+fn conf(words: &str, workers: usize) -> Conf {
+    let server = format!("server {{ listen 127.0.0.1:8080 {words}; return \"$pid\\n\"; }}\n");
+    Conf::stream(&server).workers(workers)
+}
+
+/// How many of `count` clients each worker serves.
+fn served_by(count: usize) -> BTreeMap<i32, usize> {
+    let mut served = BTreeMap::new();
+    for number in 0..count {
+        let over = if number % 2 == 0 {
+            Over::Mptcp
+        } else {
+            Over::Tcp
+        };
+        let (answer, _) = ask(over, ADDRESS).expect("every client is served");
+        *served
+            .entry(answer.trim().parse().expect("the answer is a process id"))
+            .or_default() += 1;
+    }
+    served
+}
+
+/// Waits until nginx has `count` sockets of the protocol and as many workers,
+/// and checks that each worker gets its share of the clients.
+fn each_worker_serves(nginx: &Nginx, count: usize, mptcp: bool) {
+    nginx.wait_for_workers(count);
+    wait_until("one socket for each worker", || {
+        nginx.listeners().len() == count
+    });
+    let listeners = nginx.listeners();
+    assert!(
+        listeners.iter().all(|one| one.is_mptcp() == mptcp),
+        "{listeners:#?}"
+    );
+    assert!(
+        listeners.iter().all(|one| one.option("SO_REUSEPORT") == 1),
+        "{listeners:#?}"
+    );
+
+    let served = served_by(160);
+    let workers: Vec<i32> = served.keys().copied().collect();
+    assert_eq!(workers, nginx.workers(), "each worker serves: {served:?}");
+    // A quarter of an even share is far below what a hash leaves anyone.
+    assert!(
+        served.values().all(|&clients| clients > 160 / count / 4),
+        "{served:?}"
+    );
+}
+
+#[test]
+fn four_workers_have_four_mptcp_sockets_and_all_serve() {
+    let site = Site::new();
+    let nginx = site.start(&conf("mptcp reuseport", 4));
+    each_worker_serves(&nginx, 4, true);
+}
+
+#[test]
+fn the_number_of_workers_changes_by_reload() {
+    let site = Site::new();
+    let nginx = site.start(&conf("mptcp reuseport", 4));
+    let descriptors = nginx.descriptors().len();
+    for workers in [2, 4, 1, 4] {
+        nginx.reload(&conf("mptcp reuseport", workers));
+        each_worker_serves(&nginx, workers, true);
+    }
+    wait_until("descriptors as before", || {
+        nginx.descriptors().len() == descriptors
+    });
+}
+
+#[test]
+fn an_unchanged_reload_keeps_all_sockets() {
+    let site = Site::new();
+    let nginx = site.start(&conf("mptcp reuseport", 4));
+    let listeners = nginx.listeners();
+    nginx.reload(&conf("mptcp reuseport", 4));
+    assert_eq!(nginx.listeners(), listeners);
+    each_worker_serves(&nginx, 4, true);
+}
+
+#[test]
+fn the_protocol_changes_with_reuseport() {
+    let site = Site::new();
+    let nginx = site.start(&conf("reuseport", 2));
+    each_worker_serves(&nginx, 2, false);
+    let descriptors = nginx.descriptors().len();
+    for word in ["mptcp", "", "multipath"] {
+        nginx.reload(&conf(&format!("{word} reuseport"), 2));
+        each_worker_serves(&nginx, 2, !word.is_empty());
+        wait_until("descriptors as before", || {
+            nginx.descriptors().len() == descriptors
+        });
+    }
+}
+
+#[test]
+fn protocol_and_number_of_workers_change_together() {
+    let site = Site::new();
+    let nginx = site.start(&conf("reuseport", 2));
+    nginx.reload(&conf("mptcp reuseport", 4));
+    each_worker_serves(&nginx, 4, true);
+    nginx.reload(&conf("reuseport", 3));
+    each_worker_serves(&nginx, 3, false);
+}
+
+#[test]
+fn reuseport_comes_and_goes() {
+    for word in ["", "mptcp"] {
+        let site = Site::new();
+        let nginx = site.start(&conf(word, 2));
+        nginx.reload(&conf("mptcp reuseport", 2));
+        each_worker_serves(&nginx, 2, true);
+        nginx.reload(&conf(word, 2));
+        wait_until("one socket", || {
+            nginx.listeners().len() == 1 && nginx.listener().is_mptcp() != word.is_empty()
+        });
+        assert_eq!(served_by(20).values().sum::<usize>(), 20);
+    }
+}

@@ -1,0 +1,192 @@
+//! What nginx's listening sockets are, asked of the sockets themselves.
+//!
+//! `pidfd_getfd()` duplicates a descriptor of nginx for the moment of asking.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::mem::offset_of;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use socket2::SockRef;
+
+/// A listening socket of nginx, as it was when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// `IPPROTO_TCP` or `IPPROTO_MPTCP`.
+    pub protocol: i32,
+    /// Its identity: another socket has another inode.
+    pub inode: u64,
+    /// The length of its queue.
+    pub backlog: u32,
+    /// What getsockopt() says of the options of a listen directive.
+    pub options: BTreeMap<&'static str, i32>,
+}
+
+impl Listener {
+    /// Whether it is an MPTCP socket.
+    pub fn is_mptcp(&self) -> bool {
+        self.protocol == libc::IPPROTO_MPTCP
+    }
+
+    /// The value of an option of [`OPTIONS`].
+    pub fn option(&self, name: &str) -> i32 {
+        *self
+            .options
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} cannot be read from {self:?}"))
+    }
+}
+
+/// The options that a listen directive can set, by their names in C.
+const OPTIONS: [(&str, i32, i32); 10] = [
+    ("SO_RCVBUF", libc::SOL_SOCKET, libc::SO_RCVBUF),
+    ("SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF),
+    ("SO_KEEPALIVE", libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    ("SO_REUSEPORT", libc::SOL_SOCKET, libc::SO_REUSEPORT),
+    ("TCP_KEEPIDLE", libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    ("TCP_KEEPINTVL", libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    ("TCP_KEEPCNT", libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    ("TCP_FASTOPEN", libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (
+        "TCP_DEFER_ACCEPT",
+        libc::IPPROTO_TCP,
+        libc::TCP_DEFER_ACCEPT,
+    ),
+    ("IPV6_V6ONLY", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+];
+
+/// The descriptors of a process and what each of them is.
+pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
+    let folder = fs::read_dir(format!("/proc/{pid}/fd"));
+    let folder = folder
+        .unwrap_or_else(|error| panic!("cannot list the descriptors of process {pid}: {error}"));
+    folder
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let target = fs::read_link(entry.path()).ok()?;
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                target.to_string_lossy().into_owned(),
+            ))
+        })
+        .collect()
+}
+
+/// The listening stream sockets that a process holds, in the order of their
+/// descriptors.
+pub fn listeners(pid: i32) -> Vec<Listener> {
+    let process =
+        open_process(pid).unwrap_or_else(|error| panic!("cannot open process {pid}: {error}"));
+    descriptors(pid)
+        .iter()
+        .filter_map(|(&fd, target)| {
+            let inode = target
+                .strip_prefix("socket:[")?
+                .strip_suffix(']')?
+                .parse()
+                .ok()?;
+            // It may have been closed in between.
+            let socket = duplicate(&process, fd).ok()?;
+            listener(&socket, inode)
+        })
+        .collect()
+}
+
+/// How many sockets the kernel has listening on a TCP port of the calling
+/// thread's namespace, whoever holds them. An MPTCP listener counts once, by
+/// the TCP socket inside it.
+pub fn listening_on(port: u16) -> usize {
+    const LISTEN: &str = "0A";
+    let port = format!(":{port:04X}");
+    let listens = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|local| local.ends_with(&port)) && fields.nth(1) == Some(LISTEN)
+    };
+    ["tcp", "tcp6"]
+        .iter()
+        .map(|table| {
+            let path = format!("/proc/thread-self/net/{table}");
+            let text = fs::read_to_string(path).expect("the kernel shows its sockets");
+            text.lines().filter(|line| listens(line)).count()
+        })
+        .sum()
+}
+
+/// Looks at a socket, where it is one that listens on an IP address.
+fn listener(socket: &OwnedFd, inode: u64) -> Option<Listener> {
+    if number(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).ok()? == 0 {
+        return None;
+    }
+    let address = SockRef::from(socket).local_addr().ok()?.as_socket()?;
+    let protocol = number(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()?;
+    let options = OPTIONS
+        .iter()
+        .filter_map(|&(name, level, option)| Some((name, number(socket, level, option).ok()?)));
+    Some(Listener {
+        address,
+        protocol,
+        inode,
+        backlog: backlog(socket)?,
+        options: options.collect(),
+    })
+}
+
+/// The length of a listener's queue, which is in the kernel's `tcp_info`.
+fn backlog(socket: &OwnedFd) -> Option<u32> {
+    const AT: usize = offset_of!(libc::tcp_info, tcpi_sacked);
+    let info = option::<{ size_of::<libc::tcp_info>() }>(socket, libc::IPPROTO_TCP, libc::TCP_INFO)
+        .ok()?;
+    Some(u32::from_ne_bytes(info[AT..AT + 4].try_into().ok()?))
+}
+
+/// The value of a socket option that is a number.
+pub fn number(socket: &impl AsFd, level: i32, name: i32) -> io::Result<i32> {
+    Ok(i32::from_ne_bytes(option::<4>(socket, level, name)?))
+}
+
+/// The value of a socket option: as much as the kernel has, then zeros.
+pub fn option<const SIZE: usize>(
+    socket: &impl AsFd,
+    level: i32,
+    name: i32,
+) -> io::Result<[u8; SIZE]> {
+    let mut value = [0u8; SIZE];
+    let mut length = libc::socklen_t::try_from(SIZE).map_err(io::Error::other)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `fd` is open while `socket` is borrowed, and the kernel writes
+    // at most `length` bytes to `value`, which has as many.
+    let result =
+        unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    if result == 0 {
+        Ok(value)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A descriptor for a process.
+fn open_process(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open() takes two numbers.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// A duplicate of a descriptor of a process.
+fn duplicate(process: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_getfd() takes three numbers; `process` is open.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
+}
+
+/// Takes the descriptor that a system call has returned.
+fn own(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` is a new descriptor that the call above returned, and
+    // nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

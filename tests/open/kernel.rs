@@ -1,0 +1,159 @@
+//! Kernels without MPTCP, or without another protocol.
+
+use ngx_rs_listen::open::Report;
+use ngx_rs_listen::{Error, Listening, Open, Protocol, Wish, open};
+
+use crate::common::namespace;
+use crate::common::seccomp;
+use crate::common::socket::*;
+
+const SWITCHED_OFF: &str = "MPTCP is switched off, set sysctl net.mptcp.enabled=1";
+const TOO_OLD: &str = "this kernel is too old for MPTCP, Linux 5.6 is needed";
+const NOT_BUILT_IN: &str = "this kernel was built without MPTCP, CONFIG_MPTCP is needed";
+
+/// Opens, and gives back what was reported.
+fn reports(sockets: &mut [Listening]) -> Result<Vec<String>, Error> {
+    let mut said = Vec::new();
+    let mut report = |report: Report<'_>| {
+        said.push(match report {
+            Report::Fallback(error) => error.to_string(),
+            other => format!("{other:?}"),
+        });
+    };
+    let mut how = Open {
+        report: Some(&mut report),
+        ..Open::default()
+    };
+    open::listening(sockets, &mut [], &mut how).map(|()| said)
+}
+
+/// What a thread finds in which `prepare` has changed the kernel.
+fn without_mptcp(prepare: impl FnOnce() + Send, errno: i32, why: &str) {
+    namespace::run(|| {
+        prepare();
+        let before = namespace::descriptors();
+        let mut sockets = [tcp("127.0.0.1:80"), mptcp("[::1]:80")];
+        let error = open(&mut sockets).expect_err("MPTCP is not there");
+        assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            format!("socket() [::1]:80 failed: {why}")
+        );
+        assert_eq!(error.os_errno(), errno);
+        assert!(!error.is_address_in_use());
+        assert_eq!(namespace::descriptors(), before);
+
+        let error = Protocol::Mptcp.check().expect_err("MPTCP is not there");
+        assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+        assert!(error.to_string().ends_with(why), "{error}");
+
+        // `auto` says so once, whatever the number of sockets and families.
+        let auto = Some(Wish::AUTO);
+        let texts = ["127.0.0.1:80", "[::1]:80", "127.0.0.1:81", "[::1]:81"];
+        let mut sockets = texts.map(|text| stream(text, auto));
+        let said = reports(&mut sockets).expect("TCP will do");
+        assert_eq!(said, [format!("socket() 127.0.0.1:80 failed: {why}")]);
+        for socket in &sockets {
+            assert_eq!(protocol(fd(socket)), 6);
+            assert_eq!(socket.protocol, Protocol::Tcp);
+            assert!(listens(fd(socket)));
+        }
+
+        drop(sockets);
+        let mut sockets = texts.map(|text| stream(text, Some(OFF)));
+        assert_eq!(reports(&mut sockets).expect("TCP is there").len(), 0);
+    });
+}
+
+#[test]
+fn mptcp_is_switched_off() {
+    without_mptcp(
+        || namespace::set_mptcp(false),
+        libc::ENOPROTOOPT,
+        SWITCHED_OFF,
+    );
+}
+
+#[test]
+fn the_kernel_is_too_old() {
+    let prepare = || seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, libc::EINVAL);
+    without_mptcp(prepare, libc::EINVAL, TOO_OLD);
+}
+
+#[test]
+fn mptcp_is_not_built_in() {
+    let prepare = || seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, libc::EPROTONOSUPPORT);
+    without_mptcp(prepare, libc::EPROTONOSUPPORT, NOT_BUILT_IN);
+}
+
+#[test]
+fn mptcp_can_be_switched_on_again() {
+    namespace::run(|| {
+        namespace::set_mptcp(false);
+        assert!(open(&mut [mptcp("127.0.0.1:80")]).is_err());
+        namespace::set_mptcp(true);
+        open(&mut [mptcp("127.0.0.1:80")]).expect("it is asked anew at every call");
+        Protocol::Mptcp.check().expect("it is there");
+    });
+}
+
+#[test]
+fn a_call_that_is_forbidden_is_no_missing_protocol() {
+    namespace::run(|| {
+        seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, libc::EPERM);
+        // Not even `auto` hides that something is wrong here.
+        for wish in [MPTCP, Wish::AUTO] {
+            let mut sockets = [stream("127.0.0.1:80", Some(wish))];
+            let error = reports(&mut sockets).expect_err("forbidden");
+            assert!(matches!(error, Error::Syscall { .. }), "{error:?}");
+            assert_eq!(error.to_string(), "socket() 127.0.0.1:80 failed");
+            assert_eq!(error.os_errno(), libc::EPERM);
+        }
+        let error = Protocol::Mptcp.check().expect_err("forbidden");
+        assert_eq!(error.to_string(), "socket() failed");
+        assert_eq!(error.os_errno(), libc::EPERM);
+    });
+}
+
+#[test]
+fn other_protocols_may_be_missing_too() {
+    namespace::run(|| {
+        for (other, name) in [
+            (Protocol::Sctp, "sctp"),
+            (Protocol::Smc, "smc"),
+            (Protocol::Other(99), "protocol 99"),
+        ] {
+            let number = other.number();
+            seccomp::refuse(seccomp::SOCKET_PROTOCOL, number, libc::EPROTONOSUPPORT);
+            let wish = Some(Wish::only(other));
+            let error = open(&mut [stream("127.0.0.1:80", wish)]).expect_err("not there");
+            assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+            let message =
+                format!("socket() 127.0.0.1:80 failed: {name} is not supported by this kernel");
+            assert_eq!(error.to_string(), message);
+            assert!(other.check().is_err());
+        }
+    });
+}
+
+#[test]
+fn a_protocol_that_is_no_stream_protocol_is_not_supported() {
+    namespace::run(|| {
+        let udp = Protocol::from_number(libc::IPPROTO_UDP).expect("a number");
+        let error = udp.check().expect_err("it has no stream sockets");
+        let message = "socket() failed: protocol 17 is not supported by this kernel";
+        assert_eq!(error.to_string(), message);
+    });
+}
+
+#[test]
+fn mptcp_is_there() {
+    namespace::run(|| {
+        let before = namespace::descriptors();
+        Protocol::Mptcp
+            .check()
+            .expect("the tests need a kernel with MPTCP");
+        Protocol::Tcp.check().expect("TCP");
+        assert_eq!(namespace::descriptors(), before);
+    });
+}
