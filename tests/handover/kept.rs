@@ -152,7 +152,7 @@ fn two_workers_become_four() {
         let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
         let mut sockets = [(); 4].map(|()| with_reuseport(mptcp(text)));
         open_beside(&mut sockets, &mut inherited).expect("two go on, two are new");
-        let (kept, new) = (Outcome::Inherited, Outcome::Opened);
+        let (kept, new) = (Outcome::Inherited, Outcome::Joined);
         assert_eq!(outcomes(&sockets), [kept(0), kept(1), new, new]);
         let _clients = connect(text, 200);
         let served = [
@@ -174,7 +174,7 @@ fn reuseport_can_be_added_to_a_running_socket() {
         let mut inherited = [Inherited::new(&old)];
         let mut sockets = [(); 2].map(|()| with_reuseport(mptcp(text)));
         open_beside(&mut sockets, &mut inherited).expect("one goes on, one is new");
-        assert_eq!(outcomes(&sockets), [Outcome::Inherited(0), Outcome::Opened]);
+        assert_eq!(outcomes(&sockets), [Outcome::Inherited(0), Outcome::Joined]);
         assert!(shares(&old));
     });
 }
