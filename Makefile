@@ -1,12 +1,15 @@
 # Every command that a human types. `make help` lists them.
 
-NGINX_STATIC = target/nginx-static/nginx
+NGINX_STATIC = $(CURDIR)/target/nginx-static/nginx
 
 # What a fresh Debian 12 lacks, besides Rust.
 BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
 TEST_PACKAGES  = $(DEMO_PACKAGES) g++ libclang-dev openssl procps strace \
                  valgrind
+
+# nginx gives its functions parameters that not all of them use.
+C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter
 
 .PHONY: help demo test build module static bench header lint packages
 
@@ -20,7 +23,7 @@ demo:			## show nginx with a multipath listener, from nothing
 	@cargo run --quiet --locked --example demo
 
 test: packages module static	## run every test
-	NGX_RS_STATIC=$(NGINX_STATIC) cargo test --locked
+	cargo test --locked
 	NGX_RS_NGINX=$(NGINX_STATIC) cargo test --locked --test nginx
 
 build:			## build the library: target/release/libngx_rs_listen.{so,a}
@@ -47,7 +50,7 @@ lint: packages		## check format, lints, C warnings, shell syntax
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
-	CFLAGS='-O2 -Wall -Wextra -Werror' OUT=target/lint nginx-module/build.sh
+	CFLAGS='$(C_WARNINGS)' OUT=target/lint nginx-module/build.sh
 	for script in .ci/run nginx-module/build.sh tests/*.sh benches/*.sh; do \
 	    bash -n $$script || exit 1; \
 	done

@@ -57,8 +57,9 @@ done
 
 # configure writes where it runs: never into the source
 
+mkdir -p "$OUT/build"
+OUT=$(cd "$OUT" && pwd)
 work=$OUT/build
-mkdir -p "$work"
 rm -rf "$work/auto" "$work/src" "$work/conf"
 cp -r "$NGINX_SOURCE/auto" "$NGINX_SOURCE/configure" "$NGINX_SOURCE/src" "$work"
 cd "$work"

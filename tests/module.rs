@@ -30,6 +30,7 @@ fn folder(name: &str) -> PathBuf {
 fn build(variables: &[(&str, &Path)]) -> Output {
     Command::new(root().join("nginx-module/build.sh"))
         .envs(variables.iter().copied())
+        .current_dir(root())
         .output()
         .expect("build.sh can be run")
 }
