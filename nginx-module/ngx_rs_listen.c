@@ -28,9 +28,10 @@ typedef char  ngx_rs_str_is_ngx_str[
  */
 
 char *
-ngx_rs_listen_directive(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
-    void *core_conf)
+ngx_rs_listen_directive(ngx_conf_t *cf, void *conf, void *core_conf)
 {
+    ngx_rs_listen_conf_t  *rlcf = conf;
+
     char             *rv;
     u_char           *owners;
     ngx_str_t        *value;

@@ -69,10 +69,9 @@ typedef struct {
 
 ngx_rs_listen_conf_t *ngx_rs_listen_create_conf(ngx_cycle_t *cycle,
     ngx_rs_subsystem_t *subsystem);
-char *ngx_rs_listen_directive(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
-    void *core_conf);
-char *ngx_rs_listen_prepare(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf);
-ngx_int_t ngx_rs_listen_commit(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf);
+char *ngx_rs_listen_directive(ngx_conf_t *cf, void *conf, void *core_conf);
+char *ngx_rs_listen_prepare(ngx_cycle_t *cycle, void *conf);
+ngx_int_t ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf);
 
 
 #pragma GCC visibility pop

@@ -65,8 +65,10 @@ ngx_rs_listen_create_conf(ngx_cycle_t *cycle, ngx_rs_subsystem_t *subsystem)
  */
 
 char *
-ngx_rs_listen_prepare(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
+ngx_rs_listen_prepare(ngx_cycle_t *cycle, void *conf)
 {
+    ngx_rs_listen_conf_t  *rlcf = conf;
+
     ngx_rs_open_t       *open;
     ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
     ngx_rs_open_t        init = NGX_RS_OPEN_INIT;
@@ -369,8 +371,10 @@ ngx_rs_listen_report(void *data, uint32_t event, const ngx_rs_error_t *error)
 /* in init_module: nothing of the new cycle can fail any more */
 
 ngx_int_t
-ngx_rs_listen_commit(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
+ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
 {
+    ngx_rs_listen_conf_t  *rlcf = conf;
+
     ngx_rs_error_t  error = NGX_RS_ERROR_INIT;
 
     rlcf->committed = 1;

@@ -11,7 +11,6 @@
 
 
 static void *ngx_stream_rs_sockets_create_conf(ngx_cycle_t *cycle);
-static char *ngx_stream_rs_sockets_init_conf(ngx_cycle_t *cycle, void *conf);
 static ngx_int_t ngx_stream_rs_sockets_init_module(ngx_cycle_t *cycle);
 static char *ngx_stream_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -27,7 +26,7 @@ static ngx_rs_subsystem_t  ngx_stream_rs_subsystem = {
 static ngx_core_module_t  ngx_stream_rs_sockets_module_ctx = {
     ngx_string("stream_rs_sockets"),
     ngx_stream_rs_sockets_create_conf,
-    ngx_stream_rs_sockets_init_conf
+    ngx_rs_listen_prepare
 };
 
 
@@ -99,18 +98,10 @@ ngx_stream_rs_sockets_create_conf(ngx_cycle_t *cycle)
 }
 
 
-static char *
-ngx_stream_rs_sockets_init_conf(ngx_cycle_t *cycle, void *conf)
-{
-    return ngx_rs_listen_prepare(cycle, conf);
-}
-
-
 static ngx_int_t
 ngx_stream_rs_sockets_init_module(ngx_cycle_t *cycle)
 {
     return ngx_rs_listen_commit(cycle,
-                                (ngx_rs_listen_conf_t *)
                                 ngx_get_conf(cycle->conf_ctx,
                                              ngx_stream_rs_sockets_module));
 }
@@ -119,12 +110,13 @@ ngx_stream_rs_sockets_init_module(ngx_cycle_t *cycle)
 static char *
 ngx_stream_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    void                  *cscf;
-    ngx_rs_listen_conf_t  *rlcf;
+    void  *core_conf;
 
-    rlcf = (ngx_rs_listen_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
-                                                 ngx_stream_rs_sockets_module);
-    cscf = ngx_stream_conf_get_module_srv_conf(cf, ngx_stream_core_module);
+    core_conf = ngx_stream_conf_get_module_srv_conf(cf,
+                                                    ngx_stream_core_module);
 
-    return ngx_rs_listen_directive(cf, rlcf, cscf);
+    return ngx_rs_listen_directive(cf,
+                                   ngx_get_conf(cf->cycle->conf_ctx,
+                                                ngx_stream_rs_sockets_module),
+                                   core_conf);
 }
