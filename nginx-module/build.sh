@@ -81,8 +81,10 @@ echo "building $(echo $modules | sed 's,objs/,,g')"
 make -f objs/Makefile $modules > make.log 2>&1 \
     || { tail -n 20 make.log >&2; die "make failed"; }
 
+# A running nginx may have the old file mapped: never write into that one.
 for module in $modules; do
-    cp "$module" "$OUT/"
-    strip --strip-unneeded "$OUT/${module#objs/}"
-    ls -l "$OUT/${module#objs/}"
+    name=${module#objs/}
+    strip --strip-unneeded -o "$OUT/.$name.new" "$module"
+    mv -f "$OUT/.$name.new" "$OUT/$name"
+    ls -l "$OUT/$name"
 done

@@ -1,6 +1,6 @@
 //! What `make module` makes, and what it says when it cannot.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,8 +9,14 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn module() -> PathBuf {
-    let module = root().join("target/nginx/ngx_stream_rs_listen_module.so");
+const SUBSYSTEMS: [&str; 3] = ["stream", "http", "mail"];
+
+fn file(subsystem: &str) -> String {
+    format!("ngx_{subsystem}_rs_listen_module.so")
+}
+
+fn module(subsystem: &str) -> PathBuf {
+    let module = root().join("target/nginx").join(file(subsystem));
     assert!(
         module.is_file(),
         "the module is missing: run \"make module\""
@@ -69,25 +75,27 @@ fn symbols(module: &Path) -> Vec<String> {
     names
 }
 
+/// What nginx looks for in a module, and nothing of the library.
+fn wanted(subsystem: &str) -> Vec<String> {
+    let own = ["listen", "sockets"].map(|part| format!("ngx_{subsystem}_rs_{part}_module"));
+    let nginx = ["ngx_module_names", "ngx_module_order", "ngx_modules"];
+    let mut names: Vec<_> = nginx.map(str::to_owned).into_iter().chain(own).collect();
+    names.sort();
+    names
+}
+
 #[test]
-fn module_is_small_stands_alone_and_hides_the_library() {
-    let module = module();
-    let size = fs::metadata(&module).expect("it is there").len();
-    assert!(size < 700 * 1024, "{size} bytes");
-    assert_eq!(
-        symbols(&module),
-        [
-            "ngx_module_names",
-            "ngx_module_order",
-            "ngx_modules",
-            "ngx_stream_rs_listen_module",
-            "ngx_stream_rs_sockets_module",
-        ]
-    );
-    let output = Command::new("readelf").arg("-d").arg(&module).output();
-    let output = output.expect("readelf is missing: install binutils");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("(NEEDED)") && !text.contains("libngx_rs_listen"));
+fn modules_are_small_stand_alone_and_hide_the_library() {
+    for module in SUBSYSTEMS {
+        let path = self::module(module);
+        let size = fs::metadata(&path).expect("it is there").len();
+        assert!(size < 700 * 1024, "{module}: {size} bytes");
+        assert_eq!(symbols(&path), wanted(module));
+        let output = Command::new("readelf").arg("-d").arg(&path).output();
+        let output = output.expect("readelf is missing: install binutils");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("(NEEDED)") && !text.contains("libngx_rs_listen"));
+    }
 }
 
 #[test]
@@ -132,6 +140,9 @@ fn full_source_will_do() {
     );
     let out = folder("full");
     let relative = out.strip_prefix(root()).expect("it is below the root");
+    // A running nginx may have the file mapped that is there already.
+    fs::write(out.join(file("stream")), "mapped").expect("a file can be written");
+    let mapped = File::open(out.join(file("stream"))).expect("it is there");
     let output = build(&[
         ("NGINX", &nginx),
         ("NGINX_SOURCE", &source),
@@ -142,6 +153,11 @@ fn full_source_will_do() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let module = out.join("ngx_stream_rs_listen_module.so");
-    assert_eq!(symbols(&module), symbols(&self::module()));
+    // That nginx has no mail.
+    for module in ["stream", "http"] {
+        assert_eq!(symbols(&out.join(file(module))), wanted(module));
+    }
+    assert!(!out.join(file("mail")).exists());
+    let text = std::io::read_to_string(mapped).expect("it is open");
+    assert_eq!(text, "mapped", "the old file is replaced, not written to");
 }

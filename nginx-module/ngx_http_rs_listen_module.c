@@ -1,0 +1,124 @@
+
+/*
+ * Copyright (C) the ngx-rs-listen authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+#include "ngx_rs_listen.h"
+
+
+static void *ngx_http_rs_sockets_create_conf(ngx_cycle_t *cycle);
+static ngx_int_t ngx_http_rs_sockets_init_module(ngx_cycle_t *cycle);
+static char *ngx_http_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+
+static ngx_rs_subsystem_t  ngx_http_rs_subsystem = {
+    NGX_RS_SUBSYSTEM_HTTP,
+    &ngx_http_core_module,
+    ngx_http_init_connection
+};
+
+
+static ngx_core_module_t  ngx_http_rs_sockets_module_ctx = {
+    ngx_string("http_rs_sockets"),
+    ngx_http_rs_sockets_create_conf,
+    ngx_rs_listen_prepare
+};
+
+
+/* opens the sockets; has to come after ngx_events_module */
+
+ngx_module_t  ngx_http_rs_sockets_module = {
+    NGX_MODULE_V1,
+    &ngx_http_rs_sockets_module_ctx,       /* module context */
+    NULL,                                  /* module directives */
+    NGX_CORE_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    ngx_http_rs_sockets_init_module,       /* init module */
+    NULL,                                  /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static ngx_command_t  ngx_http_rs_listen_commands[] = {
+
+    { ngx_string("listen"),
+      NGX_HTTP_SRV_CONF|NGX_CONF_1MORE,
+      ngx_http_rs_listen,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      0,
+      NULL },
+
+      ngx_null_command
+};
+
+
+static ngx_http_module_t  ngx_http_rs_listen_module_ctx = {
+    NULL,                                  /* preconfiguration */
+    NULL,                                  /* postconfiguration */
+
+    NULL,                                  /* create main configuration */
+    NULL,                                  /* init main configuration */
+
+    NULL,                                  /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    NULL,                                  /* create location configuration */
+    NULL                                   /* merge location configuration */
+};
+
+
+/* has the directive; has to come before ngx_http_core_module */
+
+ngx_module_t  ngx_http_rs_listen_module = {
+    NGX_MODULE_V1,
+    &ngx_http_rs_listen_module_ctx,        /* module context */
+    ngx_http_rs_listen_commands,           /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    NULL,                                  /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static void *
+ngx_http_rs_sockets_create_conf(ngx_cycle_t *cycle)
+{
+    return ngx_rs_listen_create_conf(cycle, &ngx_http_rs_subsystem);
+}
+
+
+static ngx_int_t
+ngx_http_rs_sockets_init_module(ngx_cycle_t *cycle)
+{
+    return ngx_rs_listen_commit(cycle,
+                                ngx_get_conf(cycle->conf_ctx,
+                                             ngx_http_rs_sockets_module));
+}
+
+
+static char *
+ngx_http_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    void  *core_conf;
+
+    core_conf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_core_module);
+
+    return ngx_rs_listen_directive(cf,
+                                   ngx_get_conf(cf->cycle->conf_ctx,
+                                                ngx_http_rs_sockets_module),
+                                   core_conf);
+}
