@@ -23,7 +23,7 @@
 
 #define COUNT 10000
 #define FIRST_PORT 10000
-#define ROUNDS 21
+#define ROUNDS 41
 #define LIMIT 1.05
 
 static struct sockaddr_in addresses[COUNT];
@@ -127,7 +127,7 @@ static double median(double *times)
 
 int main(void)
 {
-    double ours[ROUNDS], bare[ROUNDS], ratio;
+    double ours[ROUNDS], bare[ROUNDS], ratios[ROUNDS], ratio;
     int i;
 
     prepare();
@@ -142,10 +142,12 @@ int main(void)
             bare[i] = milliseconds(open_bare);
             ours[i] = milliseconds(open_ours);
         }
+        /* Of neighbours, so that a busy machine slows both sides down. */
+        ratios[i] = ours[i] / bare[i];
     }
-    ratio = median(ours) / median(bare);
+    ratio = median(ratios);
     printf("open %d mptcp listeners: ours %.1f ms, bare loop %.1f ms, "
            "ratio %.3f (at most %.2f)\n",
-           COUNT, ours[ROUNDS / 2], bare[ROUNDS / 2], ratio, LIMIT);
+           COUNT, median(ours), median(bare), ratio, LIMIT);
     return ratio > LIMIT;
 }

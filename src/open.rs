@@ -11,11 +11,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
+use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 use socket2::{Domain, SockRef, Type};
 
 use crate::error::Error;
 use crate::handover;
-use crate::listen::{Fate, Inherited, Key, KeyMap, Listening, Options, Outcome, flag};
+use crate::listen::{Fate, Inherited, Key, KeyMap, Listening, Outcome, flag};
 use crate::protocol::Protocol;
 use crate::sys;
 
@@ -272,7 +273,11 @@ impl Opening<'_, '_, '_, '_> {
         socket.outcome = outcome;
         // Beside others it would take connections away from them.
         let wait = self.how.prepare && outcome != Outcome::Opened;
-        if wait { Ok(()) } else { listen(socket) }
+        if !wait {
+            // The address must be free for another try.
+            listen(socket).inspect_err(|_| close_one(socket))?;
+        }
+        Ok(())
     }
 
     /// Makes room beside the inherited sockets of this address.
@@ -319,8 +324,8 @@ fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
                 .protocol
                 .open_error(format!("socket() {}", socket.text()), source)
         })?;
-    for option in options(socket, share) {
-        let Some(value) = option.value else { continue };
+    for (option, value) in OPTIONS.iter().zip(values(socket, share)) {
+        let Some(value) = value else { continue };
         sys::set_option(new.as_fd(), option.level, option.name, value).map_err(|source| {
             let call = match option.shown {
                 true => format!("setsockopt({}, {value})", option.text),
@@ -341,108 +346,62 @@ fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
     Ok(new.into())
 }
 
-/// One option to set, if it has a value.
+/// An option that nginx sets; its value is shown where that may be at fault.
 struct SocketOption {
     level: i32,
     name: i32,
     text: &'static str,
     shown: bool,
-    value: Option<i32>,
 }
 
-/// Every option that nginx sets, in its order.
-fn options(socket: &Listening, share: bool) -> [SocketOption; 11] {
-    let Options {
-        flags,
-        rcvbuf_bytes,
-        sndbuf_bytes,
-        fastopen,
-        keepidle_sec,
-        keepintvl_sec,
-        keepcnt,
-        ..
-    } = socket.options;
-    let has = |flag| flags & flag != 0;
-    let on = |set: bool| set.then_some(1);
-    let inet = !socket.address.is_unix();
-    let keepalive = match (has(flag::KEEPALIVE_ON), has(flag::KEEPALIVE_OFF)) {
-        (true, _) => Some(1),
-        (_, true) => Some(0),
-        _ => None,
-    };
-    let v6only = socket
-        .address
-        .is_ipv6()
-        .then_some(i32::from(!has(flag::IPV6ONLY_OFF)));
-    let row = |level, name, text, shown, value| SocketOption {
+const fn row(level: i32, name: i32, text: &'static str, shown: bool) -> SocketOption {
+    SocketOption {
         level,
         name,
         text,
         shown,
-        value,
-    };
-    use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
+    }
+}
+
+/// Every one of them, in nginx's order.
+const OPTIONS: [SocketOption; 11] = [
+    row(SOL_SOCKET, libc::SO_REUSEADDR, "SO_REUSEADDR", false),
+    row(SOL_SOCKET, libc::SO_REUSEPORT, "SO_REUSEPORT", false),
+    row(IPPROTO_IPV6, libc::IPV6_V6ONLY, "IPV6_V6ONLY", false),
+    row(SOL_SOCKET, libc::SO_RCVBUF, "SO_RCVBUF", true),
+    row(SOL_SOCKET, libc::SO_SNDBUF, "SO_SNDBUF", true),
+    row(SOL_SOCKET, libc::SO_KEEPALIVE, "SO_KEEPALIVE", true),
+    row(IPPROTO_TCP, libc::TCP_KEEPIDLE, "TCP_KEEPIDLE", true),
+    row(IPPROTO_TCP, libc::TCP_KEEPINTVL, "TCP_KEEPINTVL", true),
+    row(IPPROTO_TCP, libc::TCP_KEEPCNT, "TCP_KEEPCNT", true),
+    row(IPPROTO_TCP, libc::TCP_FASTOPEN, "TCP_FASTOPEN", true),
+    row(
+        IPPROTO_TCP,
+        libc::TCP_DEFER_ACCEPT,
+        "TCP_DEFER_ACCEPT",
+        true,
+    ),
+];
+
+/// The values of [`OPTIONS`]; None leaves one alone.
+fn values(socket: &Listening, share: bool) -> [Option<i32>; OPTIONS.len()] {
+    let options = &socket.options;
+    let on = |set: bool| set.then_some(1);
+    let v6only = || i32::from(!options.has(flag::IPV6ONLY_OFF));
+    let keepalive_off = options.has(flag::KEEPALIVE_OFF).then_some(0);
     [
-        row(
-            SOL_SOCKET,
-            libc::SO_REUSEADDR,
-            "SO_REUSEADDR",
-            false,
-            on(inet),
-        ),
-        row(
-            SOL_SOCKET,
-            libc::SO_REUSEPORT,
-            "SO_REUSEPORT",
-            false,
-            on(share || has(flag::REUSEPORT)),
-        ),
-        row(
-            IPPROTO_IPV6,
-            libc::IPV6_V6ONLY,
-            "IPV6_V6ONLY",
-            false,
-            v6only,
-        ),
-        row(SOL_SOCKET, libc::SO_RCVBUF, "SO_RCVBUF", true, rcvbuf_bytes),
-        row(SOL_SOCKET, libc::SO_SNDBUF, "SO_SNDBUF", true, sndbuf_bytes),
-        row(
-            SOL_SOCKET,
-            libc::SO_KEEPALIVE,
-            "SO_KEEPALIVE",
-            true,
-            keepalive,
-        ),
-        row(
-            IPPROTO_TCP,
-            libc::TCP_KEEPIDLE,
-            "TCP_KEEPIDLE",
-            true,
-            keepidle_sec,
-        ),
-        row(
-            IPPROTO_TCP,
-            libc::TCP_KEEPINTVL,
-            "TCP_KEEPINTVL",
-            true,
-            keepintvl_sec,
-        ),
-        row(IPPROTO_TCP, libc::TCP_KEEPCNT, "TCP_KEEPCNT", true, keepcnt),
-        row(
-            IPPROTO_TCP,
-            libc::TCP_FASTOPEN,
-            "TCP_FASTOPEN",
-            true,
-            fastopen,
-        ),
-        // nginx's choice of one second: see ngx_configure_listening_sockets().
-        row(
-            IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            "TCP_DEFER_ACCEPT",
-            true,
-            on(has(flag::DEFERRED)),
-        ),
+        on(!socket.address.is_unix()),
+        on(share || options.has(flag::REUSEPORT)),
+        socket.address.is_ipv6().then(v6only),
+        options.rcvbuf_bytes,
+        options.sndbuf_bytes,
+        on(options.has(flag::KEEPALIVE_ON)).or(keepalive_off),
+        options.keepidle_sec,
+        options.keepintvl_sec,
+        options.keepcnt,
+        options.fastopen,
+        // nginx's choice of one second: ngx_configure_listening_sockets().
+        on(options.has(flag::DEFERRED)),
     ]
 }
 

@@ -235,7 +235,9 @@ impl Array {
     }
 
     pub(super) fn read(&self) -> Result<Vec<Listening>, Error> {
-        let mut sockets = Vec::with_capacity(self.0.count);
+        let mut sockets = Vec::new();
+        let room = sockets.try_reserve_exact(self.0.count);
+        room.map_err(|_| Error::Argument("an array is too long"))?;
         for element in self.0.read() {
             sockets.push(listening(&element?)?);
         }

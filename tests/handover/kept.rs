@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use ngx_rs_listen::open::Report;
-use ngx_rs_listen::{Fate, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, open};
+use ngx_rs_listen::{
+    Fate, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, handover, open,
+};
 use socket2::{Domain, Socket, Type};
 
 use crate::common::namespace;
@@ -162,6 +164,31 @@ fn two_workers_become_four() {
             waiting(fd(&sockets[3])),
         ];
         assert_eq!(served.iter().sum::<usize>(), 200);
+        assert!(served.iter().all(|&count| count > 0), "{served:?}");
+    });
+}
+
+#[test]
+fn sockets_that_join_others_wait_for_the_commit() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = listener(text, Protocol::Mptcp, true);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [(); 2].map(|()| with_reuseport(mptcp(text)));
+        let mut how = Open {
+            prepare: true,
+            ..Open::default()
+        };
+        open::listening(&mut sockets, &mut inherited, &mut how).expect("one is new");
+        let clients = connect(text, 100);
+        assert_eq!(waiting(&old), 100, "the old one serves until the commit");
+        drop(clients);
+
+        handover::commit(&sockets).expect("it can listen");
+        assert!(shares(&old) && shares(fd(&sockets[1])));
+        let _clients = connect(text, 100);
+        let served = [waiting(&old), waiting(fd(&sockets[1]))];
+        assert_eq!(served.iter().sum::<usize>(), 100);
         assert!(served.iter().all(|&count| count > 0), "{served:?}");
     });
 }

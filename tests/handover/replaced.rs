@@ -68,6 +68,24 @@ fn from_tcp_to_mptcp_and_back() {
 }
 
 #[test]
+fn the_address_is_the_new_ones_own_from_the_commit_on() {
+    namespace::run(|| {
+        for share in [false, true] {
+            let old = listener("127.0.0.1:80", Protocol::Tcp, share);
+            let mut inherited = [Inherited::new(&old)];
+            let mut sockets = [mptcp("127.0.0.1:80")];
+            if share {
+                sockets[0].options.flags |= flag::REUSEPORT;
+            }
+            prepare(&mut sockets, &mut inherited);
+            assert!(shares(fd(&sockets[0])));
+            handover::commit(&sockets).expect("it can listen");
+            assert_eq!(shares(fd(&sockets[0])), share);
+        }
+    });
+}
+
+#[test]
 fn auto_replaces_tcp_where_mptcp_is_there() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Tcp, false);

@@ -6,6 +6,7 @@ use ngx_rs_listen::open::Report;
 use ngx_rs_listen::{Open, Outcome, Protocol, open};
 
 use crate::common::namespace;
+use crate::common::seccomp;
 use crate::common::socket::*;
 
 const DELAY: Duration = Duration::from_millis(20);
@@ -128,5 +129,30 @@ fn once_is_the_default_and_other_errors_are_never_retried() {
             assert_eq!(message, format!("bind() to {address} failed"));
         }
         assert_eq!(reports, 0);
+    });
+}
+
+#[test]
+fn an_address_that_is_in_use_at_listen_is_bound_anew() {
+    namespace::run(|| {
+        // As after a suspended virtual machine: see nginx's comment there.
+        seccomp::refuse(seccomp::LISTEN_BACKLOG, 77, libc::EADDRINUSE);
+        let before = namespace::descriptors();
+        let mut said = Vec::new();
+        let mut report = |report: Report<'_>| said.push(brief(&report));
+        let mut how = Open {
+            tries: 3,
+            report: Some(&mut report),
+            ..Open::default()
+        };
+        let mut sockets = [mptcp("127.0.0.1:80")];
+        sockets[0].options.backlog = 77;
+        let error = open::listening(&mut sockets, &mut [], &mut how).expect_err("in use");
+        let message = "listen() to 127.0.0.1:80, backlog 77 failed";
+        assert_eq!(error.to_string(), message);
+        let in_use = format!("{message}, {}", libc::EADDRINUSE);
+        let once = [in_use.as_str(), "waiting 0ms"];
+        assert_eq!(said, [once, once].concat());
+        assert_eq!(namespace::descriptors(), before);
     });
 }
