@@ -180,6 +180,12 @@
 #define NGX_RS_JOINED 5
 
 /**
+ * One of these two for which ngx_rs_listening_commit failed: bound, and not
+ * listening; `fd` is still the caller's.
+ */
+#define NGX_RS_FAILED 6
+
+/**
  * Nobody asked for its address.
  */
 #define NGX_RS_UNUSED 0
@@ -643,16 +649,15 @@ ngx_rs_status_t ngx_rs_open_listening(ngx_rs_listening_t *sockets,
  * NGX_RS_REPLACED or NGX_RS_JOINED begin to listen. The sockets that they
  * replace listen as well: close them now.
  *
- * sockets  in      `count` elements as ngx_rs_open_listening left them;
- *                  borrowed for the call
- * error    out     optional, may be NULL
+ * sockets  in,out  `count` elements as ngx_rs_open_listening left them;
+ *                  borrowed for the call; those that failed have outcome
+ *                  NGX_RS_FAILED afterwards, and the others listen
+ * error    out     optional, may be NULL; that of the first that failed
  *
- * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}; after
- * NGX_RS_ERR_SYSCALL the first socket that failed, and those behind it, do not
- * listen.
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
  * Any thread.
  */
-ngx_rs_status_t ngx_rs_listening_commit(const ngx_rs_listening_t *sockets,
+ngx_rs_status_t ngx_rs_listening_commit(ngx_rs_listening_t *sockets,
                                         size_t count,
                                         ngx_rs_error_t *error);
 

@@ -19,6 +19,8 @@ static void ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf,
     ngx_uint_t ignore);
 static void ngx_rs_listen_report(void *data, uint32_t event,
     const ngx_rs_error_t *error);
+static void ngx_rs_listen_keep_old(ngx_cycle_t *cycle,
+    ngx_rs_listen_conf_t *rlcf, ngx_listening_t *ls);
 static void ngx_rs_listen_rollback(void *data);
 
 
@@ -375,7 +377,9 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
 {
     ngx_rs_listen_conf_t  *rlcf = conf;
 
-    ngx_rs_error_t  error = NGX_RS_ERROR_INIT;
+    ngx_uint_t        i;
+    ngx_rs_error_t    error = NGX_RS_ERROR_INIT;
+    ngx_listening_t  *ls;
 
     rlcf->committed = 1;
 
@@ -384,13 +388,83 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
     }
 
     if (ngx_rs_listening_commit(rlcf->sockets, rlcf->nsockets, &error)
-        != NGX_RS_OK)
+        == NGX_RS_OK)
     {
-        ngx_log_error(NGX_LOG_ALERT, cycle->log, error.os_errno,
-                      "%s", error.message);
+        return NGX_OK;
+    }
+
+    ngx_log_error(NGX_LOG_ALERT, cycle->log, error.os_errno,
+                  "%s", error.message);
+
+    ls = cycle->listening.elts;
+
+    for (i = 0; i < rlcf->nsockets; i++) {
+        if (rlcf->sockets[i].outcome == NGX_RS_FAILED) {
+            ngx_rs_listen_keep_old(cycle, rlcf, &ls[rlcf->indices[i]]);
+        }
     }
 
     return NGX_OK;
+}
+
+
+/*
+ * It is too late to fail, so the old socket of the address goes on in the place
+ * of one that does not listen: nginx will close its own descriptor of it.
+ */
+
+static void
+ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
+    ngx_listening_t *ls)
+{
+    ngx_uint_t           i;
+    ngx_socket_t         fd;
+    ngx_listening_t     *old, *olds;
+    ngx_rs_inherited_t  *inherited, *found;
+
+    olds = cycle->old_cycle->listening.elts;
+    inherited = rlcf->open.inherited;
+    found = NULL;
+
+    /* one that no other listener has got, if there is any */
+
+    for (i = 0; i < rlcf->open.inherited_count; i++) {
+        old = &olds[rlcf->old_indices[i]];
+
+        if (ngx_cmp_sockaddr(old->sockaddr, old->socklen,
+                             ls->sockaddr, ls->socklen, 1)
+            != NGX_OK)
+        {
+            continue;
+        }
+
+        if (found == NULL || inherited[i].fate == NGX_RS_SUPERSEDED) {
+            found = &inherited[i];
+        }
+    }
+
+    if (found == NULL) {
+        return;
+    }
+
+    fd = dup(found->fd);
+
+    if (fd == (ngx_socket_t) -1) {
+        ngx_log_error(NGX_LOG_ALERT, cycle->log, ngx_socket_errno,
+                      "dup() of the old socket of %V failed", &ls->addr_text);
+        return;
+    }
+
+    if (ngx_close_socket(ls->fd) == -1) {
+        ngx_log_error(NGX_LOG_ALERT, cycle->log, ngx_socket_errno,
+                      ngx_close_socket_n " %V failed", &ls->addr_text);
+    }
+
+    ls->fd = fd;
+    found->fate = NGX_RS_KEPT;
+
+    ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                  "the old socket of %V goes on", &ls->addr_text);
 }
 
 

@@ -8,9 +8,9 @@
 
 use socket2::SockRef;
 
+use crate::create;
 use crate::error::Error;
 use crate::listen::{Inherited, Listening, Outcome};
-use crate::open;
 
 /// Lets other sockets be bound to the address of an inherited one.
 pub(crate) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
@@ -43,13 +43,21 @@ pub fn rollback(inherited: &mut [Inherited<'_>]) {
 /// them now.
 ///
 /// # Errors
-/// [`Error::Syscall`] of the first that failed. It and those behind it do not
-/// listen yet.
-pub fn commit(sockets: &[Listening]) -> Result<(), Error> {
-    sockets
-        .iter()
-        .filter(|socket| matches!(socket.outcome, Outcome::Replaced | Outcome::Joined))
-        .try_for_each(open::listen)
+/// [`Error::Syscall`] of the first that failed. All the others listen; those
+/// that failed have [`Outcome::Failed`], and those that they were to replace
+/// had better go on.
+pub fn commit(sockets: &mut [Listening]) -> Result<(), Error> {
+    let mut result = Ok(());
+    for socket in sockets {
+        if !matches!(socket.outcome, Outcome::Replaced | Outcome::Joined) {
+            continue;
+        }
+        if let Err(error) = create::listen(socket) {
+            socket.outcome = Outcome::Failed;
+            result = result.and(Err(error));
+        }
+    }
+    result
 }
 
 /// Makes the address the socket's own again, once it listens.

@@ -29,6 +29,7 @@ pub mod open;
 pub mod parse;
 pub mod resolve;
 
+mod create;
 mod error;
 mod listen;
 mod protocol;

@@ -174,6 +174,8 @@ pub enum Outcome {
     Replaced,
     /// A new socket beside inherited ones of the same protocol.
     Joined,
+    /// One of these two that was to listen at last and could not.
+    Failed,
     /// The caller was to open it: see [`crate::Open::leave_tcp`].
     Left,
 }

@@ -1,22 +1,18 @@
 //! Opens many listening sockets, or none.
 //!
-//! Source: nginx ngx_init_cycle() for the matching of inherited sockets,
-//! ngx_open_listening_sockets() and ngx_configure_listening_sockets() for the
-//! order of the calls.
+//! Source: nginx ngx_init_cycle() for the matching of inherited sockets, and
+//! ngx_open_listening_sockets() for the tries.
 
 use std::ffi::c_int;
-use std::fs::{self, Permissions};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
-use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 use socket2::{Domain, SockRef, Type};
 
+use crate::create::{create, listen, unlink};
 use crate::error::Error;
 use crate::handover;
-use crate::listen::{Fate, Inherited, Key, KeyMap, Listening, Outcome, flag};
+use crate::listen::{Fate, Inherited, Key, KeyMap, Listening, Outcome};
 use crate::protocol::Protocol;
 use crate::sys;
 
@@ -312,120 +308,6 @@ fn protocol_of(inherited: &mut Inherited<'_>, socket: &Listening) -> Result<Prot
     Ok(*inherited.protocol.insert(protocol.unwrap_or(Protocol::Tcp)))
 }
 
-/// socket(2), its options, bind(2).
-fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
-    let failed = |call: &str| format!("{call} {}", socket.text());
-    let protocol = socket.is_inet_stream().then_some(socket.protocol);
-    let protocol = protocol.filter(|&protocol| protocol != Protocol::Tcp);
-    let domain = socket.address.domain();
-    let new =
-        sys::socket(domain, socket.socket_type.nonblocking(), protocol).map_err(|source| {
-            socket
-                .protocol
-                .open_error(format!("socket() {}", socket.text()), source)
-        })?;
-    for (option, value) in OPTIONS.iter().zip(values(socket, share)) {
-        let Some(value) = value else { continue };
-        sys::set_option(new.as_fd(), option.level, option.name, value).map_err(|source| {
-            let call = match option.shown {
-                true => format!("setsockopt({}, {value})", option.text),
-                false => format!("setsockopt({})", option.text),
-            };
-            Error::syscall(failed(&call), source)
-        })?;
-    }
-    new.bind(&socket.address)
-        .map_err(|source| Error::syscall(failed("bind() to"), source))?;
-    if let Some(path) = socket.address.as_pathname() {
-        // As nginx: everybody may connect, the directory decides who can.
-        fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|source| {
-            unlink(socket);
-            Error::syscall(format!("chmod() \"{}\"", path.display()), source)
-        })?;
-    }
-    Ok(new.into())
-}
-
-/// An option that nginx sets; its value is shown where that may be at fault.
-struct SocketOption {
-    level: i32,
-    name: i32,
-    text: &'static str,
-    shown: bool,
-}
-
-const fn row(level: i32, name: i32, text: &'static str, shown: bool) -> SocketOption {
-    SocketOption {
-        level,
-        name,
-        text,
-        shown,
-    }
-}
-
-/// Every one of them, in nginx's order.
-const OPTIONS: [SocketOption; 11] = [
-    row(SOL_SOCKET, libc::SO_REUSEADDR, "SO_REUSEADDR", false),
-    row(SOL_SOCKET, libc::SO_REUSEPORT, "SO_REUSEPORT", false),
-    row(IPPROTO_IPV6, libc::IPV6_V6ONLY, "IPV6_V6ONLY", false),
-    row(SOL_SOCKET, libc::SO_RCVBUF, "SO_RCVBUF", true),
-    row(SOL_SOCKET, libc::SO_SNDBUF, "SO_SNDBUF", true),
-    row(SOL_SOCKET, libc::SO_KEEPALIVE, "SO_KEEPALIVE", true),
-    row(IPPROTO_TCP, libc::TCP_KEEPIDLE, "TCP_KEEPIDLE", true),
-    row(IPPROTO_TCP, libc::TCP_KEEPINTVL, "TCP_KEEPINTVL", true),
-    row(IPPROTO_TCP, libc::TCP_KEEPCNT, "TCP_KEEPCNT", true),
-    row(IPPROTO_TCP, libc::TCP_FASTOPEN, "TCP_FASTOPEN", true),
-    row(
-        IPPROTO_TCP,
-        libc::TCP_DEFER_ACCEPT,
-        "TCP_DEFER_ACCEPT",
-        true,
-    ),
-];
-
-/// The values of [`OPTIONS`]; None leaves one alone.
-fn values(socket: &Listening, share: bool) -> [Option<i32>; OPTIONS.len()] {
-    let options = &socket.options;
-    let on = |set: bool| set.then_some(1);
-    let v6only = || i32::from(!options.has(flag::IPV6ONLY_OFF));
-    let keepalive_off = options.has(flag::KEEPALIVE_OFF).then_some(0);
-    [
-        on(!socket.address.is_unix()),
-        on(share || options.has(flag::REUSEPORT)),
-        socket.address.is_ipv6().then(v6only),
-        options.rcvbuf_bytes,
-        options.sndbuf_bytes,
-        on(options.has(flag::KEEPALIVE_ON)).or(keepalive_off),
-        options.keepidle_sec,
-        options.keepintvl_sec,
-        options.keepcnt,
-        options.fastopen,
-        // nginx's choice of one second: ngx_configure_listening_sockets().
-        on(options.has(flag::DEFERRED)),
-    ]
-}
-
-/// listen(2), on a stream socket.
-pub(crate) fn listen(socket: &Listening) -> Result<(), Error> {
-    let Some(fd) = socket
-        .fd
-        .as_ref()
-        .filter(|_| socket.socket_type == Type::STREAM)
-    else {
-        return Ok(());
-    };
-    let backlog = socket.options.backlog;
-    let failed = |call: &str| format!("{call} {}, backlog {backlog}", socket.text());
-    let kernel = SockRef::from(fd);
-    kernel
-        .listen(backlog)
-        .map_err(|source| Error::syscall(failed("listen() to"), source))?;
-    if socket.outcome == Outcome::Replaced && !socket.options.has(flag::REUSEPORT) {
-        handover::unshare(&kernel);
-    }
-    Ok(())
-}
-
 /// Closes what was opened.
 pub(crate) fn close(sockets: &mut [Listening]) {
     sockets.iter_mut().for_each(close_one);
@@ -436,12 +318,4 @@ fn close_one(socket: &mut Listening) {
         unlink(socket);
     }
     socket.outcome = Outcome::Untouched;
-}
-
-/// Removes the file of a unix domain socket of ours.
-fn unlink(socket: &Listening) {
-    if let Some(path) = socket.address.as_pathname() {
-        // It may be gone already, and there is nobody left to tell.
-        let _ = fs::remove_file(path);
-    }
 }

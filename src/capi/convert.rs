@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use socket2::{SockAddr, Type};
 use super::guard::{Report, outside, read_sized, slice_of};
 use super::types::*;
 use crate::error::Error;
-use crate::listen::{self, Fate, Inherited, Listen, Listening, Options, Outcome};
+use crate::listen::{self, Inherited, Listen, Listening, Options};
 use crate::open::{self, Open};
 use crate::parse::{Rules, Subsystem};
 use crate::protocol::{Protocol, Wish};
@@ -160,164 +160,7 @@ fn socket_type(number: i32) -> Result<Type, Error> {
     }
 }
 
-/// An array of structs that begin with their size.
-#[derive(Clone, Copy)]
-struct Sized<T> {
-    first: *mut T,
-    stride: usize,
-    count: usize,
-}
-
-impl<T: Copy> Sized<T> {
-    /// # Safety
-    /// `first` is NULL or points to `count` elements of the size that the
-    /// first one says, and all bytes of `T` may be 0.
-    unsafe fn new(first: *mut T, count: usize) -> Result<Self, Error> {
-        let stride = match (first.is_null(), count) {
-            (_, 0) => 0,
-            (true, _) => return Err(Error::Argument("an array is NULL")),
-            // SAFETY: not NULL, and our caller's contract.
-            _ => unsafe { first.cast::<u32>().read_unaligned() },
-        };
-        let stride = stride as usize;
-        if count > 0 && stride < size_of::<T>() {
-            return Err(Error::Argument("the size of a struct is not set"));
-        }
-        if count
-            .checked_mul(stride)
-            .is_none_or(|bytes| bytes > isize::MAX as usize)
-        {
-            return Err(Error::Argument("an array is too long"));
-        }
-        Ok(Self {
-            first,
-            stride,
-            count,
-        })
-    }
-
-    fn at(&self, index: usize) -> *mut T {
-        self.first.wrapping_byte_add(index * self.stride)
-    }
-
-    fn read(&self) -> impl Iterator<Item = Result<T, Error>> {
-        (0..self.count).map(|index| {
-            // SAFETY: index < count, and the contract of new(); `size` is the
-            // first field.
-            let size = unsafe { self.at(index).cast::<u32>().read_unaligned() };
-            if size as usize != self.stride {
-                return Err(Error::Argument("the elements of an array differ in size"));
-            }
-            // SAFETY: as above.
-            unsafe { read_sized(self.at(index), size_of::<T>()) }
-        })
-    }
-
-    fn update(&self, index: usize, change: impl FnOnce(&mut T)) {
-        let place = self.at(index);
-        // SAFETY: index < count, and the contract of new().
-        let mut element = unsafe { place.read_unaligned() };
-        change(&mut element);
-        // SAFETY: as above.
-        unsafe { place.write_unaligned(element) };
-    }
-}
-
-/// The sockets of our caller.
-pub(super) struct Array(Sized<ngx_rs_listening_t>);
-
-impl Array {
-    /// # Safety
-    /// `first` is NULL or points to `count` elements.
-    pub(super) unsafe fn new(first: *mut ngx_rs_listening_t, count: usize) -> Result<Self, Error> {
-        // SAFETY: our caller's contract; all bytes of an element may be 0.
-        unsafe { Sized::new(first, count) }.map(Self)
-    }
-
-    pub(super) fn read(&self) -> Result<Vec<Listening>, Error> {
-        let mut sockets = Vec::new();
-        let room = sockets.try_reserve_exact(self.0.count);
-        room.map_err(|_| Error::Argument("an array is too long"))?;
-        for element in self.0.read() {
-            sockets.push(listening(&element?)?);
-        }
-        Ok(sockets)
-    }
-
-    pub(super) fn write_wishes(&self, sockets: &[Listening]) {
-        for (index, socket) in sockets.iter().enumerate() {
-            self.0.update(index, |element| {
-                element.protocol = wish_number(socket.wish);
-                element.flags &= !NGX_RS_LISTENING_FALLBACK;
-                element.flags |= wish_flag(socket.wish);
-            });
-        }
-    }
-
-    /// Writes what opening did, and gives the descriptors away.
-    pub(super) fn write_opened(&self, sockets: Vec<Listening>, inherited: &[Inherited<'_>]) {
-        for (index, socket) in sockets.into_iter().enumerate() {
-            let chosen = socket.is_inet_stream().then_some(socket.protocol);
-            let (outcome, source) = match socket.outcome {
-                Outcome::Untouched => (NGX_RS_UNTOUCHED, None),
-                Outcome::Opened => (NGX_RS_OPENED, None),
-                Outcome::Inherited(source) => (NGX_RS_INHERITED, Some(source)),
-                Outcome::Replaced => (NGX_RS_REPLACED, None),
-                Outcome::Left => (NGX_RS_LEFT, None),
-                Outcome::Joined => (NGX_RS_JOINED, None),
-            };
-            let kept = source.and_then(|source| inherited.get(source));
-            let kept = kept.map_or(-1, |kept| kept.fd.as_raw_fd());
-            self.0.update(index, |element| {
-                element.fd = socket.fd.map_or(kept, IntoRawFd::into_raw_fd);
-                element.outcome = outcome;
-                element.inherited = source.unwrap_or(0) as u32;
-                element.opened_protocol = chosen.map_or(0, Protocol::number);
-            });
-        }
-    }
-
-    /// Takes the descriptors that an earlier call gave away.
-    ///
-    /// # Safety
-    /// They are open, and nobody else's.
-    pub(super) unsafe fn adopt(&self, sockets: &mut [Listening]) {
-        for (element, socket) in self.0.read().zip(sockets) {
-            let Ok(element) = element else { continue };
-            let outcome = match element.outcome {
-                NGX_RS_OPENED => Outcome::Opened,
-                NGX_RS_REPLACED => Outcome::Replaced,
-                NGX_RS_JOINED => Outcome::Joined,
-                _ => continue,
-            };
-            socket.outcome = outcome;
-            if element.fd >= 0 {
-                // SAFETY: our caller's contract.
-                socket.fd = Some(unsafe { OwnedFd::from_raw_fd(element.fd) });
-            }
-        }
-    }
-
-    /// The same for the time of `body` only.
-    ///
-    /// # Safety
-    /// The descriptors are open.
-    pub(super) unsafe fn lend(
-        &self,
-        sockets: &mut [Listening],
-        body: impl FnOnce(&[Listening]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        // SAFETY: they are given back below; the two in between do not panic.
-        unsafe { self.adopt(sockets) };
-        let result = body(sockets);
-        for fd in sockets.iter_mut().filter_map(|socket| socket.fd.take()) {
-            let _ = fd.into_raw_fd();
-        }
-        result
-    }
-}
-
-fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
+pub(super) fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
     known_flags(from.flags, LISTENING_FLAGS | NGX_RS_LISTENING_FALLBACK)?;
     // SAFETY: the contract of Array::new() covers the address.
     let address = unsafe { sockaddr(from.sockaddr, from.socklen) }?;
@@ -349,47 +192,18 @@ fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
     Ok(socket)
 }
 
-fn wish_number(wish: Option<Wish>) -> i32 {
+pub(super) fn wish_number(wish: Option<Wish>) -> i32 {
     wish.map_or(0, |wish| wish.protocol.number())
 }
 
-fn wish_flag(wish: Option<Wish>) -> u32 {
+pub(super) fn wish_flag(wish: Option<Wish>) -> u32 {
     match wish {
         Some(wish) if wish.fallback => NGX_RS_LISTENING_FALLBACK,
         _ => 0,
     }
 }
 
-/// The inherited sockets of our caller.
-pub(super) struct InheritedArray(Sized<ngx_rs_inherited_t>);
-
-impl InheritedArray {
-    /// # Safety
-    /// `inherited` is NULL or points to `inherited_count` elements.
-    pub(super) unsafe fn new(how: &ngx_rs_open_t) -> Result<Self, Error> {
-        // SAFETY: our caller's contract; all bytes of an element may be 0.
-        unsafe { Sized::new(how.inherited, how.inherited_count) }.map(Self)
-    }
-
-    pub(super) fn read<'a>(&self) -> Result<Vec<Inherited<'a>>, Error> {
-        self.0.read().map(|element| inherited(&element?)).collect()
-    }
-
-    pub(super) fn write(&self, sockets: &[Inherited<'_>]) {
-        for (index, socket) in sockets.iter().enumerate() {
-            self.0.update(index, |element| {
-                element.shared = socket.shared.into();
-                element.fate = match socket.fate {
-                    Fate::Unused => NGX_RS_UNUSED,
-                    Fate::Kept => NGX_RS_KEPT,
-                    Fate::Replaced => NGX_RS_SUPERSEDED,
-                };
-            });
-        }
-    }
-}
-
-fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, Error> {
+pub(super) fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, Error> {
     if from.fd < 0 {
         return Err(Error::Argument("an inherited descriptor is negative"));
     }

@@ -8,6 +8,7 @@
 #[cfg(panic = "abort")]
 compile_error!("the panic guard of the C ABI needs panic = \"unwind\"");
 
+mod array;
 mod convert;
 mod guard;
 mod types;
@@ -231,9 +232,9 @@ pub unsafe extern "C" fn ngx_rs_listening_assign(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let array = unsafe { convert::Array::new(sockets, count) }?;
+        let array = unsafe { array::Array::new(sockets, count) }?;
         // SAFETY: our caller's contract.
-        let asked = unsafe { convert::Array::new(asked.cast_mut(), asked_count) }?;
+        let asked = unsafe { array::Array::new(asked.cast_mut(), asked_count) }?;
         let mut sockets = array.read()?;
         let asked = asked.read()?.into_iter().enumerate();
         let (places, asked): (Vec<usize>, Vec<_>) = asked
@@ -270,11 +271,11 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let array = unsafe { convert::Array::new(sockets, count) }?;
+        let array = unsafe { array::Array::new(sockets, count) }?;
         // SAFETY: our caller's contract.
         let how = unsafe { convert::open(how) }?;
         // SAFETY: our caller's contract.
-        let old = unsafe { convert::InheritedArray::new(&how) }?;
+        let old = unsafe { array::InheritedArray::new(&how) }?;
         let mut sockets = array.read()?;
         let mut inherited = old.read()?;
         let mut report = |report: open::Report<'_>| convert::report(&how, report);
@@ -295,26 +296,28 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
 /// NGX_RS_REPLACED or NGX_RS_JOINED begin to listen. The sockets that they
 /// replace listen as well: close them now.
 ///
-/// sockets  in      `count` elements as ngx_rs_open_listening left them;
-///                  borrowed for the call
-/// error    out     optional, may be NULL
+/// sockets  in,out  `count` elements as ngx_rs_open_listening left them;
+///                  borrowed for the call; those that failed have outcome
+///                  NGX_RS_FAILED afterwards, and the others listen
+/// error    out     optional, may be NULL; that of the first that failed
 ///
-/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}; after
-/// NGX_RS_ERR_SYSCALL the first socket that failed, and those behind it, do not
-/// listen.
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
 /// Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listening_commit(
-    sockets: *const ngx_rs_listening_t,
+    sockets: *mut ngx_rs_listening_t,
     count: usize,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let array = unsafe { convert::Array::new(sockets.cast_mut(), count) }?;
+        let array = unsafe { array::Array::new(sockets, count) }?;
         let mut sockets = array.read()?;
-        // SAFETY: our caller's contract.
-        unsafe { array.lend(&mut sockets, handover::commit) }
+        // SAFETY: our caller's contract; they are given back just below.
+        unsafe { array.adopt(&mut sockets) };
+        let result = handover::commit(&mut sockets);
+        array.write_committed(sockets);
+        result
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
@@ -339,11 +342,11 @@ pub unsafe extern "C" fn ngx_rs_listening_rollback(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let array = unsafe { convert::Array::new(sockets, count) }?;
+        let array = unsafe { array::Array::new(sockets, count) }?;
         // SAFETY: our caller's contract.
         let how = unsafe { convert::open(how) }?;
         // SAFETY: our caller's contract.
-        let old = unsafe { convert::InheritedArray::new(&how) }?;
+        let old = unsafe { array::InheritedArray::new(&how) }?;
         let mut sockets = array.read()?;
         let mut inherited = old.read()?;
         // SAFETY: our caller's contract.

@@ -155,6 +155,9 @@ pub const NGX_RS_LEFT: u32 = 4;
 
 /// A new socket beside inherited ones of the same protocol.
 pub const NGX_RS_JOINED: u32 = 5;
+/// One of these two for which ngx_rs_listening_commit failed: bound, and not
+/// listening; `fd` is still the caller's.
+pub const NGX_RS_FAILED: u32 = 6;
 
 /// A listening socket. Begin with NGX_RS_LISTENING_INIT.
 #[repr(C)]

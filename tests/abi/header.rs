@@ -82,7 +82,7 @@ fn rust() -> Facts {
         NGX_RS_LISTENING_IPV6ONLY_OFF, NGX_RS_LISTENING_KEEPALIVE_ON,
         NGX_RS_LISTENING_KEEPALIVE_OFF, NGX_RS_LISTENING_FALLBACK,
         NGX_RS_UNTOUCHED, NGX_RS_OPENED, NGX_RS_INHERITED, NGX_RS_REPLACED,
-        NGX_RS_LEFT, NGX_RS_JOINED,
+        NGX_RS_LEFT, NGX_RS_JOINED, NGX_RS_FAILED,
         NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED,
         NGX_RS_OPEN_LEAVE_TCP, NGX_RS_OPEN_PREPARE, NGX_RS_OPEN_CHECK,
         NGX_RS_REPORT_IN_USE, NGX_RS_REPORT_WAITING, NGX_RS_REPORT_FALLBACK,
@@ -153,6 +153,7 @@ fn numbers_are_never_reused() {
         (NGX_RS_REPLACED.into(), 3),
         (NGX_RS_LEFT.into(), 4),
         (NGX_RS_JOINED.into(), 5),
+        (NGX_RS_FAILED.into(), 6),
     ];
     for (now, then) in released {
         assert_eq!(now, then);

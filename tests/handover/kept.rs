@@ -184,7 +184,7 @@ fn sockets_that_join_others_wait_for_the_commit() {
         assert_eq!(waiting(&old), 100, "the old one serves until the commit");
         drop(clients);
 
-        handover::commit(&sockets).expect("it can listen");
+        handover::commit(&mut sockets).expect("it can listen");
         assert!(shares(&old) && shares(fd(&sockets[1])));
         let _clients = connect(text, 100);
         let served = [waiting(&old), waiting(fd(&sockets[1]))];

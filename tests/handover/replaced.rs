@@ -24,7 +24,7 @@ fn switch(text: &str, old: Socket, wish: Wish) -> Listening {
     let mut inherited = [Inherited::new(&old)];
     let mut sockets = [stream(text, Some(wish))];
     prepare(&mut sockets, &mut inherited);
-    let [socket] = sockets;
+    let [mut socket] = sockets;
     assert_eq!(socket.outcome, Outcome::Replaced);
     assert_eq!(inherited[0].fate(), Fate::Replaced);
     assert_eq!(protocol(fd(&socket)), wish.protocol.number());
@@ -38,7 +38,7 @@ fn switch(text: &str, old: Socket, wish: Wish) -> Listening {
     );
     drop(clients);
 
-    handover::commit(std::slice::from_ref(&socket)).expect("it can listen");
+    handover::commit(std::slice::from_mut(&mut socket)).expect("it can listen");
     assert!(listens(fd(&socket)));
     drop(old);
     let _clients = connect(text, CLIENTS);
@@ -79,7 +79,7 @@ fn the_address_is_the_new_ones_own_from_the_commit_on() {
             }
             prepare(&mut sockets, &mut inherited);
             assert!(shares(fd(&sockets[0])));
-            handover::commit(&sockets).expect("it can listen");
+            handover::commit(&mut sockets).expect("it can listen");
             assert_eq!(shares(fd(&sockets[0])), share);
         }
     });
@@ -116,7 +116,7 @@ fn without_prepare_the_new_one_listens_at_once() {
         assert_eq!(sockets[0].outcome, Outcome::Replaced);
         assert_eq!(sockets[1].outcome, Outcome::Opened);
         assert!(listens(fd(&sockets[0])) && listens(fd(&sockets[1])) && listens(&old));
-        handover::commit(&sockets).expect("to listen twice is no error");
+        handover::commit(&mut sockets).expect("to listen twice is no error");
     });
 }
 
@@ -137,7 +137,7 @@ fn preparing_lets_fresh_sockets_listen() {
             [Outcome::Replaced, Outcome::Opened, Outcome::Opened]
         );
         assert!(!listens(fd(&sockets[0])) && listens(fd(&sockets[1])));
-        handover::commit(&sockets).expect("UDP is passed over");
+        handover::commit(&mut sockets).expect("UDP is passed over");
     });
 }
 
@@ -180,7 +180,7 @@ fn groups(old_count: usize, new_count: usize) {
     assert_eq!(old.iter().map(waiting).sum::<usize>(), CLIENTS);
     drop(clients);
 
-    handover::commit(&sockets).expect("all can listen");
+    handover::commit(&mut sockets).expect("all can listen");
     drop(old);
     let _clients = connect(text, CLIENTS);
     let served: Vec<_> = sockets.iter().map(|socket| waiting(fd(socket))).collect();
@@ -240,6 +240,6 @@ fn many_addresses_are_replaced_in_linear_time() {
         let mut sockets: Vec<_> = texts.iter().rev().map(|text| mptcp(text)).collect();
         prepare(&mut sockets, &mut inherited);
         assert!(sockets.iter().all(|new| new.outcome == Outcome::Replaced));
-        handover::commit(&sockets).expect("all can listen");
+        handover::commit(&mut sockets).expect("all can listen");
     });
 }

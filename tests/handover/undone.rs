@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use ngx_rs_listen::{Fate, Inherited, Listening, Open, Protocol, flag, handover, open};
+use ngx_rs_listen::{Fate, Inherited, Listening, Open, Outcome, Protocol, flag, handover, open};
 use socket2::Socket;
 
 use crate::common::namespace;
@@ -138,14 +138,15 @@ fn a_commit_that_fails_says_which_socket() {
         sockets[1].options.backlog = 77;
         prepared(&mut sockets, &mut inherited);
         seccomp::refuse(seccomp::LISTEN_BACKLOG, 77, libc::EADDRINUSE);
-        let error = handover::commit(&sockets).expect_err("the address is in use");
+        let error = handover::commit(&mut sockets).expect_err("the address is in use");
         assert_eq!(
             error.to_string(),
             "listen() to 127.0.0.1:81, backlog 77 failed"
         );
         assert_eq!(error.os_errno(), libc::EADDRINUSE);
         let listening = sockets.each_ref().map(|socket| listens(fd(socket)));
-        assert_eq!(listening, [true, false, false]);
+        assert_eq!(listening, [true, false, true], "the others go on");
+        assert_eq!(sockets[1].outcome, Outcome::Failed);
     });
 }
 
