@@ -118,17 +118,17 @@ fn messages_are_ours() {
 
 #[test]
 fn configuration_is_accepted() {
-    let module = root().join("target/nginx/ngx_stream_rs_listen_module.so");
-    assert!(
-        module.is_file(),
-        "the module is missing: run \"make module\""
-    );
+    let built = root().join("target/nginx");
     let [configuration] = &blocks("nginx")[..] else {
         panic!("README has one nginx.conf");
     };
-    let ours = "modules/ngx_stream_rs_listen_module.so";
-    assert!(configuration.contains(ours));
-    let text = configuration.replace(ours, &module.display().to_string());
+    let mut text = configuration.clone();
+    for name in ["stream", "http"].map(|name| format!("ngx_{name}_rs_listen_module.so")) {
+        let module = built.join(&name);
+        assert!(module.is_file(), "{name} is missing: run \"make module\"");
+        assert!(text.contains(&format!("modules/{name}")));
+        text = text.replace(&format!("modules/{name}"), &module.display().to_string());
+    }
     let folder = Folder::new();
     let path = folder.0.join("nginx.conf");
     let pid = folder.0.join("nginx.pid");
