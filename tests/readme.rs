@@ -93,7 +93,7 @@ fn messages_are_ours() {
         "src/protocol.rs",
         "src/parse.rs",
         "src/assign.rs",
-        "src/open.rs",
+        "src/create.rs",
     ];
     let sources = sources.map(read).concat().replace('\\', "");
     let readme = read("README.md");
