@@ -124,7 +124,6 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
     ngx_uint_t           i;
     ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
     ngx_rs_place_t      *place;
-    struct sockaddr     *sa;
     ngx_rs_listening_t  *sockets, *asked;
 
     if (ngx_rs_listen_sockets(listen, &sockets, &n, &error) != NGX_RS_OK) {
@@ -140,20 +139,17 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
             continue;
         }
 
-        sa = ngx_palloc(cf->pool, sockets[i].socklen);
         asked = ngx_array_push(&rlcf->asked);
         place = ngx_array_push(&rlcf->places);
 
-        if (sa == NULL || asked == NULL || place == NULL) {
+        if (asked == NULL || place == NULL) {
             return NGX_ERROR;
         }
 
-        ngx_memcpy(sa, sockets[i].sockaddr, sockets[i].socklen);
-
         *asked = sockets[i];
-        asked->sockaddr = sa;
 
-        place->file = cf->conf_file->file.name;
+        ngx_memcpy(&place->sockaddr, sockets[i].sockaddr, sockets[i].socklen);
+        place->file = cf->conf_file->file.name.data;
         place->line = cf->conf_file->line;
     }
 

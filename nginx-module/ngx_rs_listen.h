@@ -35,10 +35,11 @@ typedef struct {
 } ngx_rs_subsystem_t;
 
 
-/* where a directive stands */
+/* what a directive asks for, besides the protocol: where, and where it stands */
 
 typedef struct {
-    ngx_str_t                   file;
+    ngx_sockaddr_t              sockaddr;
+    u_char                     *file;
     ngx_uint_t                  line;
 } ngx_rs_place_t;
 

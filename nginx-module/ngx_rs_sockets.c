@@ -250,26 +250,36 @@ ngx_rs_listen_collect_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
 static ngx_int_t
 ngx_rs_listen_assign(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
 {
-    ngx_rs_error_t   error = NGX_RS_ERROR_INIT;
-    ngx_rs_place_t  *place;
+    ngx_uint_t           i, n;
+    ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
+    ngx_rs_place_t      *place;
+    ngx_rs_listening_t  *asked;
 
-    if (rlcf->asked.nelts == 0) {
+    asked = rlcf->asked.elts;
+    place = rlcf->places.elts;
+    n = rlcf->asked.nelts;
+
+    if (n == 0) {
         return NGX_OK;
     }
 
-    if (ngx_rs_listening_assign(rlcf->sockets, rlcf->nsockets,
-                                rlcf->asked.elts, rlcf->asked.nelts, &error)
+    /* the array of places has moved while it grew */
+
+    for (i = 0; i < n; i++) {
+        asked[i].sockaddr = &place[i].sockaddr.sockaddr;
+    }
+
+    if (ngx_rs_listening_assign(rlcf->sockets, rlcf->nsockets, asked, n,
+                                &error)
         == NGX_RS_OK)
     {
         return NGX_OK;
     }
 
-    place = rlcf->places.elts;
-
     if (error.status == NGX_RS_ERR_CONFLICT) {
         place += error.arg_index;
-        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0, "%s in %V:%ui",
-                      error.message, &place->file, place->line);
+        ngx_log_error(NGX_LOG_EMERG, cycle->log, 0, "%s in %s:%ui",
+                      error.message, place->file, place->line);
 
     } else {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0, "%s", error.message);

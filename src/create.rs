@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
-use socket2::{SockRef, Type};
+use socket2::{Domain, SockRef, Type};
 
 use crate::error::Error;
 use crate::handover;
@@ -18,7 +18,7 @@ use crate::sys;
 
 /// socket(2), its options, bind(2).
 pub(crate) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
-    let failed = |call: &str| format!("{call} {}", socket.text());
+    let failed = |call: &str| format!("{call} {}", socket.address);
     let protocol = socket.is_inet_stream().then_some(socket.protocol);
     let protocol = protocol.filter(|&protocol| protocol != Protocol::Tcp);
     let domain = socket.address.domain();
@@ -26,7 +26,7 @@ pub(crate) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> 
         sys::socket(domain, socket.socket_type.nonblocking(), protocol).map_err(|source| {
             socket
                 .protocol
-                .open_error(format!("socket() {}", socket.text()), source)
+                .open_error(format!("socket() {}", socket.address), source)
         })?;
     for (option, value) in OPTIONS.iter().zip(values(socket, share)) {
         let Some(value) = value else { continue };
@@ -38,9 +38,12 @@ pub(crate) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> 
             Error::syscall(failed(&call), source)
         })?;
     }
-    new.bind(&socket.address)
+    socket
+        .address
+        .to_kernel()
+        .and_then(|address| new.bind(&address))
         .map_err(|source| Error::syscall(failed("bind() to"), source))?;
-    if let Some(path) = socket.address.as_pathname() {
+    if let Some(path) = socket.address.as_path() {
         // As nginx: everybody may connect, the directory decides who can.
         fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|source| {
             unlink(socket);
@@ -91,12 +94,13 @@ const OPTIONS: [SocketOption; 11] = [
 fn values(socket: &Listening, share: bool) -> [Option<i32>; OPTIONS.len()] {
     let options = &socket.options;
     let on = |set: bool| set.then_some(1);
+    let ipv6 = socket.address.domain() == Domain::IPV6;
     let v6only = || i32::from(!options.has(flag::IPV6ONLY_OFF));
     let keepalive_off = options.has(flag::KEEPALIVE_OFF).then_some(0);
     [
-        on(!socket.address.is_unix()),
+        on(socket.address.as_path().is_none()),
         on(share || options.has(flag::REUSEPORT)),
-        socket.address.is_ipv6().then(v6only),
+        ipv6.then(v6only),
         options.rcvbuf_bytes,
         options.sndbuf_bytes,
         on(options.has(flag::KEEPALIVE_ON)).or(keepalive_off),
@@ -119,7 +123,7 @@ pub(crate) fn listen(socket: &Listening) -> Result<(), Error> {
         return Ok(());
     };
     let backlog = socket.options.backlog;
-    let failed = |call: &str| format!("{call} {}, backlog {backlog}", socket.text());
+    let failed = |call: &str| format!("{call} {}, backlog {backlog}", socket.address);
     let kernel = SockRef::from(fd);
     kernel
         .listen(backlog)
@@ -132,7 +136,7 @@ pub(crate) fn listen(socket: &Listening) -> Result<(), Error> {
 
 /// Removes the file of a unix domain socket of ours.
 pub(crate) fn unlink(socket: &Listening) {
-    if let Some(path) = socket.address.as_pathname() {
+    if let Some(path) = socket.address.as_path() {
         // It may be gone already, and there is nobody left to tell.
         let _ = fs::remove_file(path);
     }

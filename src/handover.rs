@@ -17,14 +17,16 @@ pub(crate) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
     if inherited.shared {
         return Ok(());
     }
-    let text = inherited.text();
-    let failed = |call: &str| {
-        let call = format!("{call}(SO_REUSEPORT) {text}");
-        move |source| Error::syscall(call, source)
+    let failed = |call: &str, source| {
+        let address = inherited.address.as_ref().map(ToString::to_string);
+        let address = address.unwrap_or_default();
+        Error::syscall(format!("{call}(SO_REUSEPORT) {address}"), source)
     };
     let kernel = SockRef::from(&inherited.fd);
-    if !kernel.reuse_port().map_err(failed("getsockopt"))? {
-        kernel.set_reuse_port(true).map_err(failed("setsockopt"))?;
+    let before = kernel.reuse_port();
+    if !before.map_err(|source| failed("getsockopt", source))? {
+        let set = kernel.set_reuse_port(true);
+        set.map_err(|source| failed("setsockopt", source))?;
         inherited.shared = true;
     }
     Ok(())

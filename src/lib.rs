@@ -29,12 +29,14 @@ pub mod open;
 pub mod parse;
 pub mod resolve;
 
+mod address;
 mod create;
 mod error;
 mod listen;
 mod protocol;
 mod sys;
 
+pub use address::SocketAddress;
 pub use error::Error;
 pub use listen::{
     Address, BACKLOG, Fate, Host, Inherited, Listen, Listening, Options, Outcome, flag,

@@ -1,15 +1,12 @@
 //! What a listen directive says, and the sockets that it asks for.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
-use socket2::{SockAddr, Type};
+use socket2::Type;
 
+use crate::address::SocketAddress;
 use crate::protocol::{Protocol, Wish};
 
 /// `NGX_LISTEN_BACKLOG` of nginx on Linux.
@@ -143,7 +140,7 @@ impl Options {
 #[non_exhaustive]
 pub struct Listening {
     /// Where.
-    pub address: SockAddr,
+    pub address: SocketAddress,
     /// `SOCK_STREAM` or `SOCK_DGRAM`.
     pub socket_type: Type,
     /// Which protocol; without a wish, plain TCP (or UDP).
@@ -182,7 +179,7 @@ pub enum Outcome {
 
 impl Listening {
     /// A socket at `address` with nginx's defaults.
-    pub fn new(address: SockAddr, socket_type: Type) -> Self {
+    pub fn new(address: SocketAddress, socket_type: Type) -> Self {
         Self {
             address,
             socket_type,
@@ -196,11 +193,7 @@ impl Listening {
 
     /// Whether protocols can be chosen here at all.
     pub(crate) fn is_inet_stream(&self) -> bool {
-        self.socket_type == Type::STREAM && !self.address.is_unix()
-    }
-
-    pub(crate) fn text(&self) -> String {
-        address_text(&self.address)
+        self.socket_type == Type::STREAM && self.address.as_path().is_none()
     }
 }
 
@@ -209,7 +202,7 @@ impl Listening {
 #[derive(Debug)]
 pub struct Inherited<'a> {
     pub(crate) fd: BorrowedFd<'a>,
-    pub(crate) address: Option<SockAddr>,
+    pub(crate) address: Option<SocketAddress>,
     pub(crate) socket_type: Option<Type>,
     pub(crate) protocol: Option<Protocol>,
     /// Whether we have set SO_REUSEPORT on it.
@@ -241,10 +234,6 @@ impl<'a> Inherited<'a> {
     pub fn fate(&self) -> Fate {
         self.fate
     }
-
-    pub(crate) fn text(&self) -> String {
-        self.address.as_ref().map(address_text).unwrap_or_default()
-    }
 }
 
 impl<'a> From<BorrowedFd<'a>> for Inherited<'a> {
@@ -258,97 +247,4 @@ impl<'a> From<BorrowedFd<'a>> for Inherited<'a> {
             fate: Fate::Unused,
         }
     }
-}
-
-/// An address as nginx compares them: no scope, no flow label.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
-    Inet(IpAddr, u16),
-    Unix(Vec<u8>),
-}
-
-/// A map from addresses, which come from the operator: nobody can choose them
-/// to collide, and so a simple hash will do.
-pub(crate) type KeyMap<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
-
-/// Multiplies and rotates, as the one of the Rust compiler.
-#[derive(Default)]
-pub(crate) struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_ne_bytes(word));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0xf135_7aea_2e62_a9c5);
-    }
-
-    fn write_u16(&mut self, word: u16) {
-        self.write_u64(word.into());
-    }
-
-    fn write_isize(&mut self, word: isize) {
-        self.write_u64(word as u64);
-    }
-
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(26)
-    }
-}
-
-impl Key {
-    /// None for a family that nginx cannot listen on.
-    pub(crate) fn of(address: &SockAddr) -> Option<Self> {
-        if let Some(inet) = address.as_socket() {
-            return Some(Self::Inet(inet.ip(), inet.port()));
-        }
-        unix_path(address).map(|path| Self::Unix(path.to_vec()))
-    }
-
-    /// The wildcard of the same family and port.
-    pub(crate) fn wildcard(&self) -> Option<Self> {
-        match self {
-            Self::Inet(IpAddr::V4(_), port) => {
-                Some(Self::Inet(Ipv4Addr::UNSPECIFIED.into(), *port))
-            }
-            Self::Inet(IpAddr::V6(_), port) => {
-                Some(Self::Inet(Ipv6Addr::UNSPECIFIED.into(), *port))
-            }
-            Self::Unix(_) => None,
-        }
-    }
-}
-
-pub(crate) fn unix_path(address: &SockAddr) -> Option<&[u8]> {
-    address
-        .as_pathname()
-        .map(|path| path.as_os_str().as_bytes())
-}
-
-/// An address as nginx writes it.
-pub(crate) fn address_text(address: &SockAddr) -> String {
-    let mut text = String::new();
-    if let Some(inet) = address.as_socket() {
-        let ip = inet.ip();
-        // Writing to a string cannot fail; and no scope, as in nginx.
-        let _ = match ip {
-            IpAddr::V4(ip) => write!(text, "{ip}:{}", inet.port()),
-            IpAddr::V6(ip) => write!(text, "[{ip}]:{}", inet.port()),
-        };
-    } else {
-        text.push_str("unix:");
-        text.push_str(&String::from_utf8_lossy(
-            unix_path(address).unwrap_or_default(),
-        ));
-    }
-    text
 }

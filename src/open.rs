@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Type};
 
+use crate::address::{AddressMap, SocketAddress};
 use crate::create::{create, listen, unlink};
 use crate::error::Error;
 use crate::handover;
-use crate::listen::{Fate, Inherited, Key, KeyMap, Listening, Outcome};
+use crate::listen::{Fate, Inherited, Listening, Outcome};
 use crate::protocol::Protocol;
 use crate::sys;
 
@@ -62,13 +63,7 @@ pub fn listening(
     inherited: &mut [Inherited<'_>],
     how: &mut Open<'_>,
 ) -> Result<(), Error> {
-    let mut opening = Opening {
-        groups: group(inherited)?,
-        inherited,
-        asked: Vec::new(),
-        how,
-    };
-    let result = opening.all(sockets);
+    let result = Opening::new(inherited, how)?.all(sockets);
     if result.is_err() {
         close(sockets);
         handover::rollback(inherited);
@@ -79,51 +74,84 @@ pub fn listening(
     result
 }
 
-/// Inherited sockets of one address and type.
-#[derive(Default)]
+/// Inherited sockets of one address and type, chained by [`Opening::behind`].
 struct Group {
-    members: Vec<usize>,
-    /// How many of the members have been looked at by earlier sockets.
-    passed: usize,
-    /// Whether one of those has another protocol.
+    first: usize,
+    last: usize,
+    /// The first that no socket has looked at yet.
+    next: Option<usize>,
+    /// Whether one before that has another protocol.
     replaced: bool,
     /// Whether other sockets can be bound beside them.
     shared: bool,
 }
 
-type Groups = KeyMap<(Key, c_int), Group>;
-
-fn group(inherited: &mut [Inherited<'_>]) -> Result<Groups, Error> {
-    let mut groups = Groups::default();
-    for (index, socket) in inherited.iter_mut().enumerate() {
-        let kernel = SockRef::from(&socket.fd);
-        let failed = |call| {
-            move |source| Error::syscall(format!("{call} of the inherited socket #{index}"), source)
-        };
-        if socket.address.is_none() {
-            socket.address = Some(kernel.local_addr().map_err(failed("getsockname()"))?);
-        }
-        if socket.socket_type.is_none() {
-            socket.socket_type = Some(kernel.r#type().map_err(failed("getsockopt(SO_TYPE)"))?);
-        }
-        let key = socket.address.as_ref().and_then(Key::of);
-        if let (Some(key), Some(kind)) = (key, socket.socket_type) {
-            groups
-                .entry((key, kind.into()))
-                .or_default()
-                .members
-                .push(index);
-        }
-    }
-    Ok(groups)
-}
-
 struct Opening<'a, 'fd, 'how, 'report> {
-    groups: Groups,
     inherited: &'a mut [Inherited<'fd>],
+    groups: AddressMap<(SocketAddress, c_int), Group>,
+    /// For each inherited socket the next one of its group.
+    behind: Vec<Option<usize>>,
     /// Which protocols the kernel has, as far as that was asked.
     asked: Vec<(Domain, Protocol, bool)>,
     how: &'how mut Open<'report>,
+}
+
+impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
+    fn new(
+        inherited: &'a mut [Inherited<'fd>],
+        how: &'how mut Open<'report>,
+    ) -> Result<Self, Error> {
+        let mut groups = AddressMap::default();
+        groups.reserve(inherited.len());
+        let mut behind = vec![None; inherited.len()];
+        for (index, socket) in inherited.iter_mut().enumerate() {
+            let Some(key) = identify(index, socket)? else {
+                continue;
+            };
+            let group = groups.entry(key).or_insert(Group {
+                first: index,
+                last: index,
+                next: Some(index),
+                replaced: false,
+                shared: false,
+            });
+            if group.last != index {
+                behind[group.last] = Some(index);
+                group.last = index;
+            }
+        }
+        Ok(Self {
+            inherited,
+            groups,
+            behind,
+            asked: Vec::new(),
+            how,
+        })
+    }
+}
+
+/// Address and type of an inherited socket, asked from the kernel where the
+/// caller did not say; None where nothing can be listening there.
+fn identify(
+    index: usize,
+    socket: &mut Inherited<'_>,
+) -> Result<Option<(SocketAddress, c_int)>, Error> {
+    let kernel = SockRef::from(&socket.fd);
+    let failed = |call, source| {
+        let call = format!("{call} of the inherited socket #{index}");
+        Error::syscall(call, source)
+    };
+    if socket.address.is_none() {
+        let address = kernel.local_addr();
+        let address = address.map_err(|source| failed("getsockname()", source))?;
+        socket.address = SocketAddress::from_kernel(&address);
+    }
+    if socket.socket_type.is_none() {
+        let kind = kernel.r#type();
+        socket.socket_type = Some(kind.map_err(|source| failed("getsockopt(SO_TYPE)", source))?);
+    }
+    let kind = socket.socket_type.map(c_int::from);
+    Ok(socket.address.clone().zip(kind))
 }
 
 impl Opening<'_, '_, '_, '_> {
@@ -208,8 +236,9 @@ impl Opening<'_, '_, '_, '_> {
         if protocol == Protocol::Tcp || self.asked.contains(&(domain, protocol, true)) {
             return Ok(());
         }
-        sys::socket(domain, Type::STREAM.cloexec(), Some(protocol))
-            .map_err(|source| protocol.open_error(format!("socket() {}", socket.text()), source))?;
+        sys::socket(domain, Type::STREAM.cloexec(), Some(protocol)).map_err(|source| {
+            protocol.open_error(format!("socket() {}", socket.address), source)
+        })?;
         self.asked.push((domain, protocol, true));
         Ok(())
     }
@@ -218,22 +247,19 @@ impl Opening<'_, '_, '_, '_> {
         if self.groups.is_empty() {
             return None;
         }
-        let key = Key::of(&socket.address)?;
-        self.groups.get_mut(&(key, socket.socket_type.into()))
+        let key = (socket.address.clone(), socket.socket_type.into());
+        self.groups.get_mut(&key)
     }
 
     /// The next inherited socket of the same address and type.
     fn next(&mut self, socket: &Listening) -> Result<Option<(usize, Protocol)>, Error> {
-        let Some(group) = self.group(socket) else {
-            return Ok(None);
-        };
-        let Some(&index) = group.members.get(group.passed) else {
-            return Ok(None);
-        };
-        Ok(Some((
-            index,
-            protocol_of(&mut self.inherited[index], socket)?,
-        )))
+        match self.group(socket).and_then(|group| group.next) {
+            Some(index) => {
+                let protocol = protocol_of(&mut self.inherited[index], socket)?;
+                Ok(Some((index, protocol)))
+            }
+            None => Ok(None),
+        }
     }
 
     /// Takes the next inherited socket of the right protocol; those of another
@@ -241,8 +267,9 @@ impl Opening<'_, '_, '_, '_> {
     fn take(&mut self, socket: &Listening) -> Result<Option<usize>, Error> {
         while let Some((index, protocol)) = self.next(socket)? {
             let right = protocol == socket.protocol || !socket.is_inet_stream();
+            let behind = self.behind[index];
             if let Some(group) = self.group(socket) {
-                group.passed += 1;
+                group.next = behind;
                 group.replaced |= !right;
             }
             if right {
@@ -278,12 +305,14 @@ impl Opening<'_, '_, '_, '_> {
 
     /// Makes room beside the inherited sockets of this address.
     fn share(&mut self, socket: &Listening) -> Result<(), Error> {
-        let members = match self.group(socket) {
-            Some(group) if !group.shared => group.members.clone(),
+        let first = match self.group(socket) {
+            Some(group) if !group.shared => group.first,
             _ => return Ok(()),
         };
-        for index in members {
+        let mut member = Some(first);
+        while let Some(index) = member {
             handover::share(&mut self.inherited[index])?;
+            member = self.behind[index];
         }
         if let Some(group) = self.group(socket) {
             group.shared = true;
@@ -302,7 +331,10 @@ fn protocol_of(inherited: &mut Inherited<'_>, socket: &Listening) -> Result<Prot
     }
     let asked = SockRef::from(&inherited.fd).protocol();
     let number = asked.map_err(|source| {
-        Error::syscall(format!("getsockopt(SO_PROTOCOL) {}", socket.text()), source)
+        Error::syscall(
+            format!("getsockopt(SO_PROTOCOL) {}", socket.address),
+            source,
+        )
     })?;
     let protocol = number.and_then(|number| Protocol::from_number(number.into()));
     Ok(*inherited.protocol.insert(protocol.unwrap_or(Protocol::Tcp)))

@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use socket2::SockAddr;
-
+use crate::address::SocketAddress;
 use crate::error::Error;
 use crate::listen::{Address, Host, Listen, Listening};
 use crate::protocol::Protocol;
@@ -55,9 +54,8 @@ pub(crate) fn sockets_at(listen: &Listen, addresses: &[IpAddr]) -> Result<Vec<Li
     };
     match &listen.address {
         Address::Unix(path) => {
-            let address = SockAddr::unix(Path::new(OsStr::from_bytes(path)))
-                .map_err(|_| Error::Argument("invalid path of a unix domain socket"))?;
-            Ok(vec![socket(address)])
+            let path = Path::new(OsStr::from_bytes(path));
+            Ok(vec![socket(SocketAddress::Unix(path.into()))])
         }
         Address::Inet { ports, .. } => Ok(addresses
             .iter()

@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 
 use ngx_rs_listen::assign::{Asked, wishes};
-use ngx_rs_listen::{Error, Listening, Options, Protocol, Wish};
-use socket2::{SockAddr, Type};
+use ngx_rs_listen::{Error, Listening, Options, Protocol, SocketAddress, Wish};
+use socket2::Type;
 
 const MPTCP: Wish = Wish::only(Protocol::Mptcp);
 const OFF: Wish = Wish::only(Protocol::Tcp);
 const SCTP: Wish = Wish::only(Protocol::Sctp);
 
-fn address(text: &str) -> SockAddr {
+fn address(text: &str) -> SocketAddress {
     match text.strip_prefix("unix:") {
-        Some(path) => SockAddr::unix(path).expect("a path"),
+        Some(path) => SocketAddress::Unix(path.into()),
         None => text.parse::<SocketAddr>().expect("an address").into(),
     }
 }
@@ -214,7 +214,7 @@ fn large_configurations_are_assigned_in_linear_time() {
         [127, 1, 0, 0],
         [10, 0, 0, 1],
     ];
-    let mut addresses: Vec<SockAddr> = Vec::new();
+    let mut addresses: Vec<SocketAddress> = Vec::new();
     for host in hosts {
         let ports = (1..=PORTS).map(|port| SocketAddr::from((host, port)).into());
         addresses.extend(ports);

@@ -12,6 +12,7 @@ use socket2::{SockAddr, Type};
 
 use super::guard::{Report, outside, read_sized, slice_of};
 use super::types::*;
+use crate::address::SocketAddress;
 use crate::error::Error;
 use crate::listen::{self, Inherited, Listen, Listening, Options};
 use crate::open::{self, Open};
@@ -109,7 +110,7 @@ pub(super) fn report(how: &ngx_rs_open_t, report: open::Report<'_>) {
 
 /// # Safety
 /// `address` is NULL or points to `length` bytes.
-unsafe fn sockaddr(address: *const libc::sockaddr, length: u32) -> Result<SockAddr, Error> {
+unsafe fn sockaddr(address: *const libc::sockaddr, length: u32) -> Result<SocketAddress, Error> {
     let length = length as usize;
     if address.is_null() || length < size_of::<libc::sa_family_t>() {
         return Err(Error::Argument("an address is NULL or too short"));
@@ -142,8 +143,11 @@ unsafe fn sockaddr(address: *const libc::sockaddr, length: u32) -> Result<SockAd
                 .position(|&byte| byte == 0)
                 .unwrap_or(path.len());
             let path = Path::new(OsStr::from_bytes(&path[..end]));
-            let address = SockAddr::unix(path).ok().filter(|_| end > 0);
-            address.ok_or(Error::Argument("invalid path of a unix domain socket"))
+            // Without an end in 0 it may be longer than a path can be.
+            let valid = SockAddr::unix(path).is_ok() && end > 0;
+            valid
+                .then(|| SocketAddress::Unix(path.into()))
+                .ok_or(Error::Argument("invalid path of a unix domain socket"))
         }
         libc::AF_INET | libc::AF_INET6 => Err(Error::Argument("an address is too short")),
         _ => Err(Error::Argument("unknown address family")),
@@ -239,10 +243,12 @@ impl ngx_rs_listen_t {
     pub(super) fn sockets(&mut self) -> Result<&mut Vec<ngx_rs_listening_t>, Error> {
         if self.sockets.is_none() {
             let sockets = resolve::sockets_at(&self.listen, &self.addresses)?;
-            let addresses: Vec<_> = sockets
-                .iter()
-                .map(|socket| socket.address.clone())
-                .collect();
+            let mut addresses = Vec::with_capacity(sockets.len());
+            for socket in &sockets {
+                let address = socket.address.to_kernel();
+                let invalid = Error::Argument("invalid path of a unix domain socket");
+                addresses.push(address.map_err(|_| invalid)?);
+            }
             let structs = sockets
                 .iter()
                 .zip(&addresses)

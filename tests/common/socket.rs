@@ -5,16 +5,16 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use ngx_rs_listen::{Error, Inherited, Listening, Open, Protocol, Wish, open};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use ngx_rs_listen::{Error, Inherited, Listening, Open, Protocol, SocketAddress, Wish, open};
+use socket2::{Domain, SockRef, Socket, Type};
 
 pub const MPTCP: Wish = Wish::only(Protocol::Mptcp);
 pub const OFF: Wish = Wish::only(Protocol::Tcp);
 
 /// `127.0.0.1:80`, `[::1]:80` or `unix:PATH`.
-pub fn address(text: &str) -> SockAddr {
+pub fn address(text: &str) -> SocketAddress {
     match text.strip_prefix("unix:") {
-        Some(path) => SockAddr::unix(path).expect("a path"),
+        Some(path) => SocketAddress::Unix(path.into()),
         None => inet(text).into(),
     }
 }
@@ -79,10 +79,10 @@ pub fn bound(text: &str, protocol: Protocol, share: bool) -> io::Result<Socket> 
     if share {
         socket.set_reuse_port(true)?;
     }
-    if address.is_ipv6() {
+    if address.domain() == Domain::IPV6 {
         socket.set_only_v6(true)?;
     }
-    socket.bind(&address)?;
+    socket.bind(&address.to_kernel()?)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

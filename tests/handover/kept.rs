@@ -15,6 +15,7 @@ use crate::common::socket::*;
 fn datagram(text: &str) -> Socket {
     let address = address(text);
     let socket = Socket::new(address.domain(), Type::DGRAM, None).expect("UDP");
+    let address = address.to_kernel().expect("an address");
     socket.bind(&address).expect("the port is free");
     socket
 }

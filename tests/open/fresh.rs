@@ -57,7 +57,7 @@ fn clients_of_both_kinds_are_accepted() {
         let number = Protocol::Mptcp.number().into();
         let client = Socket::new(Domain::IPV4, Type::STREAM, Some(number)).expect("MPTCP");
         client
-            .connect(&address("127.0.0.1:80"))
+            .connect(&inet("127.0.0.1:80").into())
             .expect("an MPTCP client");
         let (accepted, _) = listener.accept_raw().expect("a connection waits");
         assert_eq!(protocol(&accepted), 262);
