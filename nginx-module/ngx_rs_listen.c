@@ -158,8 +158,8 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
 
 
 /*
- * A host name may have several addresses, and not the same ones a moment later:
- * nginx gets those that we have got, one call for each.
+ * A host name may have several addresses, and others a moment later: nginx gets
+ * those that we have got, one call for each.
  */
 
 static char *

@@ -35,7 +35,7 @@ typedef struct {
 } ngx_rs_subsystem_t;
 
 
-/* what a directive asks for, besides the protocol: where, and where it stands */
+/* where a directive wants its protocol, and where it stands itself */
 
 typedef struct {
     ngx_sockaddr_t              sockaddr;

@@ -31,7 +31,8 @@ ngx_rs_listen_create_conf(ngx_cycle_t *cycle, ngx_rs_subsystem_t *subsystem)
 
     if (ngx_rs_abi_version() != NGX_RS_ABI_VERSION) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "ngx_rs_listen library has ABI version %uD instead of %d",
+                      "ngx_rs_listen library has ABI version %uD "
+                      "instead of %d",
                       ngx_rs_abi_version(), NGX_RS_ABI_VERSION);
         return NULL;
     }
@@ -419,8 +420,8 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
 
 
 /*
- * It is too late to fail, so the old socket of the address goes on in the place
- * of one that does not listen: nginx will close its own descriptor of it.
+ * It is too late to fail, so the old socket of the address goes on in the
+ * place of one that does not listen: nginx closes its own descriptor of it.
  */
 
 static void
