@@ -148,7 +148,7 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
 
         *asked = sockets[i];
 
-        ngx_memcpy(&place->sockaddr, sockets[i].sockaddr, sockets[i].socklen);
+        ngx_memcpy(&place->u, sockets[i].sockaddr, sockets[i].socklen);
         place->file = cf->conf_file->file.name.data;
         place->line = cf->conf_file->line;
     }
@@ -158,8 +158,8 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
 
 
 /*
- * A host name may have several addresses, and others a moment later: nginx gets
- * those that we have got, one call for each.
+ * A host name may have several addresses, and others a moment later: nginx
+ * gets those that we have got, one call for each.
  */
 
 static char *

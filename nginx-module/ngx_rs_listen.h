@@ -38,7 +38,14 @@ typedef struct {
 /* where a directive wants its protocol, and where it stands itself */
 
 typedef struct {
-    ngx_sockaddr_t              sockaddr;
+    union {
+        struct sockaddr         sockaddr;
+        struct sockaddr_in      sockaddr_in;
+#if (NGX_HAVE_INET6)
+        struct sockaddr_in6     sockaddr_in6;
+#endif
+    } u;
+
     u_char                     *file;
     ngx_uint_t                  line;
 } ngx_rs_place_t;

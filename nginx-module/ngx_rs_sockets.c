@@ -267,7 +267,7 @@ ngx_rs_listen_assign(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
     /* the array of places has moved while it grew */
 
     for (i = 0; i < n; i++) {
-        asked[i].sockaddr = &place[i].sockaddr.sockaddr;
+        asked[i].sockaddr = &place[i].u.sockaddr;
     }
 
     if (ngx_rs_listening_assign(rlcf->sockets, rlcf->nsockets, asked, n,
@@ -430,6 +430,7 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
 {
     ngx_uint_t           i;
     ngx_socket_t         fd;
+    ngx_rs_open_t        open;
     ngx_listening_t     *old, *olds;
     ngx_rs_inherited_t  *inherited, *found;
 
@@ -473,6 +474,14 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
 
     ls->fd = fd;
     found->fate = NGX_RS_KEPT;
+
+    /* nothing is beside it any more */
+
+    open = rlcf->open;
+    open.inherited = found;
+    open.inherited_count = 1;
+
+    (void) ngx_rs_listening_rollback(NULL, 0, &open, NULL);
 
     ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
                   "the old socket of %V goes on", &ls->addr_text);

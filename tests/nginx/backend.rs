@@ -1,7 +1,8 @@
-//! Servers behind the stream proxy.
+//! Servers behind nginx.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use socket2::SockRef;
@@ -17,14 +18,62 @@ pub struct Backend {
 impl Backend {
     /// A server that sends back all it receives.
     pub fn echo() -> Self {
+        Self::new(echo)
+    }
+
+    /// The same, once it has agreed to an HTTP client's wish to go on with
+    /// another protocol.
+    pub fn upgraded_echo() -> Self {
         Self::new(|mut connection| {
-            let mut bytes = [0; 4096];
-            loop {
-                match connection.read(&mut bytes)? {
-                    0 => return Ok(()),
-                    count => connection.write_all(&bytes[..count])?,
+            let head = read_head(&mut connection)?;
+            if !head.contains("Upgrade: echo\r\n") {
+                return connection.write_all(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n");
+            }
+            connection
+                .write_all(b"HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")?;
+            echo(connection)
+        })
+    }
+
+    /// An HTTP server that takes uploads of [`block`]s, and answers how many
+    /// blocks have come, all of them right.
+    pub fn uploads() -> Self {
+        Self::new(|mut connection| {
+            let head = read_head(&mut connection)?;
+            let blocks = content_length(&head)? / BLOCK;
+            let mut bytes = vec![0; BLOCK];
+            for index in 0..blocks {
+                connection.read_exact(&mut bytes)?;
+                if bytes != block(index) {
+                    let text = format!("block {index} differs");
+                    write!(connection, "HTTP/1.1 400 {text}\r\n\r\n")?;
+                    return Ok(());
                 }
             }
+            let text = format!("{blocks} blocks");
+            let length = text.len();
+            write!(
+                connection,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{text}"
+            )
+        })
+    }
+
+    /// A server that greets with a line and answers each line that a client
+    /// says, where `reply` has an answer.
+    pub fn lines(
+        greeting: &'static str,
+        reply: impl Fn(&str) -> Option<String> + Copy + Send + 'static,
+    ) -> Self {
+        Self::new(move |mut connection| {
+            write!(connection, "{greeting}\r\n")?;
+            let lines = BufReader::new(connection.try_clone()?).lines();
+            for line in lines {
+                if let Some(answer) = reply(&line?) {
+                    write!(connection, "{answer}\r\n")?;
+                }
+            }
+            Ok(())
         })
     }
 
@@ -44,7 +93,7 @@ impl Backend {
         })
     }
 
-    fn new(answer: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static) -> Self {
+    pub fn new(answer: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static) -> Self {
         let listener =
             TcpListener::bind("127.0.0.1:0").expect("a backend can listen on the loopback");
         let address = listener
@@ -66,6 +115,53 @@ impl Backend {
             thread: Some(thread),
         }
     }
+}
+
+/// Sends back all that comes.
+fn echo(mut connection: TcpStream) -> io::Result<()> {
+    let mut bytes = [0; 4096];
+    loop {
+        match connection.read(&mut bytes)? {
+            0 => return Ok(()),
+            count => connection.write_all(&bytes[..count])?,
+        }
+    }
+}
+
+/// Reads the head of an HTTP request, and nothing of what follows it.
+pub fn read_head(connection: &mut impl Read) -> io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        connection.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).map_err(io::Error::other)
+}
+
+/// The `Content-Length` in a head.
+pub fn content_length(head: &str) -> io::Result<usize> {
+    let mut lines = head.lines();
+    lines
+        .find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok())
+        .ok_or_else(|| io::Error::other(format!("no length: {head}")))
+}
+
+/// The size of a [`block`].
+pub const BLOCK: usize = 64 * 1024;
+
+/// One of many blocks of bytes, each another one and quickly made.
+pub fn block(index: usize) -> Vec<u8> {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    let bytes = BYTES.get_or_init(|| {
+        let mut bytes = vec![0; BLOCK];
+        Noise::new().fill(&mut bytes);
+        bytes
+    });
+    let mut block = bytes.clone();
+    block.rotate_left(index % BLOCK);
+    block[..8].copy_from_slice(&index.to_le_bytes());
+    block
 }
 
 impl Drop for Backend {

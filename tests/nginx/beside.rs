@@ -1,22 +1,30 @@
 //! `nginx -t`, `-T` and `-s` beside a running nginx.
 
 use crate::harness::{Outcome, Site};
-use crate::parameters::serves;
-use crate::server::Conf;
 use crate::steady::Steady;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        testing_a_configuration_disturbs_nothing,
+        dumping_a_configuration_disturbs_nothing_and_shows_our_words,
+        testing_a_new_listener_leaves_none_behind,
+        reload_and_quit_by_command_work_and_open_nothing,
+        a_command_does_not_need_mptcp_in_the_kernel;
+}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// Tests each of the configurations beside a running server, which must not
 /// notice.
-fn disturbs_nothing(running: &str, tested: &[&str], arguments: &[&str]) {
+fn disturbs_nothing(on: Subsystem, running: &str, tested: &[&str], arguments: &[&str]) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen(&format!("127.0.0.1:8080 {running}")));
+    let nginx = site.start(&on.listen(&format!("127.0.0.1:8080 {running}")));
     let (listeners, descriptors, workers) =
         (nginx.listeners(), nginx.descriptors(), nginx.workers());
-    let clients = Steady::start(ADDRESS);
-    for words in tested {
-        site.write(&Conf::listen(&format!("127.0.0.1:8080 {words}")));
+    let clients = Steady::start(on, ADDRESS);
+    for words in tested.iter().filter(|words| on.knows(words)) {
+        site.write(&on.listen(&format!("127.0.0.1:8080 {words}")));
         let text = site.run(&mut site.nginx(arguments)).succeeds();
         assert!(
             text.contains("syntax is ok") && text.contains("test is successful"),
@@ -28,56 +36,53 @@ fn disturbs_nothing(running: &str, tested: &[&str], arguments: &[&str]) {
     assert_eq!(nginx.listeners(), listeners);
     assert_eq!(nginx.descriptors(), descriptors);
     assert_eq!(nginx.workers(), workers);
-    serves(ADDRESS, running.contains("mptcp"));
+    on.serves(ADDRESS, running.contains("mptcp"));
 }
 
-#[test]
-fn testing_a_configuration_disturbs_nothing() {
+fn testing_a_configuration_disturbs_nothing(on: Subsystem) {
     disturbs_nothing(
+        on,
         "mptcp",
         &["mptcp", "", "mptcp reuseport", "mptcp=auto"],
         &["-t"],
     );
-    disturbs_nothing("", &["mptcp", "", "multipath backlog=5"], &["-t"]);
-    disturbs_nothing(
-        "mptcp reuseport",
-        &["mptcp reuseport", "reuseport", "mptcp"],
-        &["-t"],
-    );
+    disturbs_nothing(on, "", &["mptcp", "", "multipath backlog=5"], &["-t"]);
+    if on.knows("reuseport") {
+        disturbs_nothing(
+            on,
+            "mptcp reuseport",
+            &["mptcp reuseport", "reuseport", "mptcp"],
+            &["-t"],
+        );
+    }
 }
 
-#[test]
-fn dumping_a_configuration_disturbs_nothing_and_shows_our_words() {
-    disturbs_nothing("mptcp", &["mptcp", ""], &["-T"]);
+fn dumping_a_configuration_disturbs_nothing_and_shows_our_words(on: Subsystem) {
+    disturbs_nothing(on, "mptcp", &["mptcp", ""], &["-T"]);
     let site = Site::new();
-    site.write(&Conf::listen("127.0.0.1:8080 mptcp"));
+    site.write(&on.listen("127.0.0.1:8080 mptcp"));
     let text = site.run(&mut site.nginx(&["-T"])).succeeds();
     assert!(text.contains("listen 127.0.0.1:8080 mptcp;"), "{text}");
 }
 
-#[test]
-fn testing_a_new_listener_leaves_none_behind() {
+fn testing_a_new_listener_leaves_none_behind(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
-    site.check(&Conf::servers(&[
-        "127.0.0.1:8080 mptcp",
-        "127.0.0.1:8081 mptcp",
-    ]))
-    .succeeds();
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
+    site.check(&on.servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8081 mptcp"]))
+        .succeeds();
     assert_eq!(nginx.listeners().len(), 1);
     std::net::TcpListener::bind("127.0.0.1:8081").expect("nobody listens there");
 }
 
-#[test]
-fn reload_and_quit_by_command_work_and_open_nothing() {
+fn reload_and_quit_by_command_work_and_open_nothing(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080"));
     let command = |signal: &str| -> Outcome {
         let strace = ["strace", "-f", "-o", "trace", "-e", "trace=network"];
         site.run(&mut site.nginx_under(&strace, &["-s", signal]))
     };
     for word in ["mptcp", "", "mptcp"] {
-        site.write(&Conf::listen(&format!("127.0.0.1:8080 {word}")));
+        site.write(&on.listen(&format!("127.0.0.1:8080 {word}")));
         let mark = nginx.log().len();
         command("reload").succeeds();
         let trace = site.read("trace");
@@ -89,16 +94,15 @@ fn reload_and_quit_by_command_work_and_open_nothing() {
             .reloaded(mark)
             .unwrap_or_else(|log| panic!("the reload failed: {log}"));
         nginx.wait_for_workers(1);
-        serves(ADDRESS, !word.is_empty());
+        on.serves(ADDRESS, !word.is_empty());
     }
     command("quit").succeeds();
     nginx.wait_for_end();
 }
 
-#[test]
-fn a_command_does_not_need_mptcp_in_the_kernel() {
+fn a_command_does_not_need_mptcp_in_the_kernel(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     crate::namespace::set_sysctl("mptcp/enabled", "0");
     site.run(&mut site.nginx(&["-s", "stop"])).succeeds();
     nginx.wait_for_end();

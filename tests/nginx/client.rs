@@ -1,7 +1,7 @@
 //! Clients over TCP and MPTCP, and what the kernel says of them.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
@@ -55,23 +55,21 @@ impl Connection {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Receives until the server closes.
-    pub fn receive_all(&mut self) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        self.socket.read_to_end(&mut bytes)?;
-        String::from_utf8(bytes).map_err(io::Error::other)
-    }
-
     /// Sends bytes to a server that echoes them, and waits for them.
     pub fn echo(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.exchange(bytes, bytes)
+    }
+
+    /// Sends bytes and waits for what has to come back.
+    pub fn exchange(&mut self, bytes: &[u8], expected: &[u8]) -> io::Result<()> {
         self.send(bytes)?;
-        let mut back = vec![0; bytes.len()];
+        let mut back = vec![0; expected.len()];
         self.socket.read_exact(&mut back)?;
-        if back == bytes {
-            Ok(())
-        } else {
-            Err(io::Error::other("the echo differs"))
+        if back == expected {
+            return Ok(());
         }
+        let back = String::from_utf8_lossy(&back);
+        Err(io::Error::other(format!("{back:?} came back")))
     }
 
     /// A second handle on the same connection.
@@ -102,19 +100,6 @@ impl Write for Connection {
     fn flush(&mut self) -> io::Result<()> {
         self.socket.flush()
     }
-}
-
-/// Connects and returns the line that the server says, and whether that went
-/// over MPTCP.
-///
-/// It does not wait for the end of the connection: where a client's MPTCP
-/// falls back and the server closes at once, Linux 6.18 loses the end, once
-/// in some ten thousand connections, with any server.
-pub fn ask(over: Over, address: &str) -> io::Result<(String, bool)> {
-    let mut connection = BufReader::new(Connection::open(over, address)?);
-    let mut answer = String::new();
-    connection.read_line(&mut answer)?;
-    Ok((answer, connection.get_ref().is_mptcp()))
 }
 
 /// Counts connections that began as MPTCP on the listening side: requests for

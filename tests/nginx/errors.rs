@@ -2,14 +2,31 @@
 
 use crate::harness::Site;
 use crate::server::Conf;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        mptcp_on_a_unix_socket_is_refused,
+        plain_tcp_said_aloud_is_allowed_with_udp_and_on_a_unix_socket,
+        a_parameter_given_twice_is_refused,
+        parameters_that_contradict_each_other_are_refused,
+        unknown_values_are_refused,
+        what_nginx_refuses_is_refused_in_its_own_words,
+        a_parameter_of_ours_is_no_address,
+        a_directive_without_words_is_refused_as_by_nginx,
+        an_address_inside_a_tcp_wildcard_cannot_be_mptcp,
+        an_address_inside_a_wildcard_cannot_contradict_it,
+        an_error_in_an_included_file_names_that_file,
+        a_refused_configuration_does_not_start;
+    (stream):
+        mptcp_with_udp_is_refused;
+}
 
 /// `nginx -t` on a server that listens as `words` say must fail, name the
 /// line of the directive and say `message`.
-fn refuses(words: &str, message: &str) {
+fn refuses(on: Subsystem, words: &str, message: &str) {
     let site = Site::new();
-    let text = site
-        .check(&Conf::servers(&["127.0.0.1:8000", words]))
-        .fails();
+    let text = site.check(&on.servers(&["127.0.0.1:8000", words])).fails();
     let place = site.place_of(&format!("listen {words};"));
     let line = text
         .lines()
@@ -25,8 +42,7 @@ fn refuses(words: &str, message: &str) {
     );
 }
 
-#[test]
-fn mptcp_with_udp_is_refused() {
+fn mptcp_with_udp_is_refused(on: Subsystem) {
     for word in [
         "mptcp",
         "multipath",
@@ -36,85 +52,95 @@ fn mptcp_with_udp_is_refused() {
         "protocol=sctp",
     ] {
         let message = format!("\"{word}\" parameter is incompatible with \"udp\"");
-        refuses(&format!("127.0.0.1:8080 {word} udp"), &message);
-        refuses(&format!("127.0.0.1:8080 udp {word}"), &message);
+        refuses(on, &format!("127.0.0.1:8080 {word} udp"), &message);
+        refuses(on, &format!("127.0.0.1:8080 udp {word}"), &message);
     }
 }
 
-#[test]
-fn mptcp_on_a_unix_socket_is_refused() {
+fn mptcp_on_a_unix_socket_is_refused(on: Subsystem) {
     for word in ["mptcp", "multipath", "mptcp=auto", "protocol=mptcp"] {
         let message =
             format!("\"{word}\" parameter is incompatible with \"unix:/nonexistent/socket\"");
-        refuses(&format!("unix:/nonexistent/socket {word}"), &message);
+        refuses(on, &format!("unix:/nonexistent/socket {word}"), &message);
     }
 }
 
-#[test]
-fn plain_tcp_said_aloud_is_allowed_with_udp_and_on_a_unix_socket() {
+fn plain_tcp_said_aloud_is_allowed_with_udp_and_on_a_unix_socket(on: Subsystem) {
     let site = Site::new();
-    for words in [
+    let lines = [
         "127.0.0.1:8080 udp mptcp=off",
         "unix:socket mptcp=off",
         "unix:socket protocol=tcp",
-    ] {
-        site.check(&Conf::listen(words)).succeeds();
+    ];
+    for words in lines.into_iter().filter(|words| on.knows(words)) {
+        site.check(&on.listen(words)).succeeds();
     }
 }
 
-#[test]
-fn a_parameter_given_twice_is_refused() {
+fn a_parameter_given_twice_is_refused(on: Subsystem) {
     refuses(
+        on,
         "127.0.0.1:8080 mptcp mptcp",
         "duplicate \"mptcp\" parameter",
     );
     refuses(
+        on,
         "127.0.0.1:8080 multipath multipath",
         "duplicate \"multipath\" parameter",
     );
     refuses(
+        on,
         "127.0.0.1:8080 mptcp backlog=5 mptcp",
         "duplicate \"mptcp\" parameter",
     );
 }
 
-#[test]
-fn parameters_that_contradict_each_other_are_refused() {
+fn parameters_that_contradict_each_other_are_refused(on: Subsystem) {
     let incompatible = |one, other| format!("\"{one}\" parameter is incompatible with \"{other}\"");
     refuses(
+        on,
         "127.0.0.1:8080 mptcp multipath",
         &incompatible("multipath", "mptcp"),
     );
     refuses(
+        on,
         "127.0.0.1:8080 protocol=tcp mptcp",
         &incompatible("mptcp", "protocol=tcp"),
     );
     refuses(
+        on,
         "127.0.0.1:8080 mptcp=off multipath",
         &incompatible("multipath", "mptcp=off"),
     );
     refuses(
+        on,
         "127.0.0.1:8080 mptcp protocol=sctp",
         &incompatible("protocol=sctp", "mptcp"),
     );
 }
 
-#[test]
-fn unknown_values_are_refused() {
+fn unknown_values_are_refused(on: Subsystem) {
     refuses(
+        on,
         "127.0.0.1:8080 mptcp=maybe",
         "invalid mptcp \"mptcp=maybe\"",
     );
-    refuses("127.0.0.1:8080 mptcp=", "invalid mptcp \"mptcp=\"");
+    refuses(on, "127.0.0.1:8080 mptcp=", "invalid mptcp \"mptcp=\"");
     refuses(
+        on,
         "127.0.0.1:8080 protocol=nonsense",
         "invalid protocol \"protocol=nonsense\"",
     );
     refuses(
+        on,
         "127.0.0.1:8080 protocol=70000",
         "invalid protocol \"protocol=70000\"",
     );
-    refuses("127.0.0.1:8080 protocol=", "invalid protocol \"protocol=\"");
+    refuses(
+        on,
+        "127.0.0.1:8080 protocol=",
+        "invalid protocol \"protocol=\"",
+    );
 }
 
 /// The first error of `nginx -t`, without the time and the process.
@@ -131,8 +157,7 @@ fn first_error(conf: &Conf) -> String {
     error.replace(&site.folder.display().to_string(), "")
 }
 
-#[test]
-fn what_nginx_refuses_is_refused_in_its_own_words() {
+fn what_nginx_refuses_is_refused_in_its_own_words(on: Subsystem) {
     let cases = [
         ("127.0.0.1:8080", "nonsense"),
         ("127.0.0.1:8080", "backlog=0"),
@@ -142,6 +167,8 @@ fn what_nginx_refuses_is_refused_in_its_own_words() {
         ("127.0.0.1:8080", "so_keepalive=maybe"),
         ("[::1]:8080", "ipv6only=maybe"),
         ("127.0.0.1:8080", "fastopen=x"),
+        ("127.0.0.1:8080", "reuseport=1"),
+        ("127.0.0.1:8080", "http3"),
         ("127.0.0.1:8080", "mptcpx"),
         ("127.0.0.1:8080", "protocols=tcp"),
         ("127.0.0.1:99999", ""),
@@ -150,33 +177,39 @@ fn what_nginx_refuses_is_refused_in_its_own_words() {
         ("no.such.host.invalid:8080", ""),
         ("unix:", ""),
     ];
-    for (address, words) in cases {
-        let plain = first_error(&Conf::listen(&format!("{address} {words}")).without_module());
-        let loaded = first_error(&Conf::listen(&format!("{address} {words}")));
+    let others = [
+        "udp",
+        "reuseport",
+        "fastopen=5",
+        "deferred",
+        "default_server",
+        "http2",
+    ];
+    let foreign = others.into_iter().filter(|words| !on.knows(words));
+    let foreign = foreign.map(|words| ("127.0.0.1:8080", words));
+    for (address, words) in cases.into_iter().chain(foreign) {
+        let plain = first_error(&on.listen(&format!("{address} {words}")).without_module());
+        let loaded = first_error(&on.listen(&format!("{address} {words}")));
         assert_eq!(loaded, plain, "listen {address} {words}");
         if address == "unix:" {
             continue;
         }
         for words in [format!("mptcp {words}"), format!("{words} mptcp")] {
-            let ours = first_error(&Conf::listen(&format!("{address} {words}")));
+            let ours = first_error(&on.listen(&format!("{address} {words}")));
             assert_eq!(ours, plain, "listen {address} {words}");
         }
     }
 }
 
-#[test]
-fn a_parameter_of_ours_is_no_address() {
-    let plain = first_error(&Conf::listen("mptcp").without_module());
-    assert_eq!(first_error(&Conf::listen("mptcp")), plain);
-    assert_eq!(first_error(&Conf::listen("mptcp mptcp")), plain);
+fn a_parameter_of_ours_is_no_address(on: Subsystem) {
+    let plain = first_error(&on.listen("mptcp").without_module());
+    assert_eq!(first_error(&on.listen("mptcp")), plain);
+    assert_eq!(first_error(&on.listen("mptcp mptcp")), plain);
 }
 
-#[test]
-fn a_directive_without_words_is_refused_as_by_nginx() {
+fn a_directive_without_words_is_refused_as_by_nginx(on: Subsystem) {
     let site = Site::new();
-    let text = site
-        .check(&Conf::stream("server {\n    listen;\n    return x;\n}\n"))
-        .fails();
+    let text = site.check(&on.conf("server {\n    listen;\n}\n")).fails();
     assert!(
         text.contains("invalid number of arguments in \"listen\" directive"),
         "{text}"
@@ -184,8 +217,7 @@ fn a_directive_without_words_is_refused_as_by_nginx() {
     assert!(text.contains(&site.place_of("listen;")), "{text}");
 }
 
-#[test]
-fn an_address_inside_a_tcp_wildcard_cannot_be_mptcp() {
+fn an_address_inside_a_tcp_wildcard_cannot_be_mptcp(on: Subsystem) {
     let site = Site::new();
     let pairs = [
         ("8080", "127.0.0.1:8080", "0.0.0.0:8080"),
@@ -195,7 +227,7 @@ fn an_address_inside_a_tcp_wildcard_cannot_be_mptcp() {
         let message = format!("{address} shares the socket of {socket}, which needs \"mptcp\" too");
         let words = [wildcard.to_owned(), format!("{address} mptcp")];
         for words in [[&*words[0], &*words[1]], [&*words[1], &*words[0]]] {
-            let text = site.check(&Conf::servers(&words)).fails();
+            let text = site.check(&on.servers(&words)).fails();
             assert!(
                 text.contains("[emerg]") && text.contains(&message),
                 "{words:?}: {text}"
@@ -204,14 +236,13 @@ fn an_address_inside_a_tcp_wildcard_cannot_be_mptcp() {
     }
 }
 
-#[test]
-fn an_address_inside_a_wildcard_cannot_contradict_it() {
+fn an_address_inside_a_wildcard_cannot_contradict_it(on: Subsystem) {
     let site = Site::new();
     for words in [
         ["8080 mptcp", "127.0.0.1:8080 mptcp=off"],
         ["8080 mptcp=off", "127.0.0.1:8080 mptcp"],
     ] {
-        let text = site.check(&Conf::servers(&words)).fails();
+        let text = site.check(&on.servers(&words)).fails();
         assert!(text.contains("[emerg] "), "{words:?}: {text}");
         assert!(
             text.contains("127.0.0.1:8080") && text.contains("0.0.0.0:8080"),
@@ -220,33 +251,25 @@ fn an_address_inside_a_wildcard_cannot_contradict_it() {
     }
 }
 
-#[test]
-fn an_error_in_an_included_file_names_that_file() {
+fn an_error_in_an_included_file_names_that_file(on: Subsystem) {
     let site = Site::new();
     std::fs::write(
         site.path("servers.conf"),
-        "\n\nserver { listen 127.0.0.1:8080 mptcp udp; return x; }\n",
+        "\n\nserver { listen 127.0.0.1:8080 mptcp mptcp; }\n",
     )
     .expect("a file can be written");
-    let text = site.check(&Conf::stream("include servers.conf;\n")).fails();
+    let text = site.check(&on.conf("include servers.conf;\n")).fails();
     let place = format!(" in {}:3", site.path("servers.conf").display());
-    assert!(
-        text.contains("\"mptcp\" parameter is incompatible with \"udp\""),
-        "{text}"
-    );
+    assert!(text.contains("duplicate \"mptcp\" parameter"), "{text}");
     assert!(text.contains(&place), "{text}");
 }
 
-#[test]
-fn a_refused_configuration_does_not_start() {
+fn a_refused_configuration_does_not_start(on: Subsystem) {
     let site = Site::new();
-    let Err(outcome) = site.try_start(&Conf::listen("127.0.0.1:8080 mptcp udp")) else {
+    let Err(outcome) = site.try_start(&on.listen("127.0.0.1:8080 mptcp=maybe")) else {
         panic!("nginx started");
     };
     let text = outcome.fails();
-    assert!(
-        text.contains("\"mptcp\" parameter is incompatible with \"udp\""),
-        "{text}"
-    );
+    assert!(text.contains("invalid mptcp \"mptcp=maybe\""), "{text}");
     assert!(site.processes().is_empty());
 }

@@ -3,75 +3,83 @@
 use std::net::TcpListener;
 
 use crate::harness::{Site, wait_until};
-use crate::parameters::serves;
 use crate::server::Conf;
 use crate::steady::Steady;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http):
+        a_fault_changes_nothing_with_reuseport;
+}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// A configuration that cannot come into force, and what nginx says of it.
 struct Fault {
-    conf: fn(Conf) -> Conf,
+    conf: fn(Subsystem, Conf) -> Conf,
     message: &'static str,
 }
 
 /// Another listener's port is in use; nginx opens that one.
 const PORT_IN_USE: Fault = Fault {
-    conf: |conf| conf.and("server { listen 127.0.0.1:9999; return x; }"),
+    conf: |on, conf| conf.and(&on.server("127.0.0.1:9999")),
     message: "bind() to 127.0.0.1:9999 failed (98: Address already in use)",
 };
 
 /// The same where the module opens it.
 const MPTCP_PORT_IN_USE: Fault = Fault {
-    conf: |conf| conf.and("server { listen 127.0.0.1:9999 mptcp; return x; }"),
+    conf: |on, conf| conf.and(&on.server("127.0.0.1:9999 mptcp")),
     message: "bind() to 127.0.0.1:9999 failed (98: Address already in use)",
 };
 
 /// Another listener's address is not of this host.
 const FOREIGN_ADDRESS: Fault = Fault {
-    conf: |conf| conf.and("server { listen 192.0.2.1:9999; return x; }"),
+    conf: |on, conf| conf.and(&on.server("192.0.2.1:9999")),
     message: "bind() to 192.0.2.1:9999 failed (99: Cannot assign requested address)",
 };
 
 /// A certificate is missing, which is seen while the file is read.
 const NO_CERTIFICATE: Fault = Fault {
-    conf: |conf| {
-        conf.and("server { listen 127.0.0.1:9998 ssl; ssl_certificate no.pem; ssl_certificate_key no.pem; return x; }")
+    conf: |on, conf| {
+        let more = "ssl_certificate no.pem;\n    ssl_certificate_key no.pem;";
+        conf.and(&on.server_with("127.0.0.1:9998 ssl", more, "x"))
     },
     message: "cannot load certificate",
 };
 
 /// An included file is missing.
 const NO_INCLUDE: Fault = Fault {
-    conf: |conf| conf.and("include missing.conf;"),
+    conf: |_, conf| conf.and("include missing.conf;"),
     message: "missing.conf\" failed (2: No such file or directory)",
 };
 
 /// A log's folder is missing, which is seen after our part.
 const NO_LOG_FOLDER: Fault = Fault {
-    conf: |conf| conf.and("log_format short $status; access_log missing/access.log short;"),
+    conf: |on, conf| conf.and(&on.log_to("missing/access.log")),
     message: "missing/access.log\" failed (2: No such file or directory)",
 };
 
 /// The error log's folder is missing.
 const NO_ERROR_LOG_FOLDER: Fault = Fault {
-    conf: |conf| conf.main("error_log missing/error.log;"),
+    conf: |_, conf| conf.main("error_log missing/error.log;"),
     message: "missing/error.log\" failed (2: No such file or directory)",
 };
 
-/// Goes from `old` to `new` with a fault, twice, then without: clients come
-/// and go all the time, and the fault must change nothing at all.
-fn fault_changes_nothing(old: &str, new: &str, fault: &Fault) {
+/// Goes from `old` to `new` with a fault, once or twice, then without: clients
+/// come and go all the time, and the fault must change nothing at all.
+fn fault_changes_nothing(on: Subsystem, old: &str, new: &str, fault: &Fault) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
-    let conf = |word: &str| Conf::listen(&format!("127.0.0.1:8080 {word}"));
+    let conf = |word: &str| on.listen(&format!("127.0.0.1:8080 {word}"));
     let nginx = site.start(&conf(old));
     let (listeners, descriptors, workers) =
         (nginx.listeners(), nginx.descriptors(), nginx.workers());
 
-    let clients = Steady::start(ADDRESS);
-    for _ in 0..2 {
-        let log = nginx.try_reload(&(fault.conf)(conf(new)));
+    let clients = Steady::start(on, ADDRESS);
+    // Twice for what the first may leave behind; a port in use takes seconds.
+    let times = if on == Subsystem::Stream { 2 } else { 1 };
+    for _ in 0..times {
+        let log = nginx.try_reload(&(fault.conf)(on, conf(new)));
         let log = log.expect_err("the reload fails");
         assert!(
             log.contains(fault.message),
@@ -88,26 +96,27 @@ fn fault_changes_nothing(old: &str, new: &str, fault: &Fault) {
         assert_eq!(nginx.workers(), workers);
     }
     clients.all_were_served();
-    serves(ADDRESS, !old.is_empty());
+    on.serves(ADDRESS, !old.is_empty());
 
     nginx.reload(&conf(new));
     wait_until("the new socket alone", || nginx.listeners().len() == 1);
     assert_eq!(nginx.listener().is_mptcp(), !new.is_empty());
-    serves(ADDRESS, !new.is_empty());
+    on.serves(ADDRESS, !new.is_empty());
 }
 
 /// The same with one socket for each worker, of which there would be more.
-fn fault_changes_nothing_with_reuseport(old: &str, new: &str, fault: &Fault) {
+fn fault_changes_nothing_with_reuseport(on: Subsystem, old: &str, new: &str, fault: &Fault) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
     let conf = |word: &str, workers| {
-        Conf::listen(&format!("127.0.0.1:8080 reuseport {word}")).workers(workers)
+        on.listen(&format!("127.0.0.1:8080 reuseport {word}"))
+            .workers(workers)
     };
     let nginx = site.start(&conf(old, 2));
     let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors());
 
-    let clients = Steady::start(ADDRESS);
-    let log = nginx.try_reload(&(fault.conf)(conf(new, 4)));
+    let clients = Steady::start(on, ADDRESS);
+    let log = nginx.try_reload(&(fault.conf)(on, conf(new, 4)));
     let log = log.expect_err("the reload fails");
     assert!(
         log.contains(fault.message),
@@ -127,25 +136,37 @@ fn fault_changes_nothing_with_reuseport(old: &str, new: &str, fault: &Fault) {
             .iter()
             .all(|one| one.is_mptcp() != new.is_empty())
     );
-    (0..20).for_each(|_| serves(ADDRESS, !new.is_empty()));
+    (0..20).for_each(|_| on.serves(ADDRESS, !new.is_empty()));
 }
 
-#[test]
-fn a_fault_changes_nothing_with_reuseport() {
+fn a_fault_changes_nothing_with_reuseport(on: Subsystem) {
     for fault in [PORT_IN_USE, NO_LOG_FOLDER] {
-        for (old, new) in [("", "mptcp"), ("mptcp", ""), ("mptcp", "mptcp")] {
-            fault_changes_nothing_with_reuseport(old, new, &fault);
+        for (old, new) in changes(on) {
+            fault_changes_nothing_with_reuseport(on, old, new, &fault);
         }
     }
 }
 
-/// One test for each fault: from TCP to MPTCP, back, and without a change.
+/// What the reload with a fault would change: from TCP to MPTCP, back, and
+/// nothing. All of it is common to the subsystems, so one change has to do for
+/// two of them.
+fn changes(on: Subsystem) -> Vec<(&'static str, &'static str)> {
+    let changes = [("", "mptcp"), ("mptcp", ""), ("mptcp", "mptcp")];
+    match on {
+        Subsystem::Stream => changes.to_vec(),
+        Subsystem::Http => vec![changes[0]],
+        Subsystem::Mail => vec![changes[1]],
+    }
+}
+
+/// Tests for each fault.
 macro_rules! faults {
     ($($name:ident: $fault:expr;)*) => {$(
-        #[test]
-        fn $name() {
-            for (old, new) in [("", "mptcp"), ("mptcp", ""), ("mptcp", "mptcp")] {
-                fault_changes_nothing(old, new, &$fault);
+        subsystem_tests! { (stream, http, mail): $name; }
+
+        fn $name(on: Subsystem) {
+            for (old, new) in changes(on) {
+                fault_changes_nothing(on, old, new, &$fault);
             }
         }
     )*};

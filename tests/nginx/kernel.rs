@@ -9,11 +9,27 @@ use std::process::Command;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::client::{Over, ask};
+use crate::client::Over;
 use crate::harness::{Host, Outcome, Site};
 use crate::namespace::set_sysctl;
-use crate::parameters::serves;
-use crate::server::{ANSWER, Conf};
+use crate::server::Conf;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        mptcp_that_is_switched_off_is_refused_and_the_sysctl_named,
+        mptcp_auto_falls_back_to_tcp_with_one_warning,
+        mptcp_auto_warns_once_for_all_listeners,
+        a_reload_to_mptcp_that_is_switched_off_changes_nothing,
+        mptcp_off_does_not_need_mptcp_in_the_kernel,
+        kernels_without_mptcp_are_told_apart,
+        a_protocol_that_the_kernel_lacks_is_refused,
+        a_low_port_as_an_ordinary_user_is_refused_in_nginx_words,
+        an_address_of_another_host_is_refused_in_nginx_words,
+        a_port_in_use_is_tried_five_times_as_nginx_does,
+        a_port_that_becomes_free_while_nginx_tries_is_taken,
+        one_port_in_use_keeps_the_others_from_being_opened;
+}
 
 /// An ordinary user, there on every system.
 const NOBODY: u32 = 65534;
@@ -26,14 +42,13 @@ fn fails_to_start(site: &Site, conf: &Conf) -> String {
     }
 }
 
-#[test]
-fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named() {
+fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named(on: Subsystem) {
     let site = Site::new();
     set_sysctl("mptcp/enabled", "0");
     let message =
         "socket() 127.0.0.1:8080 failed: MPTCP is switched off, set sysctl net.mptcp.enabled=1";
     for words in ["mptcp", "multipath", "mptcp=on", "protocol=mptcp"] {
-        let conf = Conf::listen(&format!("127.0.0.1:8080 {words}"));
+        let conf = on.listen(&format!("127.0.0.1:8080 {words}"));
         let text = site.check(&conf).fails();
         assert!(
             text.contains("[emerg]") && text.contains(message),
@@ -47,11 +62,10 @@ fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named() {
     }
 }
 
-#[test]
-fn mptcp_auto_falls_back_to_tcp_with_one_warning() {
+fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
     let site = Site::new();
     set_sysctl("mptcp/enabled", "0");
-    let conf = Conf::listen("127.0.0.1:8080 mptcp=auto");
+    let conf = on.listen("127.0.0.1:8080 mptcp=auto");
     let warnings = |text: &str| {
         let fallback =
             |line: &&str| line.contains("falls back to TCP") && line.contains("net.mptcp.enabled");
@@ -69,39 +83,39 @@ fn mptcp_auto_falls_back_to_tcp_with_one_warning() {
     assert!(!nginx.listener().is_mptcp());
     // With MPTCP switched off a client cannot even ask for it.
     assert_eq!(
-        ask(Over::Tcp, "127.0.0.1:8080").expect("TCP is served").0,
-        ANSWER
+        on.ask(Over::Tcp, "127.0.0.1:8080")
+            .expect("TCP is served")
+            .0,
+        on.answer()
     );
 
     set_sysctl("mptcp/enabled", "1");
-    serves("127.0.0.1:8080", false);
+    on.serves("127.0.0.1:8080", false);
     nginx.reload(&conf);
     assert!(
         nginx.listener().is_mptcp(),
         "a reload looks again at what the kernel can do"
     );
-    serves("127.0.0.1:8080", true);
+    on.serves("127.0.0.1:8080", true);
 }
 
-#[test]
-fn mptcp_auto_warns_once_for_all_listeners() {
+fn mptcp_auto_warns_once_for_all_listeners(on: Subsystem) {
     let site = Site::new();
     set_sysctl("mptcp/enabled", "0");
     let words = [
         "127.0.0.1:8080-8083 mptcp=auto",
         "127.0.0.2:8080 mptcp=auto",
     ];
-    let text = site.check(&Conf::servers(&words)).succeeds();
+    let text = site.check(&on.servers(&words)).succeeds();
     assert_eq!(text.matches("falls back to TCP").count(), 1, "{text}");
 }
 
-#[test]
-fn a_reload_to_mptcp_that_is_switched_off_changes_nothing() {
+fn a_reload_to_mptcp_that_is_switched_off_changes_nothing(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080"));
     let (listener, descriptors) = (nginx.listener(), nginx.descriptors());
     set_sysctl("mptcp/enabled", "0");
-    let mptcp = Conf::listen("127.0.0.1:8080 mptcp");
+    let mptcp = on.listen("127.0.0.1:8080 mptcp");
     let log = nginx.try_reload(&mptcp).expect_err("the reload fails");
     assert!(
         log.contains("MPTCP is switched off, set sysctl net.mptcp.enabled=1"),
@@ -112,31 +126,31 @@ fn a_reload_to_mptcp_that_is_switched_off_changes_nothing() {
         (listener, descriptors)
     );
     set_sysctl("mptcp/enabled", "1");
-    serves("127.0.0.1:8080", false);
+    on.serves("127.0.0.1:8080", false);
     nginx.reload(&mptcp);
-    serves("127.0.0.1:8080", true);
+    on.serves("127.0.0.1:8080", true);
 }
 
-#[test]
-fn mptcp_off_does_not_need_mptcp_in_the_kernel() {
+fn mptcp_off_does_not_need_mptcp_in_the_kernel(on: Subsystem) {
     let site = Site::new();
     set_sysctl("mptcp/enabled", "0");
-    let conf = Conf::listen("127.0.0.1:8080 mptcp=off");
+    let conf = on.listen("127.0.0.1:8080 mptcp=off");
     let text = site.check(&conf).succeeds();
     assert!(!text.contains("[warn]"), "{text}");
     let nginx = site.start(&conf);
     assert!(!nginx.listener().is_mptcp());
     assert_eq!(
-        ask(Over::Tcp, "127.0.0.1:8080").expect("TCP is served").0,
-        ANSWER
+        on.ask(Over::Tcp, "127.0.0.1:8080")
+            .expect("TCP is served")
+            .0,
+        on.answer()
     );
 }
 
-#[test]
-fn kernels_without_mptcp_are_told_apart() {
+fn kernels_without_mptcp_are_told_apart(on: Subsystem) {
     for (errno, reason) in [("EINVAL", "5.6"), ("EPROTONOSUPPORT", "MPTCP")] {
         let site = Site::new();
-        site.write(&Conf::listen("127.0.0.1:8080 mptcp"));
+        site.write(&on.listen("127.0.0.1:8080 mptcp"));
         let inject = format!("inject=socket:error={errno}");
         let strace = [
             "strace",
@@ -162,10 +176,9 @@ fn kernels_without_mptcp_are_told_apart() {
     }
 }
 
-#[test]
-fn a_protocol_that_the_kernel_lacks_is_refused() {
+fn a_protocol_that_the_kernel_lacks_is_refused(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::listen("127.0.0.1:8080 protocol=sctp");
+    let conf = on.listen("127.0.0.1:8080 protocol=sctp");
     if Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::SCTP)).is_ok() {
         let nginx = site.start(&conf);
         assert!(nginx.runs());
@@ -180,7 +193,7 @@ fn a_protocol_that_the_kernel_lacks_is_refused() {
 
 /// `nginx -t` by an ordinary user, on copies of the files: the originals may
 /// lie in a folder that is closed to others.
-fn check_as_nobody(site: &Site, words: &str) -> Outcome {
+fn check_as_nobody(on: Subsystem, site: &Site, words: &str) -> Outcome {
     let host = Host::get();
     let copy = |from: &Path, name: &str| {
         fs::copy(from, site.path(name)).expect("a file can be copied");
@@ -188,8 +201,8 @@ fn check_as_nobody(site: &Site, words: &str) -> Outcome {
             .expect("root can set permissions");
     };
     copy(&host.nginx, "nginx");
-    let mut conf = Conf::listen(words).without_module();
-    if let Some(module) = &host.module {
+    let mut conf = on.listen(words).without_module();
+    if let Some(module) = &host.modules(on).ours {
         copy(module, "module.so");
         conf = conf.main("load_module module.so;");
     }
@@ -201,37 +214,34 @@ fn check_as_nobody(site: &Site, words: &str) -> Outcome {
     site.run(nginx.uid(NOBODY).gid(NOBODY))
 }
 
-#[test]
-fn a_low_port_as_an_ordinary_user_is_refused_in_nginx_words() {
+fn a_low_port_as_an_ordinary_user_is_refused_in_nginx_words(on: Subsystem) {
     let site = Site::new();
     let message = "bind() to 127.0.0.1:80 failed (13: Permission denied)";
     for words in ["127.0.0.1:80", "127.0.0.1:80 mptcp"] {
-        let text = check_as_nobody(&site, words).fails();
+        let text = check_as_nobody(on, &site, words).fails();
         assert!(
             text.contains("[emerg]") && text.contains(message),
             "{words}: {text}"
         );
     }
-    check_as_nobody(&site, "127.0.0.1:8080 mptcp").succeeds();
+    check_as_nobody(on, &site, "127.0.0.1:8080 mptcp").succeeds();
 }
 
-#[test]
-fn an_address_of_another_host_is_refused_in_nginx_words() {
+fn an_address_of_another_host_is_refused_in_nginx_words(on: Subsystem) {
     let site = Site::new();
     let message = "bind() to 192.0.2.1:8080 failed (99: Cannot assign requested address)";
-    let text = site.check(&Conf::listen("192.0.2.1:8080 mptcp")).fails();
+    let text = site.check(&on.listen("192.0.2.1:8080 mptcp")).fails();
     assert!(text.contains("[emerg]") && text.contains(message), "{text}");
-    let text = fails_to_start(&site, &Conf::listen("192.0.2.1:8080 mptcp"));
+    let text = fails_to_start(&site, &on.listen("192.0.2.1:8080 mptcp"));
     assert_eq!(text.matches(message).count(), 1, "{text}");
 }
 
-#[test]
-fn a_port_in_use_is_tried_five_times_as_nginx_does() {
+fn a_port_in_use_is_tried_five_times_as_nginx_does(on: Subsystem) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:8080").expect("the port is free in a new namespace");
     let message = "bind() to 127.0.0.1:8080 failed (98: Address already in use)";
     for words in ["127.0.0.1:8080", "127.0.0.1:8080 mptcp"] {
-        let text = fails_to_start(&site, &Conf::listen(words));
+        let text = fails_to_start(&site, &on.listen(words));
         assert_eq!(text.matches(message).count(), 5, "{words}: {text}");
         assert_eq!(
             text.matches("still could not bind()").count(),
@@ -241,27 +251,25 @@ fn a_port_in_use_is_tried_five_times_as_nginx_does() {
     }
 }
 
-#[test]
-fn a_port_that_becomes_free_while_nginx_tries_is_taken() {
+fn a_port_that_becomes_free_while_nginx_tries_is_taken(on: Subsystem) {
     let site = Site::new();
     let holder = TcpListener::bind("127.0.0.1:8080").expect("the port is free in a new namespace");
     let freed = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(700));
         drop(holder);
     });
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     freed.join().expect("the holder's thread ends");
     assert!(nginx.listener().is_mptcp());
-    serves("127.0.0.1:8080", true);
+    on.serves("127.0.0.1:8080", true);
 }
 
-#[test]
-fn one_port_in_use_keeps_the_others_from_being_opened() {
+fn one_port_in_use_keeps_the_others_from_being_opened(on: Subsystem) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:8081").expect("the port is free in a new namespace");
     let text = fails_to_start(
         &site,
-        &Conf::servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8081 mptcp"]),
+        &on.servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8081 mptcp"]),
     );
     assert!(
         text.contains("bind() to 127.0.0.1:8081 failed (98: Address already in use)"),

@@ -1,13 +1,16 @@
-//! The stream module in a real, packaged nginx: each file is one behaviour.
+//! The modules in a real, packaged nginx: each file is one behaviour.
+//!
+//! What holds for stream, http and mail alike is one function, and a test for
+//! each of them: `reload::listeners_come_and_go_by_reload::http`.
 //!
 //! Every test runs in a network namespace and a folder of its own, so port
 //! numbers are fixed, the kernel's counters count only what the test did, and
 //! tests run side by side. What a listener is gets read back from the socket
 //! itself, a duplicate of nginx's own descriptor, not from what nginx says.
 //!
-//! It needs root, nginx with its stream module, iproute2, strace, openssl and
-//! a kernel with MPTCP, and `make module` first. What is missing fails the
-//! test with a sentence that says what to do. `NGX_RS_NGINX` names another
+//! It needs root, nginx with its stream and mail modules, iproute2, strace,
+//! openssl and a kernel with MPTCP, and `make module` first. What is missing
+//! fails the test with a sentence that says what to do. `NGX_RS_NGINX` names another
 //! nginx, `NGX_RS_MODULES` the folder of the modules built for it.
 
 mod backend;
@@ -17,11 +20,16 @@ mod namespace;
 mod server;
 mod sockets;
 mod steady;
+mod subsystem;
+mod talk;
 
 mod beside;
 mod errors;
 mod failed_reload;
+mod faults;
+mod http;
 mod kernel;
+mod mail;
 mod options;
 mod parameters;
 mod paths;
@@ -30,4 +38,6 @@ mod process;
 mod reload;
 mod reuseport;
 mod tls;
+mod together;
+mod transfer;
 mod upgrade;

@@ -1,61 +1,65 @@
 //! nginx's own listen parameters on an MPTCP socket, read back from it.
 
 use crate::client::{Connection, Over};
-use crate::harness::{Host, Site};
-use crate::parameters::serves;
-use crate::server::Conf;
+use crate::harness::Site;
 use crate::sockets::Listener;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        backlog_is_the_length_of_the_mptcp_queue,
+        buffer_sizes_are_set_on_the_mptcp_socket,
+        keepalive_is_set_on_the_mptcp_socket,
+        deferred_is_set_on_the_mptcp_socket,
+        ipv6only_is_set_on_the_mptcp_socket,
+        proxy_protocol_is_read_from_mptcp_connections;
+    (stream, http):
+        fastopen_is_set_on_the_mptcp_socket;
+}
 
 /// Starts nginx with the words beside `mptcp`, checks that the listener is
 /// MPTCP and serves, and returns it.
-fn listener(words: &str) -> Listener {
+fn listener(on: Subsystem, words: &str) -> Listener {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen(&format!("127.0.0.1:8080 mptcp {words}")));
+    let nginx = site.start(&on.listen(&format!("127.0.0.1:8080 mptcp {words}")));
     let listener = nginx.listener();
     assert!(listener.is_mptcp(), "{listener:#?}");
-    serves("127.0.0.1:8080", true);
+    on.serves("127.0.0.1:8080", true);
     listener
 }
 
-#[test]
-fn backlog_is_the_length_of_the_mptcp_queue() {
-    assert_eq!(listener("backlog=77").backlog, 77);
+fn backlog_is_the_length_of_the_mptcp_queue(on: Subsystem) {
+    assert_eq!(listener(on, "backlog=77").backlog, 77);
     // nginx's own default.
-    assert_eq!(listener("").backlog, 511);
+    assert_eq!(listener(on, "").backlog, 511);
 }
 
-#[test]
-fn buffer_sizes_are_set_on_the_mptcp_socket() {
-    let listener = listener("rcvbuf=32k sndbuf=48k");
+fn buffer_sizes_are_set_on_the_mptcp_socket(on: Subsystem) {
+    let listener = listener(on, "rcvbuf=32k sndbuf=48k");
     // The kernel doubles what is asked for, socket(7).
     assert_eq!(listener.option("SO_RCVBUF"), 2 * 32 * 1024);
     assert_eq!(listener.option("SO_SNDBUF"), 2 * 48 * 1024);
 }
 
-#[test]
-fn keepalive_is_set_on_the_mptcp_socket() {
-    assert_eq!(listener("so_keepalive=on").option("SO_KEEPALIVE"), 1);
-    assert_eq!(listener("so_keepalive=off").option("SO_KEEPALIVE"), 0);
+fn keepalive_is_set_on_the_mptcp_socket(on: Subsystem) {
+    assert_eq!(listener(on, "so_keepalive=on").option("SO_KEEPALIVE"), 1);
+    assert_eq!(listener(on, "so_keepalive=off").option("SO_KEEPALIVE"), 0);
 
-    let listener = listener("so_keepalive=600:20:3");
+    let listener = listener(on, "so_keepalive=600:20:3");
     assert_eq!(listener.option("SO_KEEPALIVE"), 1);
     assert_eq!(listener.option("TCP_KEEPIDLE"), 600);
     assert_eq!(listener.option("TCP_KEEPINTVL"), 20);
     assert_eq!(listener.option("TCP_KEEPCNT"), 3);
 }
 
-#[test]
-fn fastopen_is_set_on_the_mptcp_socket() {
-    assert_eq!(listener("fastopen=23").option("TCP_FASTOPEN"), 23);
+fn fastopen_is_set_on_the_mptcp_socket(on: Subsystem) {
+    assert_eq!(listener(on, "fastopen=23").option("TCP_FASTOPEN"), 23);
 }
 
-#[test]
-fn deferred_is_set_on_the_mptcp_socket_where_stream_knows_it() {
+fn deferred_is_set_on_the_mptcp_socket(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::stream(
-        "server { listen 127.0.0.1:8080 mptcp deferred; return \"served over stream\\n\"; }\n",
-    );
-    if !Host::get().merges_stream_servers() {
+    let conf = on.listen("127.0.0.1:8080 mptcp deferred");
+    if !on.knows("deferred") {
         let text = site.check(&conf).fails();
         assert!(text.contains("invalid \"deferred\" parameter"), "{text}");
         return;
@@ -64,32 +68,39 @@ fn deferred_is_set_on_the_mptcp_socket_where_stream_knows_it() {
     let listener = nginx.listener();
     assert!(listener.is_mptcp(), "{listener:#?}");
     assert!(listener.option("TCP_DEFER_ACCEPT") > 0, "{listener:#?}");
+    if !on.request().is_empty() {
+        on.serves("127.0.0.1:8080", true);
+    }
 }
 
-#[test]
-fn ipv6only_is_set_on_the_mptcp_socket() {
+fn ipv6only_is_set_on_the_mptcp_socket(on: Subsystem) {
     let site = Site::new();
     for (words, value) in [("", 1), ("ipv6only=on", 1), ("ipv6only=off", 0)] {
-        let nginx = site.start(&Conf::listen(&format!("[::]:8080 mptcp {words}")));
+        let nginx = site.start(&on.listen(&format!("[::]:8080 mptcp {words}")));
         assert_eq!(nginx.listener().option("IPV6_V6ONLY"), value, "{words}");
         nginx.quit();
     }
 }
 
-#[test]
-fn proxy_protocol_is_read_from_mptcp_connections() {
+fn proxy_protocol_is_read_from_mptcp_connections(on: Subsystem) {
     let site = Site::new();
-    let _nginx = site.start(&Conf::stream(
-        "server { listen 127.0.0.1:8080 mptcp proxy_protocol; return \"$proxy_protocol_addr $proxy_protocol_port\\n\"; }\n",
-    ));
+    // mail has no variables: that it greets shows that it has read the header.
+    let (answer, expected) = match on {
+        Subsystem::Stream | Subsystem::Http => (
+            "$proxy_protocol_addr $proxy_protocol_port",
+            "192.0.2.7 4711",
+        ),
+        Subsystem::Mail => (on.answer(), on.answer()),
+    };
+    let server = on.server_with("127.0.0.1:8080 mptcp proxy_protocol", "", answer);
+    let _nginx = site.start(&on.conf(&server));
     for over in [Over::Mptcp, Over::Tcp] {
         let mut connection =
             Connection::open(over, "127.0.0.1:8080").expect("the listener takes connections");
-        connection
-            .send(b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 443\r\n")
-            .expect("the header can be sent");
-        let answer = connection.receive_all().expect("the server answers");
-        assert_eq!(answer, "192.0.2.7 4711\n", "{over:?}");
-        assert_eq!(connection.is_mptcp(), over == Over::Mptcp);
+        let header = b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 443\r\n";
+        let request = [header, on.request().as_bytes()].concat();
+        connection.send(&request).expect("the header can be sent");
+        let (answer, mptcp) = on.receive_answer(connection).expect("the server answers");
+        assert_eq!((answer.as_str(), mptcp), (expected, over == Over::Mptcp));
     }
 }

@@ -4,43 +4,27 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
-use crate::client::{Accepted, Over, ask};
-use crate::harness::{Host, Site};
-use crate::server::{ANSWER, Conf, Nginx};
+use crate::harness::Site;
+use crate::server::Nginx;
+use crate::subsystem::{Subsystem, subsystem_tests};
 
-/// Asks at an address over TCP and over MPTCP, and checks the answers and
-/// what the kernel's counters say of the connections.
-pub fn serves(address: &str, mptcp: bool) {
-    let before = Accepted::now();
-    let (answer, over_mptcp) = ask(Over::Tcp, address).expect("the listener serves a TCP client");
-    assert_eq!(
-        (answer.as_str(), over_mptcp),
-        (ANSWER, false),
-        "{address} over TCP"
-    );
-    assert_eq!(
-        Accepted::now(),
-        before,
-        "a TCP client's connection at {address} is TCP"
-    );
-
-    let (answer, over_mptcp) =
-        ask(Over::Mptcp, address).expect("the listener serves an MPTCP client");
-    assert_eq!(
-        (answer.as_str(), over_mptcp),
-        (ANSWER, mptcp),
-        "{address} over MPTCP"
-    );
-    let more = u64::from(mptcp);
-    let after = Accepted {
-        requests: before.requests + more,
-        handshakes: before.handshakes + more,
-    };
-    assert_eq!(
-        Accepted::now(),
-        after,
-        "an MPTCP client's connection at {address}"
-    );
+subsystem_tests! {
+    (stream, http, mail):
+        mptcp_listener_serves_mptcp_and_tcp_clients,
+        all_words_for_mptcp_make_an_mptcp_listener,
+        words_for_tcp_make_a_tcp_listener,
+        the_parameter_may_stand_anywhere_among_others,
+        every_form_of_address_becomes_an_mptcp_listener,
+        ipv6_listener_with_ipv6only_off_serves_ipv4_over_mptcp,
+        a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses,
+        only_the_listeners_that_ask_for_mptcp_get_it,
+        an_address_inside_a_wildcard_shares_its_mptcp_listener,
+        an_address_inside_a_wildcard_may_stand_in_the_same_server,
+        an_address_with_bind_keeps_its_protocol_beside_a_wildcard_elsewhere,
+        one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it,
+        one_address_with_mptcp_and_with_mptcp_off_is_refused;
+    (stream):
+        udp_may_share_the_port_of_an_mptcp_listener;
 }
 
 /// Checks that nginx listens at exactly these addresses, with MPTCP
@@ -64,16 +48,14 @@ fn all_mptcp(nginx: &Nginx, addresses: &[&str]) {
     );
 }
 
-#[test]
-fn mptcp_listener_serves_mptcp_and_tcp_clients() {
+fn mptcp_listener_serves_mptcp_and_tcp_clients(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     all_mptcp(&nginx, &["127.0.0.1:8080"]);
-    serves("127.0.0.1:8080", true);
+    on.serves("127.0.0.1:8080", true);
 }
 
-#[test]
-fn all_words_for_mptcp_make_an_mptcp_listener() {
+fn all_words_for_mptcp_make_an_mptcp_listener(on: Subsystem) {
     for words in [
         "multipath",
         "mptcp=on",
@@ -82,35 +64,33 @@ fn all_words_for_mptcp_make_an_mptcp_listener() {
         "protocol=262",
     ] {
         let site = Site::new();
-        let nginx = site.start(&Conf::listen(&format!("127.0.0.1:8080 {words}")));
+        let nginx = site.start(&on.listen(&format!("127.0.0.1:8080 {words}")));
         assert!(
             nginx.listener().is_mptcp(),
             "{words}: {:#?}",
             nginx.listener()
         );
-        serves("127.0.0.1:8080", true);
+        on.serves("127.0.0.1:8080", true);
     }
 }
 
-#[test]
-fn words_for_tcp_make_a_tcp_listener() {
+fn words_for_tcp_make_a_tcp_listener(on: Subsystem) {
     for words in ["", "mptcp=off", "protocol=tcp", "protocol=6"] {
         let site = Site::new();
-        let nginx = site.start(&Conf::listen(&format!("127.0.0.1:8080 {words}")));
+        let nginx = site.start(&on.listen(&format!("127.0.0.1:8080 {words}")));
         assert_eq!(nginx.listener().protocol, libc::IPPROTO_TCP, "{words}");
-        serves("127.0.0.1:8080", false);
+        on.serves("127.0.0.1:8080", false);
     }
 }
 
-#[test]
-fn the_parameter_may_stand_anywhere_among_others() {
+fn the_parameter_may_stand_anywhere_among_others(on: Subsystem) {
     let site = Site::new();
     for words in [
         "mptcp backlog=77 bind",
         "backlog=77 mptcp bind",
         "bind backlog=77 mptcp",
     ] {
-        let nginx = site.start(&Conf::listen(&format!("127.0.0.1:8080 {words}")));
+        let nginx = site.start(&on.listen(&format!("127.0.0.1:8080 {words}")));
         let listener = nginx.listener();
         assert!(
             listener.is_mptcp() && listener.backlog == 77,
@@ -120,8 +100,7 @@ fn the_parameter_may_stand_anywhere_among_others() {
     }
 }
 
-#[test]
-fn every_form_of_address_becomes_an_mptcp_listener() {
+fn every_form_of_address_becomes_an_mptcp_listener(on: Subsystem) {
     let site = Site::new();
     let forms: [(&str, &[&str]); 6] = [
         ("127.0.0.1:8080", &["127.0.0.1:8080"]),
@@ -140,32 +119,30 @@ fn every_form_of_address_becomes_an_mptcp_listener() {
         ),
     ];
     for (form, addresses) in forms {
-        let nginx = site.start(&Conf::listen(&format!("{form} mptcp")));
+        let nginx = site.start(&on.listen(&format!("{form} mptcp")));
         all_mptcp(&nginx, addresses);
         for address in addresses {
             let reachable = address
                 .replace("0.0.0.0", "127.0.0.1")
                 .replace("[::]", "[::1]");
-            serves(&reachable, true);
+            on.serves(&reachable, true);
         }
         nginx.quit();
     }
 }
 
-#[test]
-fn ipv6_listener_with_ipv6only_off_serves_ipv4_over_mptcp() {
+fn ipv6_listener_with_ipv6only_off_serves_ipv4_over_mptcp(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("[::]:8080 ipv6only=off mptcp"));
+    let nginx = site.start(&on.listen("[::]:8080 ipv6only=off mptcp"));
     all_mptcp(&nginx, &["[::]:8080"]);
     assert_eq!(nginx.listener().option("IPV6_V6ONLY"), 0);
-    serves("127.0.0.1:8080", true);
-    serves("[::1]:8080", true);
+    on.serves("127.0.0.1:8080", true);
+    on.serves("[::1]:8080", true);
 }
 
-#[test]
-fn a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses() {
+fn a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("localhost:8080 mptcp"));
+    let nginx = site.start(&on.listen("localhost:8080 mptcp"));
     let resolved = "localhost:8080"
         .to_socket_addrs()
         .expect("this machine knows its localhost");
@@ -175,27 +152,27 @@ fn a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses() {
         &nginx,
         &addresses.iter().map(String::as_str).collect::<Vec<_>>(),
     );
-    addresses.iter().for_each(|address| serves(address, true));
+    addresses
+        .iter()
+        .for_each(|address| on.serves(address, true));
 }
 
-#[test]
-fn only_the_listeners_that_ask_for_mptcp_get_it() {
+fn only_the_listeners_that_ask_for_mptcp_get_it(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::servers(&[
+    let nginx = site.start(&on.servers(&[
         "127.0.0.1:8080 mptcp",
         "127.0.0.1:8081",
         "127.0.0.1:8082 multipath",
     ]));
     assert_eq!(nginx.listeners().len(), 3);
-    serves("127.0.0.1:8080", true);
-    serves("127.0.0.1:8081", false);
-    serves("127.0.0.1:8082", true);
+    on.serves("127.0.0.1:8080", true);
+    on.serves("127.0.0.1:8081", false);
+    on.serves("127.0.0.1:8082", true);
 }
 
-#[test]
-fn udp_may_share_the_port_of_an_mptcp_listener() {
+fn udp_may_share_the_port_of_an_mptcp_listener(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::servers(&[
+    let conf = on.servers(&[
         "127.0.0.1:8080 udp",
         "127.0.0.1:8080 mptcp",
         "8081 mptcp",
@@ -205,7 +182,7 @@ fn udp_may_share_the_port_of_an_mptcp_listener() {
     all_mptcp(&nginx, &["127.0.0.1:8080", "0.0.0.0:8081"]);
     nginx.reload(&conf);
     for address in ["127.0.0.1:8080", "127.0.0.1:8081"] {
-        serves(address, true);
+        on.serves(address, true);
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free in a new namespace");
         socket
             .send_to(b"?", address)
@@ -215,52 +192,48 @@ fn udp_may_share_the_port_of_an_mptcp_listener() {
             .expect("a time limit can be set");
         let mut answer = [0; 64];
         let count = socket.recv(&mut answer).expect("the listener serves UDP");
-        assert_eq!(&answer[..count], ANSWER.as_bytes());
+        assert_eq!(&answer[..count], format!("{}\n", on.answer()).as_bytes());
     }
 }
 
-#[test]
-fn an_address_inside_a_wildcard_shares_its_mptcp_listener() {
+fn an_address_inside_a_wildcard_shares_its_mptcp_listener(on: Subsystem) {
     let site = Site::new();
     for words in [
         ["8080 mptcp", "127.0.0.1:8080 mptcp"],
         ["8080 mptcp", "127.0.0.1:8080"],
     ] {
         for words in [words, [words[1], words[0]]] {
-            let nginx = site.start(&Conf::servers(&words));
+            let nginx = site.start(&on.servers(&words));
             all_mptcp(&nginx, &["0.0.0.0:8080"]);
-            serves("127.0.0.1:8080", true);
-            serves("127.0.0.2:8080", true);
+            on.serves("127.0.0.1:8080", true);
+            on.serves("127.0.0.2:8080", true);
             nginx.quit();
         }
     }
 }
 
-#[test]
-fn an_address_inside_a_wildcard_may_stand_in_the_same_server() {
+fn an_address_inside_a_wildcard_may_stand_in_the_same_server(on: Subsystem) {
     let site = Site::new();
-    let server = "server { listen 8080 multipath; listen 127.0.0.1:8080 multipath; return \"served over stream\\n\"; }\n";
-    let nginx = site.start(&Conf::stream(server));
+    let server = on.server("8080 multipath;\n    listen 127.0.0.1:8080 multipath");
+    let nginx = site.start(&on.conf(&server));
     all_mptcp(&nginx, &["0.0.0.0:8080"]);
-    serves("127.0.0.1:8080", true);
+    on.serves("127.0.0.1:8080", true);
 }
 
-#[test]
-fn an_address_with_bind_keeps_its_protocol_beside_a_wildcard_elsewhere() {
+fn an_address_with_bind_keeps_its_protocol_beside_a_wildcard_elsewhere(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::servers(&["127.0.0.1:8080 mptcp bind", "[::]:8080"]));
+    let nginx = site.start(&on.servers(&["127.0.0.1:8080 mptcp bind", "[::]:8080"]));
     let protocols: Vec<_> = nginx
         .listeners()
         .into_iter()
         .map(|one| (one.address.to_string(), one.is_mptcp()))
         .collect();
     assert_eq!(protocols.len(), 2, "{protocols:?}");
-    serves("127.0.0.1:8080", true);
-    serves("[::1]:8080", false);
+    on.serves("127.0.0.1:8080", true);
+    on.serves("[::1]:8080", false);
 }
 
-#[test]
-fn one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it() {
+fn one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it(on: Subsystem) {
     let site = Site::new();
     for words in [
         ["127.0.0.1:8080 mptcp", "127.0.0.1:8080 mptcp"],
@@ -268,14 +241,15 @@ fn one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it() {
     ] {
         let names = ["one.example", "two.example"];
         let server =
-            |(words, name)| format!("server {{ listen {words}; server_name {name}; return x; }}\n");
-        let servers: String = words.into_iter().zip(names).map(server).collect();
-        if Host::get().merges_stream_servers() {
-            let nginx = site.start(&Conf::stream(&servers));
+            |(words, name)| on.server_with(words, &format!("server_name {name};"), on.answer());
+        if on.merges_servers() {
+            let servers: String = words.into_iter().zip(names).map(server).collect();
+            let nginx = site.start(&on.conf(&servers));
             all_mptcp(&nginx, &["127.0.0.1:8080"]);
+            on.serves("127.0.0.1:8080", true);
             nginx.quit();
         } else {
-            let text = site.check(&Conf::servers(&words)).fails();
+            let text = site.check(&on.servers(&words)).fails();
             assert!(
                 text.contains("duplicate \"127.0.0.1:8080\" address and port pair"),
                 "{text}"
@@ -284,19 +258,17 @@ fn one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it() {
     }
 }
 
-#[test]
-fn one_address_with_mptcp_and_with_mptcp_off_is_refused() {
+fn one_address_with_mptcp_and_with_mptcp_off_is_refused(on: Subsystem) {
     let site = Site::new();
     let text = site
-        .check(&Conf::servers(&[
-            "127.0.0.1:8080 mptcp",
-            "127.0.0.1:8080 mptcp=off",
-        ]))
+        .check(&on.servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8080 mptcp=off"]))
         .fails();
-    let expected = if Host::get().merges_stream_servers() {
+    let expected = if on.merges_servers() {
         "\"mptcp=off\" for 127.0.0.1:8080 contradicts \"mptcp\""
     } else {
         "duplicate \"127.0.0.1:8080\" address and port pair"
     };
     assert!(text.contains(expected), "{text}");
+    let place = site.place_of("127.0.0.1:8080 mptcp=off");
+    assert!(text.contains(&place), "{text}");
 }

@@ -3,11 +3,19 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Noise};
+use crate::backend::{Backend, Noise, read_head};
 use crate::client::{Connection, Over};
 use crate::harness::Site;
 use crate::namespace::{Peer, ip, tc};
-use crate::server::{Conf, Nginx};
+use crate::server::Nginx;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http):
+        a_download_outlives_the_loss_of_its_first_link;
+    (stream):
+        two_links_carry_a_download_faster_than_one;
+}
 
 /// Enough for some seconds over one link of 50 Mbit/s.
 const SIZE: usize = 24 * 1024 * 1024;
@@ -17,11 +25,12 @@ struct Hosts<'site> {
     peer: Peer,
     _backend: Backend,
     _nginx: Nginx<'site>,
+    on: Subsystem,
 }
 
 impl<'site> Hosts<'site> {
     /// Starts both and joins them.
-    fn new(site: &'site Site) -> Self {
+    fn new(site: &'site Site, on: Subsystem) -> Self {
         let peer = Peer::new();
         ip("mptcp limits set subflow 4 add_addr_accepted 4");
         peer.run(|| ip("mptcp limits set subflow 4 add_addr_accepted 4"));
@@ -37,22 +46,32 @@ impl<'site> Hosts<'site> {
         peer.run(|| ip("mptcp endpoint add 10.0.2.2 dev far2 subflow"));
 
         let backend = Backend::noise(SIZE);
-        let server = format!(
-            "server {{ listen 8080 mptcp; proxy_pass {}; }}\n",
-            backend.address
-        );
-        let nginx = site.start(&Conf::stream(&server));
+        let server = match on {
+            Subsystem::Http => {
+                let mut bytes = vec![0; SIZE];
+                Noise::new().fill(&mut bytes);
+                std::fs::write(site.path("large"), bytes).expect("there is room for a file");
+                "sendfile on;\nserver {\n    listen 8080 mptcp;\n    root .;\n}\n".into()
+            }
+            _ => format!(
+                "server {{\n    listen 8080 mptcp;\n    proxy_pass {};\n}}\n",
+                backend.address
+            ),
+        };
+        let nginx = site.start(&on.conf(&server));
         Self {
             peer,
             _backend: backend,
             _nginx: nginx,
+            on,
         }
     }
 
     /// Downloads all from the client's host. Returns the time it took and
     /// whether the connection was MPTCP.
     fn download(&self, over: Over, half_way: impl FnOnce() + Send + 'static) -> (Duration, bool) {
-        self.peer.run(move || download(over, half_way))
+        let on = self.on;
+        self.peer.run(move || download(on, over, half_way))
     }
 }
 
@@ -67,10 +86,15 @@ fn set_up(link: &str, address: &str) {
 
 /// Downloads over the first link's address, and checks each byte. Calls
 /// `half_way` when a third has come.
-fn download(over: Over, half_way: impl FnOnce()) -> (Duration, bool) {
+fn download(on: Subsystem, over: Over, half_way: impl FnOnce()) -> (Duration, bool) {
     let begin = Instant::now();
     let mut connection =
         Connection::open(over, "10.0.1.1:8080").expect("the server is reached over the first link");
+    if on == Subsystem::Http {
+        let request = connection.send(b"GET /large HTTP/1.0\r\n\r\n");
+        request.expect("a request can be sent");
+        read_head(&mut connection).expect("http answers");
+    }
     let mut noise = Noise::new();
     let (mut bytes, mut expected) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     let (mut received, mut half_way) = (0, Some(half_way));
@@ -93,10 +117,9 @@ fn download(over: Over, half_way: impl FnOnce()) -> (Duration, bool) {
     (begin.elapsed(), connection.is_mptcp())
 }
 
-#[test]
-fn two_links_carry_a_download_faster_than_one() {
+fn two_links_carry_a_download_faster_than_one(on: Subsystem) {
     let site = Site::alone();
-    let hosts = Hosts::new(&site);
+    let hosts = Hosts::new(&site, on);
     let (one_link, mptcp) = hosts.download(Over::Tcp, || ());
     assert!(!mptcp);
     let (two_links, mptcp) = hosts.download(Over::Mptcp, || ());
@@ -109,10 +132,9 @@ fn two_links_carry_a_download_faster_than_one() {
     );
 }
 
-#[test]
-fn a_download_outlives_the_loss_of_its_first_link() {
+fn a_download_outlives_the_loss_of_its_first_link(on: Subsystem) {
     let site = Site::alone();
-    let hosts = Hosts::new(&site);
+    let hosts = Hosts::new(&site, on);
     let (time, mptcp) = hosts.download(Over::Mptcp, || ip("link set far1 down"));
     println!("{time:?}");
     assert!(mptcp);

@@ -2,13 +2,21 @@
 
 use std::fs;
 
-use crate::harness::{Site, wait_until};
-use crate::parameters::serves;
+use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        without_our_words_the_module_makes_no_call_of_its_own,
+        without_our_words_listeners_are_the_same,
+        listeners_of_other_subsystems_are_left_alone,
+        a_configuration_without_its_block_runs;
+}
 
 /// Listeners of many kinds, none of them ours to touch.
-fn conf() -> Conf {
-    Conf::servers(&[
+fn conf(on: Subsystem) -> Conf {
+    let lines = [
         "127.0.0.1:8080",
         "127.0.0.1:8081 backlog=77 rcvbuf=32k so_keepalive=10:20:3",
         "8082",
@@ -20,8 +28,9 @@ fn conf() -> Conf {
         "127.0.0.1:8089 udp",
         "127.0.0.1:8090 udp reuseport",
         "unix:socket",
-    ])
-    .workers(2)
+    ];
+    let known: Vec<&str> = lines.into_iter().filter(|words| on.knows(words)).collect();
+    on.servers(&known).workers(2)
 }
 
 /// The calls in a trace that concern sockets other than unix ones and nginx's
@@ -38,7 +47,7 @@ fn socket_calls(trace: &str) -> Vec<String> {
 
 /// Starts nginx under strace, reloads it, and returns the socket calls of the
 /// start and those of the reload.
-fn trace(conf: &Conf) -> (Vec<String>, Vec<String>) {
+fn trace(on: Subsystem, conf: &Conf) -> (Vec<String>, Vec<String>) {
     let site = Site::new();
     site.write(conf);
     let strace = ["strace", "-ff", "-o", "trace", "-e", "trace=network"];
@@ -49,7 +58,7 @@ fn trace(conf: &Conf) -> (Vec<String>, Vec<String>) {
         .unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"));
     let nginx = site.running();
     nginx.wait_for_workers(2);
-    serves("127.0.0.1:8080", false);
+    on.serves("127.0.0.1:8080", false);
     let started = traces(&site);
     let mark = nginx.log().len();
     nginx.signal(libc::SIGHUP);
@@ -77,10 +86,9 @@ fn traces(site: &Site) -> Vec<String> {
     opened.remove(0)
 }
 
-#[test]
-fn without_our_words_the_module_makes_no_call_of_its_own() {
-    let (started_with, reloaded_with) = trace(&conf());
-    let (started_without, reloaded_without) = trace(&conf().without_module());
+fn without_our_words_the_module_makes_no_call_of_its_own(on: Subsystem) {
+    let (started_with, reloaded_with) = trace(on, &conf(on));
+    let (started_without, reloaded_without) = trace(on, &conf(on).without_module());
     assert!(started_without.len() > 20, "{started_without:#?}");
     assert_eq!(started_with, started_without);
     // On a reload it may ask a running socket for its protocol.
@@ -94,8 +102,7 @@ fn without_our_words_the_module_makes_no_call_of_its_own() {
     assert_eq!(others(reloaded_with), others(reloaded_without));
 }
 
-#[test]
-fn without_our_words_listeners_are_the_same() {
+fn without_our_words_listeners_are_the_same(on: Subsystem) {
     let look = |conf: &Conf| {
         let site = Site::new();
         let nginx = site.start(conf);
@@ -106,41 +113,42 @@ fn without_our_words_listeners_are_the_same() {
             .map(|one| (one.address, one.protocol, one.backlog, one.options));
         (listeners.collect::<Vec<_>>(), nginx.descriptors().len())
     };
-    assert_eq!(look(&conf()), look(&conf().without_module()));
+    assert_eq!(look(&conf(on)), look(&conf(on).without_module()));
 }
 
-#[test]
-fn http_listeners_are_left_alone() {
+fn listeners_of_other_subsystems_are_left_alone(on: Subsystem) {
     let site = Site::new();
-    let http = |words: &str| {
-        let text = format!(
-            "http {{\n    access_log off;\n    server {{\n        listen {words};\n    }}\n}}"
-        );
-        Conf::listen("127.0.0.1:8080 mptcp").main(&text)
+    let beside = |words: &str| {
+        let other = on.other().listen(words).without_module();
+        on.listen("127.0.0.1:8080 mptcp").beside(other)
     };
-    let text = site.check(&http("127.0.0.1:8000 mptcp")).fails();
-    assert!(
-        text.contains("invalid parameter \"mptcp\"") && text.contains(&site.place_of("8000 mptcp")),
-        "{text}"
-    );
+    if Host::get().modules(on).ours.is_some() {
+        let text = site.check(&beside("127.0.0.1:8000 mptcp")).fails();
+        let place = site.place_of("8000 mptcp");
+        assert!(
+            text.contains("\"mptcp\"") && text.contains(&place),
+            "{text}"
+        );
+        assert!(text.contains("invalid"), "{text}");
+    }
 
-    let nginx = site.start(&http("127.0.0.1:8000"));
-    let mut protocols: Vec<_> = nginx
-        .listeners()
-        .into_iter()
-        .map(|one| (one.address.port(), one.is_mptcp()))
-        .collect();
-    protocols.sort_unstable();
-    assert_eq!(protocols, [(8000, false), (8080, true)]);
+    let conf = beside("127.0.0.1:8000");
+    let nginx = site.start(&conf);
+    for _ in 0..2 {
+        on.serves("127.0.0.1:8080", true);
+        on.other().serves("127.0.0.1:8000", false);
+        assert_eq!(nginx.listeners().len(), 2);
+        nginx.reload(&conf);
+    }
 }
 
-#[test]
-fn a_configuration_without_a_stream_block_runs() {
+fn a_configuration_without_its_block_runs(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::stream("").main("http { access_log off; server { listen 127.0.0.1:8000; } }");
+    let conf = on.conf("").beside(on.other().listen("127.0.0.1:8000"));
     let nginx = site.start(&conf);
     assert_eq!(nginx.listener().address.port(), 8000);
     nginx.reload(&conf);
+    on.other().serves("127.0.0.1:8000", false);
     nginx.signal(libc::SIGTERM);
     wait_until("nginx to end", || !nginx.runs());
 }

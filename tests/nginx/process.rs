@@ -1,8 +1,18 @@
 //! Processes that die, and nginx without a master or without a daemon.
 
 use crate::harness::{Site, send_signal, wait_until};
-use crate::parameters::serves;
-use crate::server::{Conf, Nginx};
+use crate::server::Nginx;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        a_worker_that_is_killed_is_replaced_and_the_new_one_serves,
+        a_worker_that_is_killed_after_a_change_of_protocol_is_replaced,
+        a_single_process_in_the_foreground_serves,
+        a_master_in_the_foreground_serves_and_reloads,
+        many_workers_share_one_mptcp_listener,
+        sockets_are_not_closed_on_exec;
+}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -16,34 +26,36 @@ fn kill_worker(nginx: &Nginx) {
     );
 }
 
-#[test]
-fn a_worker_that_is_killed_is_replaced_and_the_new_one_serves() {
+fn a_worker_that_is_killed_is_replaced_and_the_new_one_serves(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     let listener = nginx.listener();
     for _ in 0..3 {
         kill_worker(&nginx);
         assert_eq!(nginx.listener(), listener);
-        serves(ADDRESS, true);
+        on.serves(ADDRESS, true);
     }
 }
 
-#[test]
-fn a_worker_that_is_killed_after_a_change_of_protocol_is_replaced() {
+fn a_worker_that_is_killed_after_a_change_of_protocol_is_replaced(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080"));
     for word in ["mptcp", ""] {
-        nginx.reload(&Conf::listen(&format!("127.0.0.1:8080 {word}")));
+        nginx.reload(&on.listen(&format!("127.0.0.1:8080 {word}")));
         kill_worker(&nginx);
         wait_until("one listener", || nginx.listeners().len() == 1);
-        serves(ADDRESS, !word.is_empty());
+        on.serves(ADDRESS, !word.is_empty());
     }
 }
 
-#[test]
-fn a_single_process_in_the_foreground_serves() {
+fn a_single_process_in_the_foreground_serves(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::servers(&["127.0.0.1:8080 mptcp", "[::1]:8080 mptcp reuseport"])
+    let second = match on.knows("reuseport") {
+        true => "[::1]:8080 mptcp reuseport",
+        false => "[::1]:8080 mptcp",
+    };
+    let conf = on
+        .servers(&["127.0.0.1:8080 mptcp", second])
         .main("master_process off;")
         .foreground();
     site.write(&conf);
@@ -52,41 +64,38 @@ fn a_single_process_in_the_foreground_serves() {
     assert_eq!(nginx.pid.unsigned_abs(), child.id());
     wait_until("its listeners", || nginx.listeners().len() == 2);
     assert!(nginx.listeners().iter().all(|one| one.is_mptcp()));
-    serves(ADDRESS, true);
-    serves("[::1]:8080", true);
+    on.serves(ADDRESS, true);
+    on.serves("[::1]:8080", true);
     nginx.signal(libc::SIGQUIT);
     assert!(child.wait().expect("nginx ends").success());
 }
 
-#[test]
-fn a_master_in_the_foreground_serves_and_reloads() {
+fn a_master_in_the_foreground_serves_and_reloads(on: Subsystem) {
     let site = Site::new();
-    let conf = |word: &str| Conf::listen(&format!("127.0.0.1:8080 {word}")).foreground();
+    let conf = |word: &str| on.listen(&format!("127.0.0.1:8080 {word}")).foreground();
     site.write(&conf("mptcp"));
     let mut child = site.nginx(&[]).spawn().expect("nginx can be run");
     let nginx = site.running();
     nginx.wait_for_workers(1);
-    serves(ADDRESS, true);
+    on.serves(ADDRESS, true);
     nginx.reload(&conf(""));
-    serves(ADDRESS, false);
+    on.serves(ADDRESS, false);
     nginx.signal(libc::SIGQUIT);
     assert!(child.wait().expect("nginx ends").success());
 }
 
-#[test]
-fn many_workers_share_one_mptcp_listener() {
+fn many_workers_share_one_mptcp_listener(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp").workers(4));
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp").workers(4));
     assert!(nginx.listener().is_mptcp());
-    (0..50).for_each(|_| serves(ADDRESS, true));
+    (0..50).for_each(|_| on.serves(ADDRESS, true));
     nginx.quit();
     assert!(site.processes().is_empty(), "nothing is left running");
 }
 
-#[test]
-fn sockets_are_not_closed_on_exec() {
+fn sockets_are_not_closed_on_exec(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     let inode = format!("socket:[{}]", nginx.listener().inode);
     let descriptors = nginx.descriptors();
     let (fd, _) = descriptors

@@ -1,13 +1,29 @@
 //! Reloads that succeed: what stays, what changes, what is left over.
 
-use crate::backend::Backend;
 use crate::client::{Connection, Over};
 use crate::harness::{Site, wait_or_say, wait_until};
 use crate::namespace::set_sysctl;
-use crate::parameters::serves;
-use crate::server::{Conf, Nginx};
+use crate::server::Nginx;
 use crate::sockets::listening_on;
 use crate::steady::Steady;
+use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::talk::Talk;
+
+subsystem_tests! {
+    (stream, http, mail):
+        reload_without_a_change_keeps_the_sockets_and_every_client,
+        another_word_for_the_same_protocol_keeps_the_socket,
+        reload_changes_the_protocol_and_changes_it_back,
+        a_changed_protocol_keeps_the_other_listeners_and_options,
+        a_wildcard_on_ipv6_changes_its_protocol,
+        a_replaced_socket_leaves_no_option_behind,
+        a_running_mptcp_listener_is_kept_when_mptcp_is_switched_off,
+        an_address_moves_to_another_subsystem_and_back,
+        a_connection_outlives_reloads_and_changes_of_protocol,
+        listeners_come_and_go_by_reload,
+        without_the_module_nginx_goes_on_and_with_it_again_mptcp_is_back,
+        the_module_can_be_loaded_by_a_reload;
+}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -33,18 +49,17 @@ fn replaced(nginx: &Nginx, old: u64, mptcp: bool) -> u64 {
     nginx.listener().inode
 }
 
-#[test]
-fn reload_without_a_change_keeps_the_sockets_and_every_client() {
+fn reload_without_a_change_keeps_the_sockets_and_every_client(on: Subsystem) {
     let site = Site::new();
     for words in [
         "127.0.0.1:8080 mptcp",
         "127.0.0.1:8080 mptcp=auto",
         "127.0.0.1:8080",
     ] {
-        let conf = Conf::servers(&[words, "127.0.0.1:8081-8083 mptcp", "[::1]:8080 multipath"]);
+        let conf = on.servers(&[words, "127.0.0.1:8081-8083 mptcp", "[::1]:8080 multipath"]);
         let nginx = site.start(&conf);
         let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors().len());
-        let clients = Steady::start(ADDRESS);
+        let clients = Steady::start(on, ADDRESS);
         for _ in 0..5 {
             nginx.reload(&conf);
             assert_eq!(nginx.listeners(), listeners, "{words}");
@@ -56,23 +71,21 @@ fn reload_without_a_change_keeps_the_sockets_and_every_client() {
     }
 }
 
-#[test]
-fn another_word_for_the_same_protocol_keeps_the_socket() {
+fn another_word_for_the_same_protocol_keeps_the_socket(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     let listener = nginx.listener();
     for words in ["multipath", "protocol=mptcp", "mptcp=auto", "mptcp=on"] {
-        nginx.reload(&Conf::listen(&format!("127.0.0.1:8080 {words}")));
+        nginx.reload(&on.listen(&format!("127.0.0.1:8080 {words}")));
         assert_eq!(nginx.listener(), listener, "{words}");
     }
 }
 
-#[test]
-fn reload_changes_the_protocol_and_changes_it_back() {
+fn reload_changes_the_protocol_and_changes_it_back(on: Subsystem) {
     let site = Site::new();
     let (tcp, mptcp) = (
-        Conf::listen("127.0.0.1:8080"),
-        Conf::listen("127.0.0.1:8080 mptcp"),
+        on.listen("127.0.0.1:8080"),
+        on.listen("127.0.0.1:8080 mptcp"),
     );
     let nginx = site.start(&tcp);
     let descriptors = nginx.descriptors().len();
@@ -81,16 +94,15 @@ fn reload_changes_the_protocol_and_changes_it_back() {
         let to_mptcp = round % 2 == 0;
         nginx.reload(if to_mptcp { &mptcp } else { &tcp });
         inode = replaced(&nginx, inode, to_mptcp);
-        (0..20).for_each(|_| serves(ADDRESS, to_mptcp));
+        (0..20).for_each(|_| on.serves(ADDRESS, to_mptcp));
         nothing_is_left_over(&nginx, descriptors);
     }
 }
 
-#[test]
-fn a_changed_protocol_keeps_the_other_listeners_and_options() {
+fn a_changed_protocol_keeps_the_other_listeners_and_options(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| {
-        Conf::servers(&[
+        on.servers(&[
             &format!("127.0.0.1:8080 backlog=77 rcvbuf=32k {word}"),
             "127.0.0.1:8081 mptcp",
             "127.0.0.1:8082",
@@ -122,29 +134,27 @@ fn a_changed_protocol_keeps_the_other_listeners_and_options() {
     }
 }
 
-#[test]
-fn a_wildcard_on_ipv6_changes_its_protocol() {
+fn a_wildcard_on_ipv6_changes_its_protocol(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("[::]:8080 ipv6only=off"));
+    let nginx = site.start(&on.listen("[::]:8080 ipv6only=off"));
     let inode = nginx.listener().inode;
-    nginx.reload(&Conf::listen("[::]:8080 ipv6only=off mptcp"));
+    nginx.reload(&on.listen("[::]:8080 ipv6only=off mptcp"));
     let inode = replaced(&nginx, inode, true);
-    serves("[::1]:8080", true);
-    serves(ADDRESS, true);
-    nginx.reload(&Conf::listen("[::]:8080 ipv6only=off"));
+    on.serves("[::1]:8080", true);
+    on.serves(ADDRESS, true);
+    nginx.reload(&on.listen("[::]:8080 ipv6only=off"));
     replaced(&nginx, inode, false);
-    serves("[::1]:8080", false);
-    serves(ADDRESS, false);
+    on.serves("[::1]:8080", false);
+    on.serves(ADDRESS, false);
 }
 
-#[test]
-fn a_replaced_socket_leaves_no_option_behind() {
+fn a_replaced_socket_leaves_no_option_behind(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080"));
     let before = nginx.listener();
     for word in ["mptcp", ""] {
         let inode = nginx.listener().inode;
-        nginx.reload(&Conf::listen(&format!("127.0.0.1:8080 {word}")));
+        nginx.reload(&on.listen(&format!("127.0.0.1:8080 {word}")));
         replaced(&nginx, inode, !word.is_empty());
         let name = "SO_REUSEPORT";
         assert_eq!(
@@ -155,61 +165,68 @@ fn a_replaced_socket_leaves_no_option_behind() {
     }
 }
 
-#[test]
-fn a_running_mptcp_listener_is_kept_when_mptcp_is_switched_off() {
+fn a_running_mptcp_listener_is_kept_when_mptcp_is_switched_off(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8081 mptcp=auto"]);
+    let conf = on.servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8081 mptcp=auto"]);
     let nginx = site.start(&conf);
     let listeners = nginx.listeners();
     set_sysctl("mptcp/enabled", "0");
     nginx.reload(&conf);
     assert_eq!(nginx.listeners(), listeners);
     set_sysctl("mptcp/enabled", "1");
-    serves(ADDRESS, true);
-    serves("127.0.0.1:8081", true);
+    on.serves(ADDRESS, true);
+    on.serves("127.0.0.1:8081", true);
 }
 
-#[test]
-fn an_address_moves_between_http_and_stream() {
+/// nginx pairs old and new sockets by address, whosever they are. So the
+/// socket stays where the protocol does, and is replaced where that changes.
+fn an_address_moves_to_another_subsystem_and_back(on: Subsystem) {
     let site = Site::new();
-    let http = Conf::listen("127.0.0.1:8081 mptcp")
-        .main("http { access_log off; server { listen 127.0.0.1:8080; } }");
-    let stream = Conf::servers(&["127.0.0.1:8081 mptcp", "127.0.0.1:8080 mptcp"]);
-    let nginx = site.start(&http);
-    let descriptors = nginx.descriptors().len();
-    for _ in 0..2 {
-        nginx.reload(&stream);
-        wait_until("the http socket to go", || listening_on(8080) == 1);
-        serves(ADDRESS, true);
-        nginx.reload(&http);
-        let mut connection = Connection::open(Over::Tcp, ADDRESS).expect("http listens");
-        connection
-            .send(b"GET / HTTP/1.0\r\n\r\n")
-            .expect("a request can be sent");
-        let answer = connection.receive_all().expect("http answers");
-        assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
-        nothing_is_left_over(&nginx, descriptors);
+    let other = on.other();
+    for (word, there) in [("mptcp", "mptcp"), ("mptcp", ""), ("", "mptcp")] {
+        let words = |word| format!("127.0.0.1:8080 {word}");
+        let stay = ["127.0.0.1:8081 mptcp", "127.0.0.1:8082 mptcp"];
+        let here = on
+            .servers(&[stay[0], &words(word)])
+            .beside(other.listen(stay[1]));
+        let moved = on
+            .listen(stay[0])
+            .beside(other.servers(&[stay[1], &words(there)]));
+        let nginx = site.start(&here);
+        let descriptors = nginx.descriptors().len();
+        let inode = || {
+            let listeners = nginx.listeners().into_iter();
+            let mut moving = listeners.filter(|one| one.address.port() == 8080);
+            moving.next().expect("it listens").inode
+        };
+        for _ in 0..2 {
+            let before = inode();
+            nginx.reload(&moved);
+            wait_until("the old socket to go", || listening_on(8080) == 1);
+            assert_eq!(inode() == before, word == there, "{word:?} to {there:?}");
+            other.serves(ADDRESS, !there.is_empty());
+            nginx.reload(&here);
+            wait_until("the old socket to go", || listening_on(8080) == 1);
+            on.serves(ADDRESS, !word.is_empty());
+            nothing_is_left_over(&nginx, descriptors);
+        }
+        nginx.quit();
     }
 }
 
-#[test]
-fn a_connection_outlives_reloads_and_changes_of_protocol() {
+fn a_connection_outlives_reloads_and_changes_of_protocol(on: Subsystem) {
     let site = Site::new();
-    let backend = Backend::echo();
-    let conf = |word: &str| {
-        Conf::stream(&format!(
-            "server {{ listen 127.0.0.1:8080 {word}; proxy_pass {}; }}\n",
-            backend.address
-        ))
-    };
-    let nginx = site.start(&conf("mptcp"));
-    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("the listener serves");
-    connection.echo(b"before").expect("the connection works");
+    let talk = Talk::new(on);
+    let nginx = site.start(&on.conf(&talk.server("127.0.0.1:8080 mptcp")));
+    let mut connection = talk
+        .begin(Over::Mptcp, ADDRESS)
+        .expect("the listener serves");
+    talk.go_on(&mut connection).expect("the connection works");
     for word in ["mptcp", "", "mptcp"] {
-        let log = nginx.try_reload(&conf(word));
+        let conf = on.conf(&talk.server(&format!("127.0.0.1:8080 {word}")));
+        let log = nginx.try_reload(&conf);
         log.unwrap_or_else(|log| panic!("the reload failed: {log}"));
-        connection
-            .echo(b"after a reload")
+        talk.go_on(&mut connection)
             .expect("the connection outlives the reload");
     }
     assert!(connection.is_mptcp());
@@ -217,21 +234,20 @@ fn a_connection_outlives_reloads_and_changes_of_protocol() {
     nginx.wait_for_workers(1);
 }
 
-#[test]
-fn listeners_come_and_go_by_reload() {
+fn listeners_come_and_go_by_reload(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080 mptcp"));
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     let descriptors = nginx.descriptors().len();
-    nginx.reload(&Conf::servers(&[
+    nginx.reload(&on.servers(&[
         "127.0.0.1:8080 mptcp",
         "127.0.0.1:8081 mptcp",
         "[::1]:8082 mptcp",
     ]));
-    serves(ADDRESS, true);
-    serves("127.0.0.1:8081", true);
-    serves("[::1]:8082", true);
-    nginx.reload(&Conf::listen("[::1]:8082 mptcp"));
-    serves("[::1]:8082", true);
+    on.serves(ADDRESS, true);
+    on.serves("127.0.0.1:8081", true);
+    on.serves("[::1]:8082", true);
+    nginx.reload(&on.listen("[::1]:8082 mptcp"));
+    on.serves("[::1]:8082", true);
     let refused = Connection::open(Over::Tcp, ADDRESS).map(|_| ());
     assert!(
         refused.is_err(),
@@ -240,37 +256,35 @@ fn listeners_come_and_go_by_reload() {
     nothing_is_left_over(&nginx, descriptors);
 }
 
-#[test]
-fn without_the_module_nginx_goes_on_and_with_it_again_mptcp_is_back() {
+fn without_the_module_nginx_goes_on_and_with_it_again_mptcp_is_back(on: Subsystem) {
     let site = Site::new();
-    let with = Conf::listen("127.0.0.1:8080 mptcp");
-    let without = Conf::listen("127.0.0.1:8080").without_module();
+    let with = on.listen("127.0.0.1:8080 mptcp");
+    let without = on.listen("127.0.0.1:8080").without_module();
     let nginx = site.start(&with);
     for _ in 0..3 {
         nginx.reload(&without);
         // nginx knows no protocols, and keeps the socket that it has.
         let mptcp = nginx.listener().is_mptcp();
-        serves(ADDRESS, mptcp);
+        on.serves(ADDRESS, mptcp);
         nginx.reload(&without);
-        serves(ADDRESS, mptcp);
+        on.serves(ADDRESS, mptcp);
         nginx.reload(&with);
         wait_until("the MPTCP listener", || {
             nginx.listeners().len() == 1 && nginx.listener().is_mptcp()
         });
-        serves(ADDRESS, true);
+        on.serves(ADDRESS, true);
     }
 }
 
-#[test]
-fn the_module_can_be_loaded_by_a_reload() {
+fn the_module_can_be_loaded_by_a_reload(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&Conf::listen("127.0.0.1:8080").without_module());
+    let nginx = site.start(&on.listen("127.0.0.1:8080").without_module());
     let inode = nginx.listener().inode;
-    nginx.reload(&Conf::listen("127.0.0.1:8080"));
+    nginx.reload(&on.listen("127.0.0.1:8080"));
     assert_eq!(nginx.listener().inode, inode);
-    nginx.reload(&Conf::listen("127.0.0.1:8080 mptcp"));
+    nginx.reload(&on.listen("127.0.0.1:8080 mptcp"));
     replaced(&nginx, inode, true);
-    serves(ADDRESS, true);
-    nginx.reload(&Conf::listen("127.0.0.1:8080").without_module());
+    on.serves(ADDRESS, true);
+    nginx.reload(&on.listen("127.0.0.1:8080").without_module());
     assert_eq!(nginx.listeners().len(), 1);
 }

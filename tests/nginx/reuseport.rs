@@ -2,20 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use crate::client::{Over, ask};
+use crate::client::Over;
 use crate::harness::{Site, wait_until};
 use crate::server::{Conf, Nginx};
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http):
+        four_workers_have_four_mptcp_sockets_and_all_serve,
+        the_number_of_workers_changes_by_reload,
+        an_unchanged_reload_keeps_all_sockets,
+        the_protocol_changes_with_reuseport,
+        protocol_and_number_of_workers_change_together,
+        reuseport_comes_and_goes;
+}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// A server whose answer is the worker that serves.
-fn conf(words: &str, workers: usize) -> Conf {
-    let server = format!("server {{ listen 127.0.0.1:8080 {words}; return \"$pid\\n\"; }}\n");
-    Conf::stream(&server).workers(workers)
+fn conf(on: Subsystem, words: &str, workers: usize) -> Conf {
+    let server = on.server_with(&format!("127.0.0.1:8080 {words}"), "", "$pid");
+    on.conf(&server).workers(workers)
 }
 
 /// How many of `count` clients each worker serves.
-fn served_by(count: usize) -> BTreeMap<i32, usize> {
+fn served_by(on: Subsystem, count: usize) -> BTreeMap<i32, usize> {
     let mut served = BTreeMap::new();
     for number in 0..count {
         let over = if number % 2 == 0 {
@@ -23,7 +34,7 @@ fn served_by(count: usize) -> BTreeMap<i32, usize> {
         } else {
             Over::Tcp
         };
-        let (answer, _) = ask(over, ADDRESS).expect("every client is served");
+        let (answer, _) = on.ask(over, ADDRESS).expect("every client is served");
         *served
             .entry(answer.trim().parse().expect("the answer is a process id"))
             .or_default() += 1;
@@ -33,7 +44,7 @@ fn served_by(count: usize) -> BTreeMap<i32, usize> {
 
 /// Waits until nginx has `count` sockets of the protocol and as many workers,
 /// and checks that each worker gets its share of the clients.
-fn each_worker_serves(nginx: &Nginx, count: usize, mptcp: bool) {
+fn each_worker_serves(on: Subsystem, nginx: &Nginx, count: usize, mptcp: bool) {
     nginx.wait_for_workers(count);
     wait_until("one socket for each worker", || {
         nginx.listeners().len() == count
@@ -48,7 +59,7 @@ fn each_worker_serves(nginx: &Nginx, count: usize, mptcp: bool) {
         "{listeners:#?}"
     );
 
-    let served = served_by(160);
+    let served = served_by(on, 160);
     let workers: Vec<i32> = served.keys().copied().collect();
     assert_eq!(workers, nginx.workers(), "each worker serves: {served:?}");
     // A quarter of an even share is far below what a hash leaves anyone.
@@ -58,73 +69,67 @@ fn each_worker_serves(nginx: &Nginx, count: usize, mptcp: bool) {
     );
 }
 
-#[test]
-fn four_workers_have_four_mptcp_sockets_and_all_serve() {
+fn four_workers_have_four_mptcp_sockets_and_all_serve(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&conf("mptcp reuseport", 4));
-    each_worker_serves(&nginx, 4, true);
+    let nginx = site.start(&conf(on, "mptcp reuseport", 4));
+    each_worker_serves(on, &nginx, 4, true);
 }
 
-#[test]
-fn the_number_of_workers_changes_by_reload() {
+fn the_number_of_workers_changes_by_reload(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&conf("mptcp reuseport", 4));
+    let nginx = site.start(&conf(on, "mptcp reuseport", 4));
     let descriptors = nginx.descriptors().len();
     for workers in [2, 4, 1, 4] {
-        nginx.reload(&conf("mptcp reuseport", workers));
-        each_worker_serves(&nginx, workers, true);
+        nginx.reload(&conf(on, "mptcp reuseport", workers));
+        each_worker_serves(on, &nginx, workers, true);
     }
     wait_until("descriptors as before", || {
         nginx.descriptors().len() == descriptors
     });
 }
 
-#[test]
-fn an_unchanged_reload_keeps_all_sockets() {
+fn an_unchanged_reload_keeps_all_sockets(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&conf("mptcp reuseport", 4));
+    let nginx = site.start(&conf(on, "mptcp reuseport", 4));
     let listeners = nginx.listeners();
-    nginx.reload(&conf("mptcp reuseport", 4));
+    nginx.reload(&conf(on, "mptcp reuseport", 4));
     assert_eq!(nginx.listeners(), listeners);
-    each_worker_serves(&nginx, 4, true);
+    each_worker_serves(on, &nginx, 4, true);
 }
 
-#[test]
-fn the_protocol_changes_with_reuseport() {
+fn the_protocol_changes_with_reuseport(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&conf("reuseport", 2));
-    each_worker_serves(&nginx, 2, false);
+    let nginx = site.start(&conf(on, "reuseport", 2));
+    each_worker_serves(on, &nginx, 2, false);
     let descriptors = nginx.descriptors().len();
     for word in ["mptcp", "", "multipath"] {
-        nginx.reload(&conf(&format!("{word} reuseport"), 2));
-        each_worker_serves(&nginx, 2, !word.is_empty());
+        nginx.reload(&conf(on, &format!("{word} reuseport"), 2));
+        each_worker_serves(on, &nginx, 2, !word.is_empty());
         wait_until("descriptors as before", || {
             nginx.descriptors().len() == descriptors
         });
     }
 }
 
-#[test]
-fn protocol_and_number_of_workers_change_together() {
+fn protocol_and_number_of_workers_change_together(on: Subsystem) {
     let site = Site::new();
-    let nginx = site.start(&conf("reuseport", 2));
-    nginx.reload(&conf("mptcp reuseport", 4));
-    each_worker_serves(&nginx, 4, true);
-    nginx.reload(&conf("reuseport", 3));
-    each_worker_serves(&nginx, 3, false);
+    let nginx = site.start(&conf(on, "reuseport", 2));
+    nginx.reload(&conf(on, "mptcp reuseport", 4));
+    each_worker_serves(on, &nginx, 4, true);
+    nginx.reload(&conf(on, "reuseport", 3));
+    each_worker_serves(on, &nginx, 3, false);
 }
 
-#[test]
-fn reuseport_comes_and_goes() {
+fn reuseport_comes_and_goes(on: Subsystem) {
     for word in ["", "mptcp"] {
         let site = Site::new();
-        let nginx = site.start(&conf(word, 2));
-        nginx.reload(&conf("mptcp reuseport", 2));
-        each_worker_serves(&nginx, 2, true);
-        nginx.reload(&conf(word, 2));
+        let nginx = site.start(&conf(on, word, 2));
+        nginx.reload(&conf(on, "mptcp reuseport", 2));
+        each_worker_serves(on, &nginx, 2, true);
+        nginx.reload(&conf(on, word, 2));
         wait_until("one socket", || {
             nginx.listeners().len() == 1 && nginx.listener().is_mptcp() != word.is_empty()
         });
-        assert_eq!(served_by(20).values().sum::<usize>(), 20);
+        assert_eq!(served_by(on, 20).values().sum::<usize>(), 20);
     }
 }

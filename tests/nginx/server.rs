@@ -7,52 +7,60 @@ use std::process::Command;
 
 use crate::harness::{Host, Outcome, Site, reap, send_signal, wait_for, wait_until};
 use crate::sockets::{self, Listener};
-
-/// What the servers of most tests answer.
-pub const ANSWER: &str = "served over stream\n";
+use crate::subsystem::Subsystem;
 
 /// A configuration file in the making.
 #[derive(Clone)]
 pub struct Conf {
-    stream: String,
+    blocks: Vec<Block>,
     main: String,
+    load: Option<Vec<PathBuf>>,
     workers: usize,
-    module: bool,
     daemon: bool,
 }
 
+/// The block of a subsystem.
+#[derive(Clone)]
+struct Block {
+    subsystem: Subsystem,
+    text: String,
+    module: bool,
+}
+
 impl Conf {
-    /// A configuration with this text in its `stream` block.
-    pub fn stream(text: &str) -> Self {
-        Self {
-            stream: text.into(),
-            main: String::new(),
-            workers: 1,
+    /// A configuration with this text in the block of a subsystem, and that
+    /// loads nginx's module of that subsystem and ours.
+    pub fn new(subsystem: Subsystem, text: &str) -> Self {
+        let block = Block {
+            subsystem,
+            text: text.into(),
             module: true,
+        };
+        Self {
+            blocks: vec![block],
+            main: String::new(),
+            load: None,
+            workers: 1,
             daemon: true,
         }
     }
 
-    /// One server that listens as `words` say and answers [`ANSWER`].
-    pub fn listen(words: &str) -> Self {
-        Self::servers(&[words])
-    }
-
-    /// One server for each of the words, which answers [`ANSWER`].
-    pub fn servers(words: &[&str]) -> Self {
-        let text = |words| {
-            format!(
-                "server {{\n    listen {words};\n    return \"{}\";\n}}\n",
-                "served over stream\\n"
-            )
-        };
-        Self::stream(&words.iter().map(text).collect::<String>())
-    }
-
-    /// Adds text to the `stream` block.
+    /// Adds text to the first block.
     pub fn and(mut self, text: &str) -> Self {
-        self.stream.push_str(text);
-        self.stream.push('\n');
+        self.blocks[0].text.push_str(text);
+        self.blocks[0].text.push('\n');
+        self
+    }
+
+    /// Adds the blocks of another configuration, of other subsystems.
+    pub fn beside(mut self, other: Self) -> Self {
+        self.blocks.extend(other.blocks);
+        self
+    }
+
+    /// Loads these modules in this order, and no others.
+    pub fn loading(mut self, files: Vec<PathBuf>) -> Self {
+        self.load = Some(files);
         self
     }
 
@@ -69,11 +77,13 @@ impl Conf {
         self
     }
 
-    /// Leaves out the line that loads our module. Where the module is linked
-    /// into nginx it stays, and has nothing to do as long as none of our
-    /// words is there.
+    /// Leaves out the lines that load our modules. Where they are linked into
+    /// nginx they stay, and have nothing to do as long as none of our words is
+    /// there.
     pub fn without_module(mut self) -> Self {
-        self.module = false;
+        self.blocks
+            .iter_mut()
+            .for_each(|block| block.module = false);
         self
     }
 
@@ -85,18 +95,39 @@ impl Conf {
 
     /// The text of the file.
     fn text(&self) -> String {
-        let host = Host::get();
         let load = |file: &PathBuf| format!("load_module {};\n", file.display());
-        let stream = host.stream.as_ref().map(load).unwrap_or_default();
-        // A line in any case, so that errors name the same lines.
-        let module = host.module.as_ref().filter(|_| self.module).map(load);
-        let module = module.unwrap_or_else(|| "# no module of ours to load\n".into());
+        let modules: String = match &self.load {
+            Some(files) => files.iter().map(load).collect(),
+            None => self.blocks.iter().map(Block::modules).collect(),
+        };
+        let blocks: String = self.blocks.iter().map(Block::text).collect();
         let daemon = if self.daemon { "on" } else { "off" };
         format!(
-            "{stream}{module}user root;\ndaemon {daemon};\nworker_processes {};\npid nginx.pid;\nerror_log error.log notice;\n{}\
-             events {{\n    worker_connections 1024;\n}}\nstream {{\n{}}}\n",
-            self.workers, self.main, self.stream
+            "{modules}user root;\ndaemon {daemon};\nworker_processes {};\npid nginx.pid;\nerror_log error.log notice;\n{}\
+             events {{\n    worker_connections 1024;\n}}\n{blocks}",
+            self.workers, self.main
         )
+    }
+}
+
+impl Block {
+    /// The lines that load nginx's module and ours.
+    fn modules(&self) -> String {
+        let modules = Host::get().modules(self.subsystem);
+        let load = |file: &PathBuf| format!("load_module {};\n", file.display());
+        let own = modules.own.as_ref().map(load).unwrap_or_default();
+        // A line in any case, so that errors name the same lines.
+        let ours = modules.ours.as_ref().filter(|_| self.module).map(load);
+        own + &ours.unwrap_or_else(|| "# no module of ours to load\n".into())
+    }
+
+    /// The block, unless it is empty.
+    fn text(&self) -> String {
+        if self.text.is_empty() {
+            return String::new();
+        }
+        let (name, preamble) = (self.subsystem.name(), self.subsystem.preamble());
+        format!("{name} {{\n{preamble}{}}}\n", self.text)
     }
 }
 

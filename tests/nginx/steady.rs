@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::client::{Over, ask};
+use crate::client::Over;
 use crate::harness::wait_until;
-use crate::server::ANSWER;
+use crate::subsystem::Subsystem;
 
 /// Threads that connect again and again, half of them over MPTCP.
 pub struct Steady {
@@ -22,14 +22,14 @@ struct Shared {
 
 impl Steady {
     /// Starts the clients and waits until the first have been served.
-    pub fn start(address: &str) -> Self {
+    pub fn start(on: Subsystem, address: &str) -> Self {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             served: AtomicU64::new(0),
         });
         let start = |over| {
             let (shared, address) = (Arc::clone(&shared), address.to_owned());
-            std::thread::spawn(move || shared.come_and_go(over, &address))
+            std::thread::spawn(move || shared.come_and_go(on, over, &address))
         };
         let threads = [Over::Tcp, Over::Mptcp, Over::Tcp, Over::Mptcp]
             .map(start)
@@ -81,13 +81,13 @@ impl Drop for Steady {
 
 impl Shared {
     /// Connects until told to stop; returns what went wrong.
-    fn come_and_go(&self, over: Over, address: &str) -> Vec<String> {
+    fn come_and_go(&self, on: Subsystem, over: Over, address: &str) -> Vec<String> {
         let begin = Instant::now();
         let mut failures = Vec::new();
         while !self.stop.load(Ordering::Relaxed) && failures.len() < 100 {
             let at = begin.elapsed();
-            match ask(over, address) {
-                Ok((answer, _)) if answer == ANSWER => {
+            match on.ask(over, address) {
+                Ok((answer, _)) if answer == on.answer() => {
                     self.served.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok((answer, _)) => {

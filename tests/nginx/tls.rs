@@ -7,10 +7,18 @@ use std::thread;
 
 use crate::client::{Accepted, Connection, Over};
 use crate::harness::Site;
-use crate::server::{ANSWER, Conf};
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        tls_works_over_mptcp_and_over_tcp;
+}
+
+/// The directives that name what [`make_certificate`] makes.
+pub const CERTIFICATE: &str = "ssl_certificate cert.pem;\n    ssl_certificate_key key.pem;";
 
 /// Makes a key and a certificate for it in the test's folder.
-fn make_certificate(site: &Site) {
+pub fn make_certificate(site: &Site) {
     let words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem";
     site.run(Command::new("openssl").args(words.split(' ')))
         .succeeds();
@@ -18,7 +26,7 @@ fn make_certificate(site: &Site) {
 
 /// Takes one TCP connection and passes it on over MPTCP, since openssl has
 /// no MPTCP of its own. Returns where it listens.
-fn mptcp_bridge(to: &'static str) -> String {
+pub fn mptcp_bridge(to: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a bridge can listen on the loopback");
     let address = listener
         .local_addr()
@@ -39,39 +47,33 @@ fn mptcp_bridge(to: &'static str) -> String {
     address
 }
 
-/// What a TLS client at this address is told.
-fn ask_over_tls(site: &Site, address: &str) -> String {
+/// What openssl's client says, which connects to this address with further
+/// options and sends a request: with `-quiet` what it is told, otherwise what
+/// the connection is.
+pub fn tls_client(site: &Site, address: &str, options: &str, request: &str) -> String {
     let mut client = Command::new("openssl");
-    client.args([
-        "s_client",
-        "-quiet",
-        "-verify_return_error",
-        "-CAfile",
-        "cert.pem",
-        "-connect",
-        address,
-    ]);
-    site.run(&mut client).succeeds()
+    client.args(["s_client", "-verify_return_error", "-CAfile", "cert.pem"]);
+    client.args(["-connect", address]);
+    client.args(options.split_whitespace());
+    site.run_with(&mut client, request).succeeds()
 }
 
-#[test]
-fn tls_works_over_mptcp_and_over_tcp() {
+fn tls_works_over_mptcp_and_over_tcp(on: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
-    let conf = Conf::stream(
-        "ssl_certificate cert.pem;\nssl_certificate_key key.pem;\n\
-         server { listen 127.0.0.1:8443 mptcp ssl; return \"served over stream\\n\"; }\n",
-    );
-    let nginx = site.start(&conf);
+    let nginx =
+        site.start(&on.conf(&on.server_with("127.0.0.1:8443 mptcp ssl", CERTIFICATE, on.answer())));
     assert!(nginx.listener().is_mptcp());
 
+    let is_answered = |address: &str| {
+        let text = tls_client(&site, address, "-quiet", on.request());
+        let mut answers = text.lines().filter_map(|line| on.answer_in(line));
+        assert!(answers.any(|answer| answer == on.answer()), "{text}");
+    };
     let before = Accepted::now();
-    let text = ask_over_tls(&site, "127.0.0.1:8443");
-    assert!(text.contains(ANSWER), "{text}");
+    is_answered("127.0.0.1:8443");
     assert_eq!(Accepted::now(), before, "openssl connects over TCP");
-
-    let text = ask_over_tls(&site, &mptcp_bridge("127.0.0.1:8443"));
-    assert!(text.contains(ANSWER), "{text}");
+    is_answered(&mptcp_bridge("127.0.0.1:8443"));
     assert_eq!(
         Accepted::now().handshakes,
         before.handshakes + 1,

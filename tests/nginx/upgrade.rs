@@ -1,15 +1,27 @@
 //! Binary upgrades: a second master takes the sockets over, or gives up.
 
 use crate::harness::{Site, wait_for, wait_until};
-use crate::parameters::serves;
 use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        upgrade_inherits_the_mptcp_listener_and_serves_throughout,
+        upgrade_can_be_rolled_back,
+        upgrade_can_change_the_protocol,
+        upgrade_can_bring_the_module,
+        upgrade_that_changes_the_protocol_can_be_rolled_back,
+        upgrade_to_a_broken_configuration_leaves_the_old_master_serving;
+    (stream, http):
+        upgrade_with_reuseport_inherits_every_socket;
+}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
 /// Has the running master start a second one, and returns that.
-fn upgrade<'site>(site: &'site Site, old: &Nginx, workers: usize) -> Nginx<'site> {
+pub fn upgrade<'site>(site: &'site Site, old: &Nginx, workers: usize) -> Nginx<'site> {
     old.signal(libc::SIGUSR2);
     let old_pid = old.pid.to_string();
     wait_until("nginx.pid.oldbin", || {
@@ -24,23 +36,22 @@ fn upgrade<'site>(site: &'site Site, old: &Nginx, workers: usize) -> Nginx<'site
 }
 
 /// Ends the old master in two steps, as an administrator does.
-fn retire(old: &Nginx) {
+pub fn retire(old: &Nginx) {
     old.signal(libc::SIGWINCH);
     old.wait_for_workers(0);
     old.quit();
 }
 
-#[test]
-fn upgrade_inherits_the_mptcp_listener_and_serves_throughout() {
+fn upgrade_inherits_the_mptcp_listener_and_serves_throughout(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::servers(&[
+    let conf = on.servers(&[
         "127.0.0.1:8080 mptcp",
         "[::1]:8080 multipath",
         "127.0.0.1:8081",
     ]);
     let old = site.start(&conf);
     let (listeners, descriptors) = (old.listeners(), old.descriptors().len());
-    let clients = Steady::start(ADDRESS);
+    let clients = Steady::start(on, ADDRESS);
 
     let new = upgrade(&site, &old, 1);
     assert_eq!(new.listeners(), listeners, "inherited, not reopened");
@@ -52,21 +63,20 @@ fn upgrade_inherits_the_mptcp_listener_and_serves_throughout() {
     assert_eq!(new.listeners(), listeners);
     clients.wait_for_more(50);
     clients.all_were_served();
-    serves(ADDRESS, true);
-    serves("[::1]:8080", true);
-    serves("127.0.0.1:8081", false);
+    on.serves(ADDRESS, true);
+    on.serves("[::1]:8080", true);
+    on.serves("127.0.0.1:8081", false);
     wait_until("descriptors as before", || {
         new.descriptors().len() == descriptors
     });
 }
 
-#[test]
-fn upgrade_can_be_rolled_back() {
+fn upgrade_can_be_rolled_back(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::listen("127.0.0.1:8080 mptcp");
+    let conf = on.listen("127.0.0.1:8080 mptcp");
     let old = site.start(&conf);
     let (listener, descriptors) = (old.listener(), old.descriptors().len());
-    let clients = Steady::start(ADDRESS);
+    let clients = Steady::start(on, ADDRESS);
 
     let new = upgrade(&site, &old, 1);
     old.signal(libc::SIGWINCH);
@@ -86,27 +96,26 @@ fn upgrade_can_be_rolled_back() {
     assert_eq!(old.listener(), listener);
     clients.wait_for_more(50);
     clients.all_were_served();
-    serves(ADDRESS, true);
+    on.serves(ADDRESS, true);
     wait_until("descriptors as before", || {
         old.descriptors().len() == descriptors
     });
 }
 
-#[test]
-fn upgrade_with_reuseport_inherits_every_socket() {
+fn upgrade_with_reuseport_inherits_every_socket(on: Subsystem) {
     let site = Site::new();
-    let conf = Conf::listen("127.0.0.1:8080 mptcp reuseport").workers(3);
+    let conf = on.listen("127.0.0.1:8080 mptcp reuseport").workers(3);
     let old = site.start(&conf);
     let listeners = old.listeners();
     let new = upgrade(&site, &old, 3);
     assert_eq!(new.listeners(), listeners);
     retire(&old);
     assert_eq!(new.listeners(), listeners);
-    (0..20).for_each(|_| serves(ADDRESS, true));
+    (0..20).for_each(|_| on.serves(ADDRESS, true));
 }
 
 /// Goes from one configuration to another by an upgrade.
-fn upgrade_changes(before: &Conf, after: &Conf, mptcp: bool) {
+fn upgrade_changes(on: Subsystem, before: &Conf, after: &Conf, mptcp: bool) {
     let site = Site::new();
     let old = site.start(before);
     site.write(after);
@@ -116,38 +125,35 @@ fn upgrade_changes(before: &Conf, after: &Conf, mptcp: bool) {
         new.listeners().len() == 1 && listening_on(8080) == 1
     });
     assert_eq!(new.listener().is_mptcp(), mptcp);
-    serves(ADDRESS, mptcp);
+    on.serves(ADDRESS, mptcp);
     let inode = new.listener().inode;
     new.reload(after);
     assert_eq!(new.listener().inode, inode);
-    (0..20).for_each(|_| serves(ADDRESS, mptcp));
+    (0..20).for_each(|_| on.serves(ADDRESS, mptcp));
 }
 
-#[test]
-fn upgrade_can_change_the_protocol() {
+fn upgrade_can_change_the_protocol(on: Subsystem) {
     let (tcp, mptcp) = (
-        Conf::listen("127.0.0.1:8080"),
-        Conf::listen("127.0.0.1:8080 mptcp"),
+        on.listen("127.0.0.1:8080"),
+        on.listen("127.0.0.1:8080 mptcp"),
     );
-    upgrade_changes(&tcp, &mptcp, true);
-    upgrade_changes(&mptcp, &tcp, false);
+    upgrade_changes(on, &tcp, &mptcp, true);
+    upgrade_changes(on, &mptcp, &tcp, false);
 }
 
-#[test]
-fn upgrade_can_bring_the_module() {
+fn upgrade_can_bring_the_module(on: Subsystem) {
     let (without, with) = (
-        Conf::listen("127.0.0.1:8080"),
-        Conf::listen("127.0.0.1:8080 mptcp"),
+        on.listen("127.0.0.1:8080"),
+        on.listen("127.0.0.1:8080 mptcp"),
     );
-    upgrade_changes(&without.without_module(), &with, true);
+    upgrade_changes(on, &without.without_module(), &with, true);
 }
 
-#[test]
-fn upgrade_that_changes_the_protocol_can_be_rolled_back() {
+fn upgrade_that_changes_the_protocol_can_be_rolled_back(on: Subsystem) {
     let site = Site::new();
-    let old = site.start(&Conf::listen("127.0.0.1:8080"));
+    let old = site.start(&on.listen("127.0.0.1:8080"));
     let listener = old.listener();
-    site.write(&Conf::listen("127.0.0.1:8080 mptcp"));
+    site.write(&on.listen("127.0.0.1:8080 mptcp"));
     let new = upgrade(&site, &old, 1);
     new.quit();
     let pid = old.pid.to_string();
@@ -156,19 +162,21 @@ fn upgrade_that_changes_the_protocol_can_be_rolled_back() {
     });
     assert_eq!(old.listener().inode, listener.inode);
     old.wait_for_workers(1);
-    (0..20).for_each(|_| serves(ADDRESS, false));
-    old.reload(&Conf::listen("127.0.0.1:8080 mptcp"));
+    (0..20).for_each(|_| on.serves(ADDRESS, false));
+    old.reload(&on.listen("127.0.0.1:8080 mptcp"));
     wait_until("the MPTCP socket alone", || old.listeners().len() == 1);
-    serves(ADDRESS, true);
+    on.serves(ADDRESS, true);
 }
 
-#[test]
-fn upgrade_to_a_broken_configuration_leaves_the_old_master_serving() {
+fn upgrade_to_a_broken_configuration_leaves_the_old_master_serving(on: Subsystem) {
     let site = Site::new();
-    let old = site.start(&Conf::listen("127.0.0.1:8080"));
+    let old = site.start(&on.listen("127.0.0.1:8080"));
     let (listeners, descriptors) = (old.listeners(), old.descriptors());
-    let clients = Steady::start(ADDRESS);
-    site.write(&Conf::listen("127.0.0.1:8080 mptcp").and("access_log missing/access.log;"));
+    let clients = Steady::start(on, ADDRESS);
+    site.write(
+        &on.listen("127.0.0.1:8080 mptcp")
+            .and(&on.log_to("missing/access.log")),
+    );
     old.signal(libc::SIGUSR2);
     wait_until("the new master to fail", || {
         old.log().contains("exited with code 1")
@@ -177,5 +185,5 @@ fn upgrade_to_a_broken_configuration_leaves_the_old_master_serving() {
     clients.all_were_served();
     assert_eq!(old.listeners(), listeners);
     wait_until("descriptors as before", || old.descriptors() == descriptors);
-    serves(ADDRESS, false);
+    on.serves(ADDRESS, false);
 }
