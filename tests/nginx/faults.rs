@@ -40,7 +40,8 @@ impl NoListen {
 
 impl Drop for NoListen {
     fn drop(&mut self) {
-        send_signal(self.0.id().cast_signed(), libc::SIGTERM);
+        let pid = i32::try_from(self.0.id()).expect("a process id");
+        send_signal(pid, libc::SIGTERM);
         // Its status does not matter, and it must not stay behind.
         let _ = self.0.wait();
     }
