@@ -41,7 +41,7 @@ $(NGINX_STATIC): $(wildcard src/*.rs src/capi/*.rs nginx-module/*) Cargo.lock
 
 bench: packages module	## measure, in ratios
 	benches/library.sh
-	benches/nginx.sh
+	cargo bench --locked --bench nginx
 
 header:			## write include/ngx_rs_listen.h anew
 	NGX_RS_WRITE_HEADER=1 cargo test --locked --test header
