@@ -35,7 +35,8 @@ module:			## build the modules for an nginx: target/nginx/*.so
 
 static: $(NGINX_STATIC)	## build an nginx with the modules linked in
 
-$(NGINX_STATIC): $(wildcard src/*.rs src/capi/*.rs nginx-module/*) Cargo.lock
+$(NGINX_STATIC): $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
+                 Cargo.lock tests/build-static.sh
 	@tests/packages.sh $(BUILD_PACKAGES)
 	@tests/build-static.sh $(dir $@)
 

@@ -75,7 +75,7 @@ bash ./configure "$@" --with-cc-opt="${CFLAGS:--O2} -fPIC" \
 modules=$(sed -n 's,^modules:.*\(objs/ngx_[a-z]*_rs_listen_module\.so\),\1,p' \
               objs/Makefile)
 [ -n "$modules" ] \
-    || die "$NGINX has no stream module: there is nothing to build"
+    || die "$NGINX has neither stream, http nor mail: there is nothing to build"
 
 echo "building $(echo $modules | sed 's,objs/,,g')"
 make -f objs/Makefile $modules > make.log 2>&1 \
