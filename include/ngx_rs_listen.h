@@ -36,6 +36,11 @@
       NGX_RS_UNUSED, 0, 0 }
 #define NGX_RS_OPEN_INIT                                                      \
     { (uint32_t) sizeof(ngx_rs_open_t), 0, 0, 0, NULL, 0, NULL, NULL }
+#define NGX_RS_CONNECTION_INFO_INIT                                           \
+    { (uint32_t) sizeof(ngx_rs_connection_info_t), 0,                         \
+      NGX_RS_CONNECTION_UNASKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define NGX_RS_SUBFLOW_INIT                                                   \
+    { (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, { 0 }, { 0 } }
 
 
 /**
@@ -229,6 +234,41 @@
  * Plain TCP is used instead of MPTCP; `error` says why. Once for all sockets.
  */
 #define NGX_RS_REPORT_FALLBACK 2
+
+/**
+ * Not asked yet.
+ */
+#define NGX_RS_CONNECTION_UNASKED 0
+
+/**
+ * Neither TCP nor MPTCP: UDP, a unix domain socket.
+ */
+#define NGX_RS_CONNECTION_OTHER 1
+
+/**
+ * Plain TCP, from the beginning.
+ */
+#define NGX_RS_CONNECTION_TCP 2
+
+/**
+ * MPTCP.
+ */
+#define NGX_RS_CONNECTION_MPTCP 3
+
+/**
+ * Begun as MPTCP, fallen back to plain TCP: RFC 8684, section 3.7.
+ */
+#define NGX_RS_CONNECTION_FALLBACK 4
+
+/**
+ * Of plain TCP nothing but that it is TCP, which saves system calls.
+ */
+#define NGX_RS_CONNECTION_MPTCP_ONLY 1
+
+/**
+ * In a number: the kernel does not say, or an older one did not.
+ */
+#define NGX_RS_UNKNOWN -1
 
 /**
  * How a call ended.
@@ -504,6 +544,100 @@ typedef struct {
     void *data;
 } ngx_rs_open_t;
 
+/**
+ * What the kernel says of a connection. Begin with NGX_RS_CONNECTION_INFO_INIT.
+ */
+typedef struct {
+    /**
+     * in: sizeof(ngx_rs_connection_info_t)
+     */
+    uint32_t size;
+    /**
+     * in: 0 or NGX_RS_CONNECTION_MPTCP_ONLY
+     */
+    uint32_t flags;
+    /**
+     * in,out: NGX_RS_CONNECTION_UNASKED and so on; what follows is out for
+     * UNASKED, and in,out otherwise.
+     */
+    uint32_t kind;
+    /**
+     * 0
+     */
+    uint32_t reserved;
+    /**
+     * Identifies an MPTCP connection on this host, as `ss -M` prints it.
+     */
+    int64_t token;
+    /**
+     * Number of subflows now.
+     */
+    int64_t subflows;
+    /**
+     * Number of subflows that the connection has had, those of now included.
+     * Linux 6.5.
+     */
+    int64_t subflows_total;
+    /**
+     * Payload, each byte counted once. Linux 6.5 for MPTCP.
+     */
+    int64_t bytes_sent;
+    /**
+     * Payload. Linux 6.5 for MPTCP.
+     */
+    int64_t bytes_received;
+    /**
+     * Payload that was sent again; for MPTCP only what was sent again on
+     * another subflow. Linux 6.5 for MPTCP.
+     */
+    int64_t bytes_retransmitted;
+    /**
+     * Segments that the subflows sent again, summed over those of now. Linux
+     * 6.5 for MPTCP.
+     */
+    int64_t retransmits;
+    /**
+     * Milliseconds since data was last sent. Linux 6.10 for MPTCP.
+     */
+    int64_t last_data_sent_ms;
+    /**
+     * Milliseconds since data was last received. Linux 6.10 for MPTCP.
+     */
+    int64_t last_data_received_ms;
+    /**
+     * Milliseconds since an acknowledgement was last received. Linux 6.10 for
+     * MPTCP.
+     */
+    int64_t last_ack_received_ms;
+} ngx_rs_connection_info_t;
+
+/**
+ * One path of a connection. Begin an array with NGX_RS_SUBFLOW_INIT.
+ */
+typedef struct {
+    /**
+     * in: sizeof(ngx_rs_subflow_t), in the first element of an array; out: in
+     * all that are written.
+     */
+    uint32_t size;
+    /**
+     * 0
+     */
+    uint32_t reserved;
+    /**
+     * out: counts the subflows of a connection, from 1; or NGX_RS_UNKNOWN.
+     */
+    int64_t id;
+    /**
+     * out: this host's address: AF_INET or AF_INET6.
+     */
+    struct sockaddr_storage local;
+    /**
+     * out: the other host's address.
+     */
+    struct sockaddr_storage remote;
+} ngx_rs_subflow_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -690,6 +824,54 @@ ngx_rs_status_t ngx_rs_listening_rollback(ngx_rs_listening_t *sockets,
  */
 ngx_rs_status_t ngx_rs_protocol_check(int32_t protocol,
                                       ngx_rs_error_t *error);
+
+/**
+ * Asks the kernel about a connection: whether it is MPTCP, and how it fares.
+ *
+ * fd       in      a connected socket, borrowed for the call
+ * info     in,out  NGX_RS_UNKNOWN where the kernel does not say; when it is
+ *                  passed again for the same connection, totals only grow,
+ *                  and what the kernel no longer says stays what it was, as
+ *                  after a reset
+ * error    out     optional, may be NULL
+ *
+ * Two system calls for TCP and MPTCP, up to four after a fallback; before Linux
+ * 6.5 one more, once in a process.
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+ * Any thread; one at a time for one `info`.
+ * Source: RFC 8684; kernel net/mptcp/sockopt.c.
+ */
+ngx_rs_status_t ngx_rs_connection_info(int32_t fd,
+                                       ngx_rs_connection_info_t *info,
+                                       ngx_rs_error_t *error);
+
+/**
+ * Asks the kernel for the addresses of a connection's subflows, the first one
+ * first as long as it is there. Of plain TCP, and after a fallback, they are
+ * those of the one path; there are none when the connection is over.
+ *
+ * fd       in      a connected socket, borrowed for the call
+ * subflows in,out  `room` elements, borrowed for the call; the first ones are
+ *                  written
+ * room     in      how many there is room for; 16 are enough for all that Linux
+ *                  makes by itself
+ * count    out     how many subflows there are, which may be more than `room`
+ * info     in,out  optional, may be NULL: as of ngx_rs_connection_info, without
+ *                  any further system call
+ * error    out     optional, may be NULL
+ *
+ * No system call more than ngx_rs_connection_info for MPTCP from Linux 6.5,
+ * one more from 5.16; before that the kernel does not tell. Two more for TCP.
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+ * Any thread; one at a time for one `info`.
+ * Source: RFC 8684; kernel net/mptcp/sockopt.c.
+ */
+ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
+                                           ngx_rs_subflow_t *subflows,
+                                           size_t room,
+                                           size_t *count,
+                                           ngx_rs_connection_info_t *info,
+                                           ngx_rs_error_t *error);
 
 #ifdef __cplusplus
 }  // extern "C"

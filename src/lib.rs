@@ -20,10 +20,14 @@
 //! # Ok::<(), ngx_rs_listen::Error>(())
 //! ```
 //!
+//! [`connection::info`] says of an accepted connection whether it is MPTCP, and
+//! over which paths it goes.
+//!
 //! The same is there for C as `include/ngx_rs_listen.h`; see [`capi`].
 
 pub mod assign;
 pub mod capi;
+pub mod connection;
 pub mod handover;
 pub mod open;
 pub mod parse;

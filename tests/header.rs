@@ -34,6 +34,11 @@ fn macros() -> String {
       NGX_RS_UNUSED, 0, 0 }}
 #define NGX_RS_OPEN_INIT                                                      \
     {{ (uint32_t) sizeof(ngx_rs_open_t), 0, 0, 0, NULL, 0, NULL, NULL }}
+#define NGX_RS_CONNECTION_INFO_INIT                                           \
+    {{ (uint32_t) sizeof(ngx_rs_connection_info_t), 0,                         \
+      NGX_RS_CONNECTION_UNASKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }}
+#define NGX_RS_SUBFLOW_INIT                                                   \
+    {{ (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, {{ 0 }}, {{ 0 }} }}
 "#
     )
 }

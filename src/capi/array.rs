@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use super::convert;
 use super::guard::read_sized;
 use super::types::*;
+use crate::connection::Subflow;
 use crate::error::Error;
 use crate::listen::{Fate, Inherited, Listening, Outcome};
 use crate::protocol::Protocol;
@@ -189,6 +190,30 @@ impl InheritedArray {
                     Fate::Kept => NGX_RS_KEPT,
                     Fate::Replaced => NGX_RS_SUPERSEDED,
                 };
+            });
+        }
+    }
+}
+
+/// Our caller's room for subflows.
+pub(super) struct SubflowArray(Sized<ngx_rs_subflow_t>);
+
+impl SubflowArray {
+    /// # Safety
+    /// `first` is NULL or points to `room` elements.
+    pub(super) unsafe fn new(first: *mut ngx_rs_subflow_t, room: usize) -> Result<Self, Error> {
+        // SAFETY: our caller's contract; all bytes of an element may be 0.
+        unsafe { Sized::new(first, room) }.map(Self)
+    }
+
+    /// Writes as many as there is room for.
+    pub(super) fn write(&self, subflows: &[Subflow]) {
+        for (index, subflow) in subflows.iter().take(self.0.count).enumerate() {
+            self.0.update(index, |element| {
+                element.size = self.0.stride as u32;
+                element.id = subflow.id.map_or(NGX_RS_UNKNOWN, i64::from);
+                element.local = convert::storage(subflow.local);
+                element.remote = convert::storage(subflow.remote);
             });
         }
     }

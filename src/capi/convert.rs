@@ -154,6 +154,23 @@ unsafe fn sockaddr(address: *const libc::sockaddr, length: u32) -> Result<Socket
     }
 }
 
+/// # Safety
+/// `fd` is a descriptor of our caller's, borrowed for the call, or none at all.
+pub(super) unsafe fn descriptor<'a>(fd: i32) -> Result<BorrowedFd<'a>, Error> {
+    if fd < 0 {
+        return Err(Error::Argument("a descriptor is negative"));
+    }
+    // SAFETY: not -1, and borrowed by our caller for the call.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// As the kernel has it.
+pub(super) fn storage(address: SocketAddr) -> libc::sockaddr_storage {
+    let address = SockAddr::from(address);
+    // SAFETY: a SockAddr begins with all of a sockaddr_storage.
+    unsafe { address.as_ptr().cast::<libc::sockaddr_storage>().read() }
+}
+
 fn socket_type(number: i32) -> Result<Type, Error> {
     match number {
         libc::SOCK_STREAM => Ok(Type::STREAM),

@@ -9,6 +9,7 @@
 compile_error!("the panic guard of the C ABI needs panic = \"unwind\"");
 
 mod array;
+mod connection;
 mod convert;
 mod guard;
 mod types;
@@ -379,6 +380,85 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
         protocol
             .ok_or(Error::Argument("no such protocol number"))?
             .check()
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Asks the kernel about a connection: whether it is MPTCP, and how it fares.
+///
+/// fd       in      a connected socket, borrowed for the call
+/// info     in,out  NGX_RS_UNKNOWN where the kernel does not say; when it is
+///                  passed again for the same connection, totals only grow,
+///                  and what the kernel no longer says stays what it was, as
+///                  after a reset
+/// error    out     optional, may be NULL
+///
+/// Two system calls for TCP and MPTCP, up to four after a fallback; before Linux
+/// 6.5 one more, once in a process.
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+/// Any thread; one at a time for one `info`.
+/// Source: RFC 8684; kernel net/mptcp/sockopt.c.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_connection_info(
+    fd: i32,
+    info: *mut ngx_rs_connection_info_t,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        let about = unsafe { connection::About::read(info) }?;
+        // SAFETY: our caller's contract.
+        let fd = unsafe { convert::descriptor(fd) }?;
+        let (now, _) = crate::connection::ask(fd, about.question(false))?;
+        about.write(now);
+        Ok(())
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Asks the kernel for the addresses of a connection's subflows, the first one
+/// first as long as it is there. Of plain TCP, and after a fallback, they are
+/// those of the one path; there are none when the connection is over.
+///
+/// fd       in      a connected socket, borrowed for the call
+/// subflows in,out  `room` elements, borrowed for the call; the first ones are
+///                  written
+/// room     in      how many there is room for; 16 are enough for all that Linux
+///                  makes by itself
+/// count    out     how many subflows there are, which may be more than `room`
+/// info     in,out  optional, may be NULL: as of ngx_rs_connection_info, without
+///                  any further system call
+/// error    out     optional, may be NULL
+///
+/// No system call more than ngx_rs_connection_info for MPTCP from Linux 6.5,
+/// one more from 5.16; before that the kernel does not tell. Two more for TCP.
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+/// Any thread; one at a time for one `info`.
+/// Source: RFC 8684; kernel net/mptcp/sockopt.c.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_connection_subflows(
+    fd: i32,
+    subflows: *mut ngx_rs_subflow_t,
+    room: usize,
+    count: *mut usize,
+    info: *mut ngx_rs_connection_info_t,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        writable(count)?;
+        // SAFETY: our caller's contract.
+        let array = unsafe { array::SubflowArray::new(subflows, room) }?;
+        // SAFETY: our caller's contract.
+        let about = unsafe { connection::About::read_optional(info) }?;
+        // SAFETY: our caller's contract.
+        let fd = unsafe { convert::descriptor(fd) }?;
+        let (now, found) = crate::connection::ask(fd, about.question(true))?;
+        array.write(&found);
+        about.write(now);
+        // SAFETY: our caller's contract.
+        unsafe { out(count, found.len()) }
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }

@@ -271,6 +271,79 @@ pub struct ngx_rs_open_t {
     pub data: *mut c_void,
 }
 
+/// Not asked yet.
+pub const NGX_RS_CONNECTION_UNASKED: u32 = 0;
+/// Neither TCP nor MPTCP: UDP, a unix domain socket.
+pub const NGX_RS_CONNECTION_OTHER: u32 = 1;
+/// Plain TCP, from the beginning.
+pub const NGX_RS_CONNECTION_TCP: u32 = 2;
+/// MPTCP.
+pub const NGX_RS_CONNECTION_MPTCP: u32 = 3;
+/// Begun as MPTCP, fallen back to plain TCP: RFC 8684, section 3.7.
+pub const NGX_RS_CONNECTION_FALLBACK: u32 = 4;
+
+/// Of plain TCP nothing but that it is TCP, which saves system calls.
+pub const NGX_RS_CONNECTION_MPTCP_ONLY: u32 = 0x1;
+
+/// In a number: the kernel does not say, or an older one did not.
+pub const NGX_RS_UNKNOWN: i64 = -1;
+
+/// What the kernel says of a connection. Begin with NGX_RS_CONNECTION_INFO_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_connection_info_t {
+    /// in: sizeof(ngx_rs_connection_info_t)
+    pub size: u32,
+    /// in: 0 or NGX_RS_CONNECTION_MPTCP_ONLY
+    pub flags: u32,
+    /// in,out: NGX_RS_CONNECTION_UNASKED and so on; what follows is out for
+    /// UNASKED, and in,out otherwise.
+    pub kind: u32,
+    /// 0
+    pub reserved: u32,
+    /// Identifies an MPTCP connection on this host, as `ss -M` prints it.
+    pub token: i64,
+    /// Number of subflows now.
+    pub subflows: i64,
+    /// Number of subflows that the connection has had, those of now included.
+    /// Linux 6.5.
+    pub subflows_total: i64,
+    /// Payload, each byte counted once. Linux 6.5 for MPTCP.
+    pub bytes_sent: i64,
+    /// Payload. Linux 6.5 for MPTCP.
+    pub bytes_received: i64,
+    /// Payload that was sent again; for MPTCP only what was sent again on
+    /// another subflow. Linux 6.5 for MPTCP.
+    pub bytes_retransmitted: i64,
+    /// Segments that the subflows sent again, summed over those of now. Linux
+    /// 6.5 for MPTCP.
+    pub retransmits: i64,
+    /// Milliseconds since data was last sent. Linux 6.10 for MPTCP.
+    pub last_data_sent_ms: i64,
+    /// Milliseconds since data was last received. Linux 6.10 for MPTCP.
+    pub last_data_received_ms: i64,
+    /// Milliseconds since an acknowledgement was last received. Linux 6.10 for
+    /// MPTCP.
+    pub last_ack_received_ms: i64,
+}
+
+/// One path of a connection. Begin an array with NGX_RS_SUBFLOW_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_subflow_t {
+    /// in: sizeof(ngx_rs_subflow_t), in the first element of an array; out: in
+    /// all that are written.
+    pub size: u32,
+    /// 0
+    pub reserved: u32,
+    /// out: counts the subflows of a connection, from 1; or NGX_RS_UNKNOWN.
+    pub id: i64,
+    /// out: this host's address: AF_INET or AF_INET6.
+    pub local: libc::sockaddr_storage,
+    /// out: the other host's address.
+    pub remote: libc::sockaddr_storage,
+}
+
 /// A parsed listen directive.
 pub struct ngx_rs_listen_t {
     pub(super) listen: Listen,

@@ -5,8 +5,10 @@ use std::process::Command;
 use crate::common::library;
 
 /// Every export, sorted.
-pub const EXPORTS: [&str; 11] = [
+pub const EXPORTS: [&str; 13] = [
     "ngx_rs_abi_version",
+    "ngx_rs_connection_info",
+    "ngx_rs_connection_subflows",
     "ngx_rs_listen_addresses",
     "ngx_rs_listen_classify",
     "ngx_rs_listen_free",

@@ -69,6 +69,21 @@ fn rust() -> Facts {
             inherited_count as "inherited_count", report as "report",
             data as "data"
         }
+        ngx_rs_connection_info_t {
+            size as "size", flags as "flags", kind as "kind",
+            reserved as "reserved", token as "token", subflows as "subflows",
+            subflows_total as "subflows_total", bytes_sent as "bytes_sent",
+            bytes_received as "bytes_received",
+            bytes_retransmitted as "bytes_retransmitted",
+            retransmits as "retransmits",
+            last_data_sent_ms as "last_data_sent_ms",
+            last_data_received_ms as "last_data_received_ms",
+            last_ack_received_ms as "last_ack_received_ms"
+        }
+        ngx_rs_subflow_t {
+            size as "size", reserved as "reserved", id as "id",
+            local as "local", remote as "remote"
+        }
     }
     constants! { facts:
         NGX_RS_SUBSYSTEM_STREAM, NGX_RS_SUBSYSTEM_HTTP, NGX_RS_SUBSYSTEM_MAIL,
@@ -86,6 +101,10 @@ fn rust() -> Facts {
         NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED,
         NGX_RS_OPEN_LEAVE_TCP, NGX_RS_OPEN_PREPARE, NGX_RS_OPEN_CHECK,
         NGX_RS_REPORT_IN_USE, NGX_RS_REPORT_WAITING, NGX_RS_REPORT_FALLBACK,
+        NGX_RS_CONNECTION_UNASKED, NGX_RS_CONNECTION_OTHER,
+        NGX_RS_CONNECTION_TCP, NGX_RS_CONNECTION_MPTCP,
+        NGX_RS_CONNECTION_FALLBACK, NGX_RS_CONNECTION_MPTCP_ONLY,
+        NGX_RS_UNKNOWN,
     }
     statuses! { facts:
         NGX_RS_OK, NGX_RS_ERR_ARGUMENT, NGX_RS_ERR_SYNTAX,
@@ -154,6 +173,12 @@ fn numbers_are_never_reused() {
         (NGX_RS_LEFT.into(), 4),
         (NGX_RS_JOINED.into(), 5),
         (NGX_RS_FAILED.into(), 6),
+        (NGX_RS_CONNECTION_UNASKED.into(), 0),
+        (NGX_RS_CONNECTION_OTHER.into(), 1),
+        (NGX_RS_CONNECTION_TCP.into(), 2),
+        (NGX_RS_CONNECTION_MPTCP.into(), 3),
+        (NGX_RS_CONNECTION_FALLBACK.into(), 4),
+        (NGX_RS_UNKNOWN, -1),
     ];
     for (now, then) in released {
         assert_eq!(now, then);

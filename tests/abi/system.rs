@@ -7,11 +7,21 @@ use ngx_rs_listen::Protocol;
 
 use super::clang::{self, Facts};
 
-/// The headers of the kernel. Of linux/mptcp.h this crate declares nothing yet.
+#[path = "../../src/connection/linux.rs"]
+#[allow(dead_code, reason = "not all of it is in every header")]
+mod linux;
+
+/// The headers of the kernel.
 const LINUX: &str = "
 #include <linux/in.h>
 #include <linux/tcp.h>
 #include <asm/socket.h>
+";
+
+/// That of MPTCP, which includes headers of libc.
+const MPTCP: &str = "
+#include <linux/mptcp.h>
+#include <linux/tcp.h>
 ";
 
 /// The headers of libc.
@@ -125,4 +135,93 @@ fn addresses_have_the_layout_of_the_headers() {
     // The longest path that src/parse/address.rs lets pass, and its final 0.
     let path = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
     assert_eq!(path, 108);
+}
+
+/// Names of the kernel, each with what this crate takes it for.
+macro_rules! offsets {
+    ($($kernel:ident :: $field:ident = $offset:expr),+ $(,)?) => {
+        [$((stringify!($kernel), stringify!($field), $offset as i64)),+]
+    };
+}
+
+/// The kernel only adds to the end of these. What these headers do not have
+/// yet, they cannot contradict.
+#[test]
+fn what_the_kernel_says_of_connections_is_where_the_headers_have_it() {
+    use linux::{
+        mptcp_info, mptcp_subflow_addrs, mptcp_subflow_data, mptcp_subflow_info, tcp_info,
+    };
+    let facts = facts(
+        MPTCP,
+        "mptcp_info|mptcp_subflow_data|mptcp_subflow_addrs|mptcp_subflow_info|mptcp_full_info\
+         |tcp_info|MPTCP_.*",
+    );
+    let offsets = offsets! {
+        mptcp_info::mptcpi_subflows = mptcp_info::SUBFLOWS,
+        mptcp_info::mptcpi_flags = mptcp_info::FLAGS,
+        mptcp_info::mptcpi_token = mptcp_info::TOKEN,
+        mptcp_info::mptcpi_bytes_retrans = mptcp_info::BYTES_RETRANS,
+        mptcp_info::mptcpi_bytes_sent = mptcp_info::BYTES_SENT,
+        mptcp_info::mptcpi_bytes_received = mptcp_info::BYTES_RECEIVED,
+        mptcp_info::mptcpi_subflows_total = mptcp_info::SUBFLOWS_TOTAL,
+        mptcp_info::mptcpi_last_data_sent = mptcp_info::LAST_DATA_SENT,
+        mptcp_info::mptcpi_last_data_recv = mptcp_info::LAST_DATA_RECV,
+        mptcp_info::mptcpi_last_ack_recv = mptcp_info::LAST_ACK_RECV,
+        mptcp_subflow_data::size_subflow_data = mptcp_subflow_data::SIZE_SUBFLOW_DATA,
+        mptcp_subflow_data::num_subflows = mptcp_subflow_data::NUM_SUBFLOWS,
+        mptcp_subflow_data::size_user = mptcp_subflow_data::SIZE_USER,
+        mptcp_subflow_info::id = mptcp_subflow_info::ID,
+        mptcp_subflow_info::addrs = mptcp_subflow_info::ADDRS,
+        mptcp_full_info::size_tcpinfo_user = 4,
+        mptcp_full_info::size_sfinfo_user = 12,
+        mptcp_full_info::num_subflows = 16,
+        mptcp_full_info::size_arrays_user = 20,
+        mptcp_full_info::subflow_info = 24,
+        mptcp_full_info::tcp_info = 32,
+        mptcp_full_info::mptcp_info = 40,
+        tcp_info::tcpi_last_data_sent = tcp_info::LAST_DATA_SENT,
+        tcp_info::tcpi_last_data_recv = tcp_info::LAST_DATA_RECV,
+        tcp_info::tcpi_last_ack_recv = tcp_info::LAST_ACK_RECV,
+        tcp_info::tcpi_total_retrans = tcp_info::TOTAL_RETRANS,
+        tcp_info::tcpi_bytes_received = tcp_info::BYTES_RECEIVED,
+        tcp_info::tcpi_bytes_sent = tcp_info::BYTES_SENT,
+        tcp_info::tcpi_bytes_retrans = tcp_info::BYTES_RETRANS,
+    };
+    let mut there = 0;
+    for (kernel, field, offset) in offsets {
+        match facts.get(&format!("Offset of field: {kernel}::{field}")) {
+            Some(found) => {
+                assert_eq!(*found, offset, "{kernel}::{field}");
+                there += 1;
+            }
+            None => println!("{kernel}::{field} is not in these headers"),
+        }
+    }
+    // Those of Linux 5.16 and of TCP.
+    assert!(
+        there >= 13,
+        "only {there} fields are in these headers: they are too old"
+    );
+
+    for (name, number) in [
+        ("MPTCP_INFO", i64::from(linux::MPTCP_INFO)),
+        ("MPTCP_SUBFLOW_ADDRS", linux::MPTCP_SUBFLOW_ADDRS.into()),
+        ("MPTCP_FULL_INFO", linux::MPTCP_FULL_INFO.into()),
+        (
+            "Size of mptcp_subflow_data",
+            mptcp_subflow_data::SIZE as i64,
+        ),
+        (
+            "Size of mptcp_subflow_addrs",
+            mptcp_subflow_addrs::SIZE as i64,
+        ),
+        (
+            "Size of mptcp_subflow_info",
+            mptcp_subflow_info::SIZE as i64,
+        ),
+    ] {
+        if let Some(found) = facts.get(name) {
+            assert_eq!(*found, number, "{name}");
+        }
+    }
 }

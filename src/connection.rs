@@ -1,0 +1,279 @@
+//! What the kernel says of a connection.
+//!
+//! What it says depends on its version: MPTCP_INFO is there from Linux 5.16,
+//! MPTCP_FULL_INFO from 6.5, and both have grown since. Whatever it does not
+//! say is None here, never 0.
+//!
+//! Source: RFC 8684; kernel net/mptcp/sockopt.c, include/uapi/linux/mptcp.h.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::protocol::Protocol;
+
+mod answer;
+pub(crate) mod linux;
+#[cfg(test)]
+mod tests;
+
+use answer::{Full, Info, Kernel, TcpInfo};
+
+/// How data goes to and fro.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Neither TCP nor MPTCP: UDP, a unix domain socket.
+    Other,
+    /// Plain TCP, from the beginning.
+    Tcp,
+    /// MPTCP.
+    Mptcp,
+    /// Begun as MPTCP, fallen back to plain TCP (RFC 8684, section 3.7).
+    Fallback,
+}
+
+/// What the kernel says of a connection; None is what it does not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connection {
+    /// How data goes to and fro.
+    pub kind: Kind,
+    /// Identifies an MPTCP connection on this host, as `ss -M` prints it; None
+    /// when the connection is over.
+    pub token: Option<u32>,
+    /// Number of subflows now.
+    pub subflows: Option<u32>,
+    /// Number of subflows that the connection has had, those of now included:
+    /// the highest number that the kernel gave to any of them. Linux 6.5.
+    pub subflows_total: Option<u32>,
+    /// Payload, each byte counted once. Linux 6.5 for MPTCP.
+    pub bytes_sent: Option<u64>,
+    /// Payload. Linux 6.5 for MPTCP.
+    pub bytes_received: Option<u64>,
+    /// Payload that was sent again; for MPTCP only what was sent again on
+    /// another subflow. Linux 6.5 for MPTCP.
+    pub bytes_retransmitted: Option<u64>,
+    /// Segments that the subflows sent again: the sum over those of now. Linux
+    /// 6.5 for MPTCP.
+    pub retransmits: Option<u64>,
+    /// Since data was last sent. Linux 6.10 for MPTCP.
+    pub last_data_sent: Option<Duration>,
+    /// Since data was last received. Linux 6.10 for MPTCP.
+    pub last_data_received: Option<Duration>,
+    /// Since an acknowledgement was last received. Linux 6.10 for MPTCP.
+    pub last_ack_received: Option<Duration>,
+}
+
+/// One path of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Subflow {
+    /// Counts the subflows of a connection, from 1. Linux 6.5.
+    pub id: Option<u32>,
+    /// This host's address.
+    pub local: SocketAddr,
+    /// The other host's address.
+    pub remote: SocketAddr,
+}
+
+/// What to ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Question {
+    /// The addresses of the subflows.
+    pub subflows: bool,
+    /// Of plain TCP nothing but that it is TCP, which saves system calls.
+    pub mptcp_only: bool,
+}
+
+/// Asks for a connection's state: two system calls for TCP and MPTCP, at most
+/// four after a fallback.
+///
+/// # Errors
+/// [`Error::Syscall`]: `fd` is no socket.
+pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
+    ask(fd, Question::default()).map(|(connection, _)| connection)
+}
+
+/// Asks for a connection's state and for its subflows, the first subflow first,
+/// as long as it is there. Of plain TCP, and after a fallback, for the one pair
+/// of addresses. No system call more than [`info`] for MPTCP from Linux 6.5.
+///
+/// # Errors
+/// [`Error::Syscall`]: `fd` is no socket.
+pub fn subflows(fd: BorrowedFd<'_>) -> Result<(Connection, Vec<Subflow>), Error> {
+    let question = Question {
+        subflows: true,
+        ..Question::default()
+    };
+    ask(fd, question)
+}
+
+/// Asks as little as the question needs.
+///
+/// # Errors
+/// [`Error::Syscall`]: `fd` is no socket.
+pub fn ask(fd: BorrowedFd<'_>, question: Question) -> Result<(Connection, Vec<Subflow>), Error> {
+    static FULL_INFO: AtomicU8 = AtomicU8::new(UNTRIED);
+    Asking {
+        kernel: &fd,
+        full_info: &FULL_INFO,
+        question,
+    }
+    .all()
+}
+
+impl Connection {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            token: None,
+            subflows: None,
+            subflows_total: None,
+            bytes_sent: None,
+            bytes_received: None,
+            bytes_retransmitted: None,
+            retransmits: None,
+            last_data_sent: None,
+            last_data_received: None,
+            last_ack_received: None,
+        }
+    }
+
+    /// Takes in what the kernel says now of the same connection: totals only
+    /// grow, and what it has said last stays when it says no more, as after a
+    /// reset.
+    pub fn update(&mut self, now: Self) {
+        let over = now.kind == Kind::Mptcp && now.token.is_none() && self.token.is_some();
+        *self = Self {
+            kind: now.kind,
+            token: now.token.or(self.token),
+            subflows: if over { self.subflows } else { now.subflows },
+            subflows_total: now.subflows_total.max(self.subflows_total),
+            bytes_sent: now.bytes_sent.max(self.bytes_sent),
+            bytes_received: now.bytes_received.max(self.bytes_received),
+            bytes_retransmitted: now.bytes_retransmitted.max(self.bytes_retransmitted),
+            retransmits: now.retransmits.max(self.retransmits),
+            last_data_sent: now.last_data_sent.or(self.last_data_sent),
+            last_data_received: now.last_data_received.or(self.last_data_received),
+            last_ack_received: now.last_ack_received.or(self.last_ack_received),
+        };
+    }
+}
+
+/// Whether the running kernel has MPTCP_FULL_INFO: found out once, and then
+/// one system call less is needed.
+const UNTRIED: u8 = 0;
+const THERE: u8 = 1;
+const MISSING: u8 = 2;
+
+struct Asking<'a, K> {
+    kernel: &'a K,
+    full_info: &'a AtomicU8,
+    question: Question,
+}
+
+impl<K: Kernel> Asking<'_, K> {
+    fn all(&self) -> Result<(Connection, Vec<Subflow>), Error> {
+        let number = answer::protocol(self.kernel).map_err(failed("SO_PROTOCOL"))?;
+        match Protocol::from_number(number) {
+            Some(Protocol::Mptcp) => self.mptcp(),
+            Some(Protocol::Tcp) if self.question.mptcp_only => {
+                Ok((Connection::new(Kind::Tcp), Vec::new()))
+            }
+            Some(Protocol::Tcp) => {
+                let answer = TcpInfo::ask(self.kernel).map_err(failed("TCP_INFO"))?;
+                Ok((answer.connection(Kind::Tcp), self.one_path()?))
+            }
+            _ => Ok((Connection::new(Kind::Other), Vec::new())),
+        }
+    }
+
+    fn mptcp(&self) -> Result<(Connection, Vec<Subflow>), Error> {
+        let known = self.full_info.load(Ordering::Relaxed);
+        if known != MISSING {
+            if let Some(full) = self.full_info()? {
+                self.full_info.store(THERE, Ordering::Relaxed);
+                return Ok((full.connection(), full.subflows()));
+            }
+        }
+        if known != THERE {
+            if let Some(info) = there("MPTCP_INFO", Info::ask(self.kernel))? {
+                self.full_info.store(MISSING, Ordering::Relaxed);
+                return Ok((info.connection(), self.subflow_addrs()?));
+            }
+        }
+        match there("TCP_INFO", TcpInfo::ask(self.kernel))? {
+            Some(answer) => {
+                let mut connection = answer.connection(Kind::Fallback);
+                connection.subflows = Some(1);
+                Ok((connection, self.one_path()?))
+            }
+            // Before Linux 5.16 a connection that is still MPTCP has none of
+            // the three.
+            None => Ok((Connection::new(Kind::Mptcp), Vec::new())),
+        }
+    }
+
+    /// Asks again only if there are more subflows than Linux's own path manager
+    /// makes.
+    fn full_info(&self) -> Result<Option<Full>, Error> {
+        let mut room = answer::ROOM;
+        loop {
+            let answer = Full::ask(self.kernel, room, self.question.subflows);
+            match there("MPTCP_FULL_INFO", answer)? {
+                Some(full) if full.count() > room => room = full.count(),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn subflow_addrs(&self) -> Result<Vec<Subflow>, Error> {
+        if !self.question.subflows {
+            return Ok(Vec::new());
+        }
+        let mut room = answer::ROOM;
+        loop {
+            let answer = answer::subflow_addrs(self.kernel, room);
+            match there("MPTCP_SUBFLOW_ADDRS", answer)? {
+                Some((count, _)) if count > room => room = count,
+                Some((_, subflows)) => return Ok(subflows),
+                None => return Ok(Vec::new()),
+            }
+        }
+    }
+
+    /// The addresses of a connection that has no subflows.
+    fn one_path(&self) -> Result<Vec<Subflow>, Error> {
+        if !self.question.subflows {
+            return Ok(Vec::new());
+        }
+        let pair = self.kernel.addresses();
+        let pair = pair.map_err(|source| Error::syscall("getpeername()", source))?;
+        let subflow = |(local, remote)| Subflow {
+            id: None,
+            local,
+            remote,
+        };
+        Ok(pair.map(subflow).into_iter().collect())
+    }
+}
+
+fn failed(option: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::syscall(format!("getsockopt({option})"), source)
+}
+
+/// None where the kernel lacks the option, for this connection at least: with
+/// EOPNOTSUPP on IPv4, and with ENOPROTOOPT on IPv6.
+fn there<T>(option: &'static str, answer: io::Result<T>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT) => Ok(None),
+            _ => Err(failed(option)(error)),
+        },
+    }
+}

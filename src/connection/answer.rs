@@ -1,0 +1,296 @@
+//! The kernel's answers: structs that are longer on newer kernels.
+
+use std::ffi::c_int;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::linux::{
+    MPTCP_INFO, MPTCP_SUBFLOW_ADDRS, SOL_MPTCP, mptcp_info, mptcp_subflow_addrs,
+    mptcp_subflow_data, mptcp_subflow_info, tcp_info,
+};
+use super::{Connection, Kind, Subflow};
+use crate::sys::{self, FullInfo};
+
+/// How many subflows are asked for: the first, and the eight more that Linux's
+/// own path manager makes at most, and some that are about to close.
+pub(super) const ROOM: usize = 16;
+
+/// Whom to ask: the kernel, or in tests the answers of another.
+pub(super) trait Kernel {
+    /// getsockopt(2): returns how long the answer is.
+    fn option(&self, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<usize>;
+
+    /// getsockopt(2) with MPTCP_FULL_INFO; the arrays are pointed to.
+    fn full_info(
+        &self,
+        info: &mut FullInfo,
+        subflows: &mut [u8],
+        tcp: &mut [u8],
+    ) -> io::Result<usize>;
+
+    /// getsockname(2) and getpeername(2); None when the connection is over.
+    fn addresses(&self) -> io::Result<Option<(SocketAddr, SocketAddr)>>;
+}
+
+impl Kernel for BorrowedFd<'_> {
+    fn option(&self, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<usize> {
+        sys::get_option(*self, level, name, value)
+    }
+
+    fn full_info(
+        &self,
+        info: &mut FullInfo,
+        subflows: &mut [u8],
+        tcp: &mut [u8],
+    ) -> io::Result<usize> {
+        sys::full_info(*self, info, subflows, tcp)
+    }
+
+    fn addresses(&self) -> io::Result<Option<(SocketAddr, SocketAddr)>> {
+        let socket = SockRef::from(self);
+        let remote = match socket.peer_addr() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => return Ok(None),
+            remote => remote?.as_socket(),
+        };
+        Ok(socket.local_addr()?.as_socket().zip(remote))
+    }
+}
+
+/// SO_PROTOCOL
+pub(super) fn protocol(kernel: &impl Kernel) -> io::Result<i32> {
+    let mut value = [0; size_of::<c_int>()];
+    kernel.option(libc::SOL_SOCKET, libc::SO_PROTOCOL, &mut value)?;
+    Ok(c_int::from_ne_bytes(value))
+}
+
+/// An answer, as long as the kernel says that it is.
+struct Answer<'a>(&'a [u8]);
+
+impl Answer<'_> {
+    fn u8(&self, at: usize) -> Option<u8> {
+        self.0.get(at).copied()
+    }
+
+    fn u16(&self, at: usize) -> Option<u16> {
+        let bytes = self.0.get(at..)?.first_chunk()?;
+        Some(u16::from_ne_bytes(*bytes))
+    }
+
+    fn u32(&self, at: usize) -> Option<u32> {
+        let bytes = self.0.get(at..)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*bytes))
+    }
+
+    fn u64(&self, at: usize) -> Option<u64> {
+        let bytes = self.0.get(at..)?.first_chunk()?;
+        Some(u64::from_ne_bytes(*bytes))
+    }
+
+    fn milliseconds(&self, at: usize) -> Option<Duration> {
+        self.u32(at)
+            .map(|count| Duration::from_millis(count.into()))
+    }
+
+    /// `struct sockaddr_in` or `sockaddr_in6`; None without a port, as of a
+    /// subflow that is closed already.
+    fn address(&self, at: usize) -> Option<SocketAddr> {
+        let port = u16::from_be(self.u16(at + 2)?);
+        let address: SocketAddr = match c_int::from(self.u16(at)?) {
+            libc::AF_INET => {
+                let ip: [u8; 4] = *self.0.get(at + 4..)?.first_chunk()?;
+                (Ipv4Addr::from(ip), port).into()
+            }
+            libc::AF_INET6 => {
+                let ip: [u8; 16] = *self.0.get(at + 8..)?.first_chunk()?;
+                let scope = self.u32(at + 24)?;
+                SocketAddrV6::new(Ipv6Addr::from(ip), port, 0, scope).into()
+            }
+            _ => return None,
+        };
+        (port != 0).then_some(address)
+    }
+
+    /// `struct mptcp_subflow_addrs`
+    fn subflow(&self, at: usize, id: Option<u32>) -> Option<Subflow> {
+        Some(Subflow {
+            id,
+            local: self.address(at + mptcp_subflow_addrs::LOCAL)?,
+            remote: self.address(at + mptcp_subflow_addrs::REMOTE)?,
+        })
+    }
+}
+
+/// `struct mptcp_info`, of Linux 5.16 or of any later one.
+pub(super) struct Info {
+    bytes: [u8; mptcp_info::SIZE],
+    length: usize,
+}
+
+impl Info {
+    pub(super) fn ask(kernel: &impl Kernel) -> io::Result<Self> {
+        let mut bytes = [0; mptcp_info::SIZE];
+        let length = kernel.option(SOL_MPTCP, MPTCP_INFO, &mut bytes)?;
+        Ok(Self { bytes, length })
+    }
+
+    pub(super) fn connection(&self) -> Connection {
+        use mptcp_info::*;
+        let answer = Answer(&self.bytes[..self.length]);
+        let mut connection = Connection::new(match answer.u32(FLAGS) {
+            Some(flags) if flags & FLAG_FALLBACK != 0 => Kind::Fallback,
+            _ => Kind::Mptcp,
+        });
+        connection.token = answer.u32(TOKEN).filter(|&token| token != 0);
+        let first = u32::from(connection.token.is_some());
+        let all = answer.u8(SUBFLOWS).map(|others| u32::from(others) + first);
+        connection.subflows = answer.u8(SUBFLOWS_TOTAL).map(u32::from).or(all);
+        connection.bytes_retransmitted = answer.u64(BYTES_RETRANS);
+        connection.bytes_sent = answer.u64(BYTES_SENT);
+        connection.bytes_received = answer.u64(BYTES_RECEIVED);
+        // Before there were all three, the first was padding.
+        if self.length >= SIZE {
+            connection.last_data_sent = answer.milliseconds(LAST_DATA_SENT);
+            connection.last_data_received = answer.milliseconds(LAST_DATA_RECV);
+            connection.last_ack_received = answer.milliseconds(LAST_ACK_RECV);
+        }
+        connection
+    }
+}
+
+/// As much of `struct tcp_info` as is of use beside MPTCP's own figures.
+const TCP: usize = tcp_info::TOTAL_RETRANS + size_of::<u32>();
+
+/// `struct mptcp_full_info` and the arrays that it points to.
+pub(super) struct Full {
+    header: FullInfo,
+    length: usize,
+    subflows: Vec<u8>,
+    tcp: Vec<u8>,
+}
+
+impl Full {
+    pub(super) fn ask(kernel: &impl Kernel, room: usize, addresses: bool) -> io::Result<Self> {
+        let subflow = match addresses {
+            true => mptcp_subflow_info::SIZE,
+            false => size_of::<u32>(),
+        };
+        let mut subflows = vec![0; room * subflow];
+        let mut tcp = vec![0; room * TCP];
+        let mut header = FullInfo::new(room, subflow, TCP);
+        let length = kernel.full_info(&mut header, &mut subflows, &mut tcp)?;
+        Ok(Self {
+            header,
+            length,
+            subflows,
+            tcp,
+        })
+    }
+
+    /// How many subflows there are, even if there was no room for them.
+    pub(super) fn count(&self) -> usize {
+        self.header.num_subflows as usize
+    }
+
+    pub(super) fn connection(&self) -> Connection {
+        let info = Info {
+            bytes: self.header.mptcp_info,
+            length: self.length.saturating_sub(FullInfo::HEAD),
+        };
+        let mut connection = info.connection();
+        let mut retransmits = 0;
+        let mut complete = true;
+        for (id, _, tcp) in self.rows() {
+            connection.subflows_total = connection.subflows_total.max(Some(id));
+            match tcp.u32(tcp_info::TOTAL_RETRANS) {
+                Some(count) => retransmits += u64::from(count),
+                None => complete = false,
+            }
+        }
+        connection.retransmits = complete.then_some(retransmits);
+        connection
+    }
+
+    pub(super) fn subflows(&self) -> Vec<Subflow> {
+        let subflow = |(id, subflow, _): (_, Answer<'_>, _)| {
+            subflow.subflow(mptcp_subflow_info::ADDRS, Some(id))
+        };
+        self.rows().filter_map(subflow).collect()
+    }
+
+    /// Number, `struct mptcp_subflow_info` and `struct tcp_info` of each
+    /// subflow. The first one stays in the kernel's list when it is closed, but
+    /// loses its number.
+    fn rows(&self) -> impl Iterator<Item = (u32, Answer<'_>, Answer<'_>)> {
+        let subflows = elements(&self.subflows, self.header.size_sfinfo_user);
+        let tcp = elements(&self.tcp, self.header.size_tcpinfo_user);
+        let count = self.count().min(self.header.size_arrays_user as usize);
+        let rows = subflows.zip(tcp).take(count);
+        rows.filter_map(|(subflow, tcp)| {
+            let id = subflow.u32(mptcp_subflow_info::ID).filter(|&id| id != 0)?;
+            Some((id, subflow, tcp))
+        })
+    }
+}
+
+/// Elements of the size that the kernel has chosen: its own or ours, whichever
+/// is smaller.
+fn elements(bytes: &[u8], size: u32) -> impl Iterator<Item = Answer<'_>> {
+    bytes.chunks(size.max(1) as usize).map(Answer)
+}
+
+/// MPTCP_SUBFLOW_ADDRS: how many subflows there are, and those of them for which
+/// there was room.
+pub(super) fn subflow_addrs(
+    kernel: &impl Kernel,
+    room: usize,
+) -> io::Result<(usize, Vec<Subflow>)> {
+    use mptcp_subflow_data::*;
+    let mut bytes = vec![0; SIZE + room * mptcp_subflow_addrs::SIZE];
+    let mut write = |at, size: usize| {
+        let value = (size as u32).to_ne_bytes();
+        bytes[at..at + value.len()].copy_from_slice(&value);
+    };
+    write(SIZE_SUBFLOW_DATA, SIZE);
+    write(SIZE_USER, mptcp_subflow_addrs::SIZE);
+    let length = kernel.option(SOL_MPTCP, MPTCP_SUBFLOW_ADDRS, &mut bytes)?;
+    let answer = Answer(&bytes[..length]);
+    let count = answer.u32(NUM_SUBFLOWS).unwrap_or(0) as usize;
+    let size = answer.u32(SIZE_USER).unwrap_or(0);
+    let elements = elements(answer.0.get(SIZE..).unwrap_or(&[]), size);
+    let subflows = elements.filter_map(|element| element.subflow(0, None));
+    Ok((count, subflows.collect()))
+}
+
+/// `struct tcp_info`.
+pub(super) struct TcpInfo {
+    bytes: [u8; tcp_info::SIZE],
+    length: usize,
+}
+
+impl TcpInfo {
+    pub(super) fn ask(kernel: &impl Kernel) -> io::Result<Self> {
+        let mut bytes = [0; tcp_info::SIZE];
+        let length = kernel.option(libc::IPPROTO_TCP, libc::TCP_INFO, &mut bytes)?;
+        Ok(Self { bytes, length })
+    }
+
+    pub(super) fn connection(&self, kind: Kind) -> Connection {
+        use tcp_info::*;
+        let answer = Answer(&self.bytes[..self.length]);
+        let mut connection = Connection::new(kind);
+        connection.last_data_sent = answer.milliseconds(LAST_DATA_SENT);
+        connection.last_data_received = answer.milliseconds(LAST_DATA_RECV);
+        connection.last_ack_received = answer.milliseconds(LAST_ACK_RECV);
+        connection.retransmits = answer.u32(TOTAL_RETRANS).map(u64::from);
+        connection.bytes_received = answer.u64(BYTES_RECEIVED);
+        connection.bytes_retransmitted = answer.u64(BYTES_RETRANS);
+        // With what was sent again.
+        let sent = answer.u64(BYTES_SENT).zip(connection.bytes_retransmitted);
+        connection.bytes_sent = sent.map(|(sent, again)| sent.saturating_sub(again));
+        connection
+    }
+}
