@@ -87,6 +87,9 @@ pub struct Question {
     pub subflows: bool,
     /// Of plain TCP nothing but that it is TCP, which saves system calls.
     pub mptcp_only: bool,
+    /// What it was before, which saves one: plain TCP never becomes MPTCP, nor
+    /// does what has fallen back.
+    pub before: Option<Kind>,
 }
 
 /// Asks for a connection's state: two system calls for TCP and MPTCP, at most
@@ -144,14 +147,13 @@ impl Connection {
     }
 
     /// Takes in what the kernel says now of the same connection: totals only
-    /// grow, and what it has said last stays when it says no more, as after a
-    /// reset.
+    /// grow, and what it has said last stays when it says no more: a connection
+    /// that is over has no subflows, and after a reset no token.
     pub fn update(&mut self, now: Self) {
-        let over = now.kind == Kind::Mptcp && now.token.is_none() && self.token.is_some();
         *self = Self {
             kind: now.kind,
             token: now.token.or(self.token),
-            subflows: if over { self.subflows } else { now.subflows },
+            subflows: now.subflows.filter(|&count| count > 0).or(self.subflows),
             subflows_total: now.subflows_total.max(self.subflows_total),
             bytes_sent: now.bytes_sent.max(self.bytes_sent),
             bytes_received: now.bytes_received.max(self.bytes_received),
@@ -178,18 +180,29 @@ struct Asking<'a, K> {
 
 impl<K: Kernel> Asking<'_, K> {
     fn all(&self) -> Result<(Connection, Vec<Subflow>), Error> {
-        let number = answer::protocol(self.kernel).map_err(failed("SO_PROTOCOL"))?;
-        match Protocol::from_number(number) {
-            Some(Protocol::Mptcp) => self.mptcp(),
-            Some(Protocol::Tcp) if self.question.mptcp_only => {
-                Ok((Connection::new(Kind::Tcp), Vec::new()))
-            }
-            Some(Protocol::Tcp) => {
+        let kind = match self.question.before {
+            Some(kind) => kind,
+            None => self.kind()?,
+        };
+        match kind {
+            Kind::Mptcp => self.mptcp(),
+            Kind::Fallback => self.fallback(),
+            Kind::Tcp if !self.question.mptcp_only => {
                 let answer = TcpInfo::ask(self.kernel).map_err(failed("TCP_INFO"))?;
                 Ok((answer.connection(Kind::Tcp), self.one_path()?))
             }
-            _ => Ok((Connection::new(Kind::Other), Vec::new())),
+            Kind::Tcp | Kind::Other => Ok((Connection::new(kind), Vec::new())),
         }
+    }
+
+    /// What the socket was made for; a connection may have fallen back since.
+    fn kind(&self) -> Result<Kind, Error> {
+        let number = answer::protocol(self.kernel).map_err(failed("SO_PROTOCOL"))?;
+        Ok(match Protocol::from_number(number) {
+            Some(Protocol::Mptcp) => Kind::Mptcp,
+            Some(Protocol::Tcp) => Kind::Tcp,
+            _ => Kind::Other,
+        })
     }
 
     fn mptcp(&self) -> Result<(Connection, Vec<Subflow>), Error> {
@@ -206,6 +219,10 @@ impl<K: Kernel> Asking<'_, K> {
                 return Ok((info.connection(), self.subflow_addrs()?));
             }
         }
+        self.fallback()
+    }
+
+    fn fallback(&self) -> Result<(Connection, Vec<Subflow>), Error> {
         match there("TCP_INFO", TcpInfo::ask(self.kernel))? {
             Some(answer) => {
                 let mut connection = answer.connection(Kind::Fallback);

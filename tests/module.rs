@@ -77,7 +77,14 @@ fn symbols(module: &Path) -> Vec<String> {
 
 /// What nginx looks for in a module, and nothing of the library.
 fn wanted(subsystem: &str) -> Vec<String> {
-    let own = ["listen", "sockets"].map(|part| format!("ngx_{subsystem}_rs_{part}_module"));
+    // mail has no variables
+    let parts = match subsystem {
+        "mail" => &["listen", "sockets"][..],
+        _ => &["listen", "sockets", "variables"],
+    };
+    let own = parts
+        .iter()
+        .map(|part| format!("ngx_{subsystem}_rs_{part}_module"));
     let nginx = ["ngx_module_names", "ngx_module_order", "ngx_modules"];
     let mut names: Vec<_> = nginx.map(str::to_owned).into_iter().chain(own).collect();
     names.sort();

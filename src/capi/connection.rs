@@ -64,6 +64,7 @@ impl About {
         Question {
             subflows,
             mptcp_only: self.flags & NGX_RS_CONNECTION_MPTCP_ONLY != 0,
+            before: self.before.as_ref().map(|before| before.kind),
         }
     }
 

@@ -394,8 +394,8 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
 ///                  after a reset
 /// error    out     optional, may be NULL
 ///
-/// Two system calls for TCP and MPTCP, up to four after a fallback; before Linux
-/// 6.5 one more, once in a process.
+/// Two system calls for TCP and MPTCP, up to four after a fallback; one less with
+/// an earlier `info`; before Linux 6.5 one more, once in a process.
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
 /// Any thread; one at a time for one `info`.
 /// Source: RFC 8684; kernel net/mptcp/sockopt.c.

@@ -1,0 +1,52 @@
+
+/*
+ * Copyright (C) the ngx-rs-listen authors
+ */
+
+
+#ifndef _NGX_RS_VARIABLES_H_INCLUDED_
+#define _NGX_RS_VARIABLES_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+
+
+#pragma GCC visibility push(hidden)
+
+
+/* what http and stream share of the variables $mptcp and $mptcp_... */
+
+typedef struct {
+    ngx_str_t     name;
+    uintptr_t     data;
+} ngx_rs_variable_t;
+
+
+/* the main configuration of a module of variables */
+
+typedef struct {
+    ngx_array_t  *indices;      /* of ngx_uint_t: the variables in use */
+    ngx_uint_t    addrs;        /* $mptcp_subflow_addrs is one of them */
+} ngx_rs_variables_conf_t;
+
+
+void *ngx_rs_variables_create_conf(ngx_conf_t *cf);
+ngx_int_t ngx_rs_variables_used(ngx_conf_t *cf, ngx_rs_variables_conf_t *rvcf,
+    ngx_array_t *variables);
+void ngx_rs_variables_begin(ngx_rs_variables_conf_t *rvcf,
+    ngx_connection_t *c);
+void ngx_rs_variables_end(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c,
+    ngx_variable_value_t *values);
+ngx_int_t ngx_rs_variables_get(ngx_rs_variables_conf_t *rvcf,
+    ngx_connection_t *c, ngx_pool_t *pool, ngx_variable_value_t *v,
+    uintptr_t data);
+
+
+extern ngx_rs_variable_t  ngx_rs_variables[];
+
+
+#pragma GCC visibility pop
+
+
+#endif /* _NGX_RS_VARIABLES_H_INCLUDED_ */
