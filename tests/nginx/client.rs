@@ -79,6 +79,18 @@ impl Connection {
         })
     }
 
+    /// The client's port.
+    pub fn port(&self) -> u16 {
+        let address = self.socket.local_addr().expect("it is connected");
+        address.as_socket().expect("an address of IP").port()
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        let lingering = self.socket.set_linger(Some(Duration::ZERO));
+        lingering.expect("SO_LINGER can be set");
+    }
+
     /// Whether the connection is MPTCP on both sides. The kernel has no
     /// MPTCP_INFO for one that fell back to TCP.
     pub fn is_mptcp(&self) -> bool {

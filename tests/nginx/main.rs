@@ -41,3 +41,4 @@ mod tls;
 mod together;
 mod transfer;
 mod upgrade;
+mod variables;

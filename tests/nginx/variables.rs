@@ -1,0 +1,418 @@
+//! `$mptcp` and its kin: what they say, when they are asked for, what that
+//! costs.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+
+use crate::client::{Connection, Over, counter};
+use crate::harness::{Site, send_signal, wait_for, wait_until};
+use crate::namespace::ip;
+use crate::server::{Conf, Nginx};
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http):
+        they_tell_mptcp_clients_from_others,
+        they_say_what_the_kernel_says,
+        a_connection_that_is_reset_is_logged_as_it_was,
+        without_them_nothing_is_asked,
+        all_of_one_line_are_one_question,
+        a_variable_of_that_name_is_a_duplicate;
+}
+
+const ADDRESS: &str = "127.0.0.1:8080";
+
+/// All of them.
+const NAMES: [&str; 8] = [
+    "mptcp",
+    "mptcp_subflows",
+    "mptcp_subflows_total",
+    "mptcp_subflow_addrs",
+    "mptcp_token",
+    "mptcp_bytes_sent",
+    "mptcp_bytes_received",
+    "mptcp_retrans",
+];
+
+/// In a server: logs them all, one line to a request or session.
+pub const LOG: &str = "access_log mptcp.log mptcp;";
+
+/// The format of that, before any server.
+pub fn log_format() -> String {
+    let fields = NAMES.map(|name| format!("{name}=${name}"));
+    format!("log_format mptcp '{}';\n", fields.join(" "))
+}
+
+/// What a line of the log says of each variable.
+pub type Line = BTreeMap<String, String>;
+
+/// Waits until the log has that many lines, and returns the last of them.
+pub fn logged(site: &Site, count: usize) -> Line {
+    let text = wait_for(&format!("line {count} of the log"), || {
+        let text = site.read("mptcp.log");
+        (text.lines().count() >= count && text.ends_with('\n')).then_some(text)
+    });
+    assert_eq!(text.lines().count(), count, "{text}");
+    let fields = text.lines().last().unwrap_or_default().split(' ');
+    let fields = fields.filter_map(|field| field.split_once('='));
+    let line: Line = fields
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    assert_eq!(line.len(), NAMES.len(), "{text}");
+    line
+}
+
+/// A line of a connection that is not MPTCP.
+fn nothing() -> Line {
+    let nothing = |name: &str| (name.to_owned(), "-".to_owned());
+    NAMES.into_iter().map(nothing).collect()
+}
+
+/// Servers that log the variables.
+fn conf(on: Subsystem, words: &[&str]) -> Conf {
+    let servers = words
+        .iter()
+        .map(|words| on.server_with(words, LOG, on.answer()));
+    on.conf(&(log_format() + &servers.collect::<String>()))
+}
+
+fn they_tell_mptcp_clients_from_others(on: Subsystem) {
+    let site = Site::new();
+    let words = [
+        "127.0.0.1:8080 mptcp",
+        "[::1]:8080 mptcp",
+        "[::]:8081 mptcp ipv6only=off",
+        "127.0.0.1:8082",
+    ];
+    let _nginx = site.start(&conf(on, &words));
+    let mut count = 0;
+    let mut ask = |over, address: &str| {
+        let (_, mptcp) = on.ask(over, address).expect("it answers");
+        count += 1;
+        (logged(&site, count), mptcp)
+    };
+    for (address, begin) in [
+        (ADDRESS, "127.0.0.1:"),
+        ("[::1]:8080", "[::1]:"),
+        ("127.0.0.1:8081", "[::ffff:127.0.0.1]:"),
+        ("[::1]:8081", "[::1]:"),
+    ] {
+        assert_eq!(ask(Over::Tcp, address), (nothing(), false), "{address}");
+        let (line, mptcp) = ask(Over::Mptcp, address);
+        assert!(mptcp);
+        for (name, value) in [
+            ("mptcp", "on"),
+            ("mptcp_subflows", "1"),
+            ("mptcp_subflows_total", "1"),
+            ("mptcp_retrans", "0"),
+        ] {
+            assert_eq!(line[name], value, "{address}: {line:?}");
+        }
+        assert!(line["mptcp_subflow_addrs"].starts_with(begin), "{line:?}");
+    }
+    // Plain TCP from the first packet of the server's on.
+    let line = ask(Over::Mptcp, "127.0.0.1:8082");
+    assert_eq!(line, (nothing(), false));
+}
+
+/// The token of the connection that has this port, as `ss` prints it.
+fn token_in_ss(port: u16) -> String {
+    let output = Command::new("ss").args(["-nMi", "state", "all"]).output();
+    let output = output.expect("ss is missing: install iproute2");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let at = lines
+        .iter()
+        .position(|line| line.split_whitespace().nth(4) == Some(&format!("127.0.0.1:{port}")));
+    let at = at.unwrap_or_else(|| panic!("no connection from port {port}: {text}"));
+    // On the same line or on the next one, by ss's version.
+    let words = lines[at..].iter().flat_map(|line| line.split_whitespace());
+    let mut tokens = words.filter_map(|word| word.strip_prefix("token:"));
+    tokens.next().expect("ss shows tokens").to_owned()
+}
+
+fn they_say_what_the_kernel_says(on: Subsystem) {
+    let site = Site::new();
+    let _nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
+    // In http it stays open for another request.
+    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+    let port = connection.port();
+    let request = match on {
+        Subsystem::Http => "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        _ => "",
+    };
+    let mut sent = 0;
+    for count in 1..3 {
+        connection
+            .send(request.as_bytes())
+            .expect("bytes can be sent");
+        let mut answer = vec![0; 4096];
+        sent += match on {
+            Subsystem::Http => {
+                let (head, body) = crate::http::response(&mut connection).expect("http answers");
+                head.len() + body.len()
+            }
+            _ => connection.read(&mut answer).expect("it answers"),
+        };
+        let line = logged(&site, count);
+        assert_eq!(line["mptcp_token"], token_in_ss(port));
+        assert_eq!(line["mptcp_subflow_addrs"], format!("127.0.0.1:{port}"));
+        assert_eq!(line["mptcp_bytes_sent"], sent.to_string());
+        let received = count * request.len();
+        assert_eq!(line["mptcp_bytes_received"], received.to_string());
+        if on != Subsystem::Http {
+            break;
+        }
+    }
+}
+
+fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
+    let site = Site::new();
+    // It has more to send than a client takes that does not read.
+    let server = match on {
+        Subsystem::Http => {
+            let file = std::fs::File::create(site.path("large"));
+            let sized = file.and_then(|file| file.set_len(64 << 20));
+            sized.expect("there is room for a sparse file");
+            "root .;".to_owned()
+        }
+        _ => {
+            let large = crate::backend::Backend::noise(64 << 20);
+            let address = large.address.clone();
+            std::mem::forget(large);
+            format!("proxy_pass {address};")
+        }
+    };
+    let server = format!("server {{\n    listen {ADDRESS} mptcp;\n    {LOG}\n    {server}\n}}\n");
+    let _nginx = site.start(&on.conf(&(log_format() + &server)));
+    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+    if on == Subsystem::Http {
+        let request = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        connection.send(request).expect("a request can be sent");
+    }
+    connection.read_exact(&mut [0; 1]).expect("it sends");
+    let port = connection.port();
+    let token = token_in_ss(port);
+    connection.reset();
+    let line = logged(&site, 1);
+    for (name, value) in [
+        ("mptcp", "on"),
+        ("mptcp_subflows", "1"),
+        ("mptcp_subflows_total", "1"),
+        ("mptcp_subflow_addrs", &format!("127.0.0.1:{port}")),
+        ("mptcp_token", &token),
+    ] {
+        assert_eq!(line[name], value, "{line:?}");
+    }
+    assert_ne!(line["mptcp_bytes_sent"], "0");
+}
+
+/// The getsockopt(2) calls of a worker, by strace.
+struct Questions<'site> {
+    site: &'site Site,
+    strace: Child,
+}
+
+impl<'site> Questions<'site> {
+    fn of(site: &'site Site, nginx: &Nginx) -> Self {
+        let worker = nginx.workers()[0].to_string();
+        let strace = Command::new("strace")
+            .args(["-qq", "-p", &worker, "-o"])
+            .arg(site.path("questions"))
+            .args(["-e", "trace=getsockopt,getsockname,getpeername"])
+            .stderr(Stdio::null())
+            .spawn();
+        let strace = strace.expect("strace is missing: install it");
+        let traced = format!("TracerPid:\t{}\n", strace.id());
+        wait_until("strace", || {
+            let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
+            status.is_ok_and(|status| status.contains(&traced))
+        });
+        Self { site, strace }
+    }
+
+    /// Ends strace and returns how often SO_PROTOCOL and how often an option of
+    /// SOL_MPTCP was asked for; anything else that was asked ends the test.
+    fn count(mut self) -> (usize, usize) {
+        let pid = i32::try_from(self.strace.id()).expect("a process id");
+        send_signal(pid, libc::SIGTERM);
+        self.strace.wait().expect("strace ends");
+        let text = self.site.read("questions");
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        // Older versions of strace do not know its name.
+        let mptcp = count(", SOL_MPTCP, ") + count(", 0x11c /* SOL_?? */, ");
+        let protocol = count("SO_PROTOCOL");
+        assert_eq!(text.lines().count(), protocol + mptcp, "{text}");
+        (protocol, mptcp)
+    }
+}
+
+fn without_them_nothing_is_asked(on: Subsystem) {
+    let site = Site::new();
+    let format = "log_format other '$remote_addr $status';\n".to_owned();
+    let log = "access_log other.log other;";
+    let server = on.server_with("127.0.0.1:8080 mptcp", log, on.answer());
+    let nginx = site.start(&on.conf(&(format + &server)));
+    let questions = Questions::of(&site, &nginx);
+    for over in [Over::Mptcp, Over::Tcp, Over::Mptcp] {
+        on.ask(over, ADDRESS).expect("it answers");
+    }
+    wait_until("three lines", || {
+        site.read("other.log").lines().count() == 3
+    });
+    assert_eq!(questions.count(), (0, 0));
+}
+
+fn all_of_one_line_are_one_question(on: Subsystem) {
+    let site = Site::new();
+    let nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
+    for (over, expected) in [
+        // What the socket is, its state at the beginning, and at the end.
+        (Over::Mptcp, (1, 2)),
+        // TCP stays TCP.
+        (Over::Tcp, (1, 0)),
+    ] {
+        let lines = site.read("mptcp.log").lines().count();
+        let questions = Questions::of(&site, &nginx);
+        on.ask(over, ADDRESS).expect("it answers");
+        logged(&site, lines + 1);
+        assert_eq!(questions.count(), expected, "{over:?}");
+    }
+}
+
+fn a_variable_of_that_name_is_a_duplicate(on: Subsystem) {
+    let site = Site::new();
+    let map = "map $remote_addr $mptcp_token {\n    default x;\n}\n";
+    let conf = on.conf(&(map.to_owned() + &on.server("127.0.0.1:8080")));
+    let text = site.check(&conf).fails();
+    assert!(
+        text.contains("the duplicate \"mptcp_token\" variable"),
+        "{text}"
+    );
+}
+
+/// What each client of a stream server gets to know.
+#[test]
+fn stream_takes_them_in_map_and_return() {
+    let site = Site::new();
+    let text = "map $mptcp $kind {\n    default plain;\n    on multipath;\n}\n\
+                server {\n    listen 127.0.0.1:8080 mptcp;\n    \
+                return \"$kind $mptcp $mptcp_subflows\\n\";\n}\n";
+    let _nginx = site.start(&Subsystem::Stream.conf(text));
+    for (over, expected) in [(Over::Mptcp, "multipath on 1"), (Over::Tcp, "plain  ")] {
+        let mut connection = Connection::open(over, ADDRESS).expect("it takes connections");
+        let mut answer = vec![0; expected.len()];
+        connection.read_exact(&mut answer).expect("it answers");
+        assert_eq!(String::from_utf8_lossy(&answer), expected);
+    }
+}
+
+/// The head and the body of what http answers.
+fn get(over: Over, path: &str) -> (String, String) {
+    let mut connection = Connection::open(over, ADDRESS).expect("http takes connections");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    connection
+        .send(request.as_bytes())
+        .expect("a request can be sent");
+    let (head, body) = crate::http::response(&mut connection).expect("http answers");
+    (head, String::from_utf8(body).expect("text"))
+}
+
+#[test]
+fn http_takes_them_in_map_if_return_and_in_headers() {
+    let site = Site::new();
+    let text = "map $mptcp $kind {\n    default plain;\n    on multipath;\n}\n\
+        server {\n    listen 127.0.0.1:8080 mptcp;\n    \
+        location / {\n        if ($mptcp) {\n            return 200 \"if $kind\";\n        }\n        \
+        return 200 \"else $kind [$mptcp]\";\n    }\n    \
+        location /header {\n        add_header Mptcp $mptcp;\n        return 200 \"\";\n    }\n    \
+        location /proxy {\n        proxy_set_header Mptcp \"$mptcp $mptcp_subflows\";\n        \
+        proxy_set_header Token $mptcp_token;\n        proxy_pass http://127.0.0.1:8081;\n    }\n}\n\
+        server {\n    listen 127.0.0.1:8081;\n    return 200 \"$http_mptcp/$http_token\";\n}\n";
+    let _nginx = site.start(&Subsystem::Http.conf(text));
+    assert_eq!(get(Over::Mptcp, "/").1, "if multipath");
+    assert_eq!(get(Over::Tcp, "/").1, "else plain []");
+    assert!(get(Over::Mptcp, "/header").0.contains("\r\nMptcp: on\r\n"));
+    assert!(!get(Over::Tcp, "/header").0.contains("\r\nMptcp:"));
+    let (_, body) = get(Over::Mptcp, "/proxy");
+    let token = body
+        .strip_prefix("on 1/")
+        .unwrap_or_else(|| panic!("{body}"));
+    assert!(u32::from_str_radix(token, 16).is_ok(), "{token}");
+    assert_eq!(get(Over::Tcp, "/proxy").1, "/");
+}
+
+/// A value that a request has used before it ends is not the one that is
+/// logged.
+#[test]
+fn http_logs_the_last_state_even_if_an_earlier_one_was_used() {
+    let site = Site::new();
+    let text = format!(
+        "{}server {{\n    listen 127.0.0.1:8080 mptcp;\n    {LOG}\n    \
+         return 200 \"$mptcp_bytes_sent\";\n}}\n",
+        log_format()
+    );
+    let _nginx = site.start(&Subsystem::Http.conf(&text));
+    let (head, body) = get(Over::Mptcp, "/");
+    assert_eq!(body, "0");
+    let sent = head.len() + body.len();
+    assert_eq!(logged(&site, 1)["mptcp_bytes_sent"], sent.to_string());
+}
+
+#[test]
+fn unix_and_udp_clients_have_none() {
+    let site = Site::new();
+    let text = format!(
+        "{}{LOG}\nserver {{\n    listen unix:socket;\n    return $mptcp.;\n}}\n\
+         server {{\n    listen 127.0.0.1:8080 udp;\n    return $mptcp.;\n}}\n",
+        log_format()
+    );
+    let _nginx = site.start(&Subsystem::Stream.conf(&text));
+    let mut client =
+        std::os::unix::net::UnixStream::connect(site.path("socket")).expect("it takes connections");
+    client.read_exact(&mut [0; 1]).expect("it answers");
+    assert_eq!(logged(&site, 1), nothing());
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
+    client
+        .send_to(b"?", ADDRESS)
+        .expect("a datagram can be sent");
+    client.recv(&mut [0; 1]).expect("it answers");
+    assert_eq!(logged(&site, 2), nothing());
+}
+
+#[test]
+fn http_counts_subflows_that_come_and_go() {
+    let site = Site::new();
+    ip("mptcp limits set subflow 2 add_addr_accepted 2");
+    let conf = conf(Subsystem::Http, &["127.0.0.1:8080 mptcp"]);
+    let _nginx = site.start(&conf);
+    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("http takes connections");
+    let mut count = 0;
+    let mut ask = || {
+        connection
+            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .expect("a request can be sent");
+        crate::http::response(&mut connection).expect("http answers");
+        count += 1;
+        logged(&site, count)
+    };
+    let says = |line: &Line, now: usize, total: usize| {
+        assert_eq!(line["mptcp_subflows"], now.to_string(), "{line:?}");
+        assert_eq!(line["mptcp_subflows_total"], total.to_string(), "{line:?}");
+        let hosts = line["mptcp_subflow_addrs"].split(',');
+        let hosts = hosts.map(|address| address.rsplit_once(':').expect("a port").0.to_owned());
+        hosts.collect::<Vec<_>>()
+    };
+    assert_eq!(says(&ask(), 1, 1), ["127.0.0.1"]);
+
+    ip("mptcp endpoint add 127.0.0.2 id 7 dev lo subflow");
+    wait_until("a second subflow", || counter("MPJoinAckRx") == 1);
+    assert_eq!(says(&ask(), 2, 2), ["127.0.0.1", "127.0.0.2"]);
+
+    ip("mptcp endpoint delete id 7");
+    let line = wait_for("its end", || {
+        Some(ask()).filter(|line| line["mptcp_subflows"] == "1")
+    });
+    assert_eq!(says(&line, 1, 2), ["127.0.0.1"]);
+}
