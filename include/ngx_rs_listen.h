@@ -574,8 +574,8 @@ typedef struct {
      */
     int64_t subflows;
     /**
-     * Number of subflows that the connection has had, those of now included.
-     * Linux 6.5.
+     * Number of subflows that the connection has had, those of now included;
+     * where this host opens subflows itself, at least that many. Linux 6.5.
      */
     int64_t subflows_total;
     /**

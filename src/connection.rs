@@ -47,8 +47,8 @@ pub struct Connection {
     pub token: Option<u32>,
     /// Number of subflows now.
     pub subflows: Option<u32>,
-    /// Number of subflows that the connection has had, those of now included:
-    /// the highest number that the kernel gave to any of them. Linux 6.5.
+    /// Number of subflows that the connection has had, those of now included;
+    /// where this host opens subflows itself, at least that many. Linux 6.5.
     pub subflows_total: Option<u32>,
     /// Payload, each byte counted once. Linux 6.5 for MPTCP.
     pub bytes_sent: Option<u64>,

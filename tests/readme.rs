@@ -119,10 +119,10 @@ fn messages_are_ours() {
 #[test]
 fn configuration_is_accepted() {
     let built = root().join("target/nginx");
-    let [configuration] = &blocks("nginx")[..] else {
-        panic!("README has one nginx.conf");
+    let [configuration, log] = &blocks("nginx")[..] else {
+        panic!("README has an nginx.conf and a log format");
     };
-    let mut text = configuration.clone();
+    let mut text = configuration.replace("http {", &format!("http {{\n{log}"));
     for name in ["stream", "http"].map(|name| format!("ngx_{name}_rs_listen_module.so")) {
         let module = built.join(&name);
         assert!(module.is_file(), "{name} is missing: run \"make module\"");

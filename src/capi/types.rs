@@ -305,8 +305,8 @@ pub struct ngx_rs_connection_info_t {
     pub token: i64,
     /// Number of subflows now.
     pub subflows: i64,
-    /// Number of subflows that the connection has had, those of now included.
-    /// Linux 6.5.
+    /// Number of subflows that the connection has had, those of now included;
+    /// where this host opens subflows itself, at least that many. Linux 6.5.
     pub subflows_total: i64,
     /// Payload, each byte counted once. Linux 6.5 for MPTCP.
     pub bytes_sent: i64,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::linux::{
-    MPTCP_INFO, MPTCP_SUBFLOW_ADDRS, SOL_MPTCP, mptcp_info, mptcp_subflow_addrs,
-    mptcp_subflow_data, mptcp_subflow_info, tcp_info,
+    MPTCP_INFO, MPTCP_SUBFLOW_ADDRS, SOL_MPTCP, TCP_CLOSE, TCP_SYN_RECV, TCP_SYN_SENT, mptcp_info,
+    mptcp_subflow_addrs, mptcp_subflow_data, mptcp_subflow_info, tcp_info,
 };
 use super::{Connection, Kind, Subflow};
 use crate::sys::{self, FullInfo};
@@ -159,6 +159,13 @@ impl Info {
         }
         connection
     }
+
+    /// Whether this host opens subflows, or tries to.
+    fn opens_subflows(&self) -> bool {
+        let answer = Answer(&self.bytes[..self.length]);
+        let some = |at| answer.u8(at).is_some_and(|count| count > 0);
+        some(mptcp_info::LOCAL_ADDR_USED) || some(mptcp_info::ADD_ADDR_ACCEPTED)
+    }
 }
 
 /// As much of `struct tcp_info` as is of use beside MPTCP's own figures.
@@ -201,39 +208,46 @@ impl Full {
             length: self.length.saturating_sub(FullInfo::HEAD),
         };
         let mut connection = info.connection();
-        let mut retransmits = 0;
-        let mut complete = true;
-        for (id, _, tcp) in self.rows() {
-            connection.subflows_total = connection.subflows_total.max(Some(id));
-            match tcp.u32(tcp_info::TOTAL_RETRANS) {
-                Some(count) => retransmits += u64::from(count),
-                None => complete = false,
-            }
-        }
-        connection.retransmits = complete.then_some(retransmits);
+        let now = self.rows().count() as u32;
+        connection.subflows = Some(now);
+        // Subflows of the other host get their numbers when they have joined,
+        // those of this one before they are tried.
+        connection.subflows_total = match info.opens_subflows() {
+            true => Some(now),
+            false => self.rows().map(|row| row.id).max(),
+        };
+        let segments = self.rows().map(|row| row.tcp.u32(tcp_info::TOTAL_RETRANS));
+        connection.retransmits = segments.map(|count| count.map(u64::from)).sum();
         connection
     }
 
     pub(super) fn subflows(&self) -> Vec<Subflow> {
-        let subflow = |(id, subflow, _): (_, Answer<'_>, _)| {
-            subflow.subflow(mptcp_subflow_info::ADDRS, Some(id))
-        };
+        let subflow = |row: Row<'_>| row.info.subflow(mptcp_subflow_info::ADDRS, Some(row.id));
         self.rows().filter_map(subflow).collect()
     }
 
-    /// Number, `struct mptcp_subflow_info` and `struct tcp_info` of each
-    /// subflow. The first one stays in the kernel's list when it is closed, but
-    /// loses its number.
-    fn rows(&self) -> impl Iterator<Item = (u32, Answer<'_>, Answer<'_>)> {
+    /// The subflows that have joined. The first one stays in the kernel's list
+    /// when it is closed, but loses its number.
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         let subflows = elements(&self.subflows, self.header.size_sfinfo_user);
         let tcp = elements(&self.tcp, self.header.size_tcpinfo_user);
         let count = self.count().min(self.header.size_arrays_user as usize);
         let rows = subflows.zip(tcp).take(count);
-        rows.filter_map(|(subflow, tcp)| {
-            let id = subflow.u32(mptcp_subflow_info::ID).filter(|&id| id != 0)?;
-            Some((id, subflow, tcp))
+        rows.filter_map(|(info, tcp)| {
+            let id = info.u32(mptcp_subflow_info::ID).filter(|&id| id != 0)?;
+            let state = tcp.u8(tcp_info::STATE)?;
+            let joined = !matches!(state, TCP_SYN_SENT | TCP_SYN_RECV | TCP_CLOSE);
+            joined.then_some(Row { id, info, tcp })
         })
     }
+}
+
+/// What there is of one subflow: its number, `struct mptcp_subflow_info` and
+/// `struct tcp_info`.
+struct Row<'a> {
+    id: u32,
+    info: Answer<'a>,
+    tcp: Answer<'a>,
 }
 
 /// Elements of the size that the kernel has chosen: its own or ours, whichever

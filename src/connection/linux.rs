@@ -12,13 +12,22 @@ pub const MPTCP_SUBFLOW_ADDRS: c_int = 3;
 /// `struct mptcp_full_info`; Linux 6.5.
 pub const MPTCP_FULL_INFO: c_int = 4;
 
+/// States of `struct tcp_info`.
+pub const TCP_SYN_SENT: u8 = 2;
+pub const TCP_SYN_RECV: u8 = 3;
+pub const TCP_CLOSE: u8 = 7;
+
 /// `struct mptcp_info`
 pub mod mptcp_info {
     /// All but the first one.
     pub const SUBFLOWS: usize = 0;
+    /// Addresses of the other host that this one has connected to.
+    pub const ADD_ADDR_ACCEPTED: usize = 2;
     pub const FLAGS: usize = 8;
     pub const FLAG_FALLBACK: u32 = 1;
     pub const TOKEN: usize = 12;
+    /// Further addresses of this host that it has connected from.
+    pub const LOCAL_ADDR_USED: usize = 40;
     /// Linux 6.5, up to BYTES_RECEIVED.
     pub const BYTES_RETRANS: usize = 48;
     pub const BYTES_SENT: usize = 56;
@@ -59,6 +68,7 @@ pub mod mptcp_subflow_info {
 
 /// `struct tcp_info`
 pub mod tcp_info {
+    pub const STATE: usize = 0;
     pub const LAST_DATA_SENT: usize = 44;
     pub const LAST_DATA_RECV: usize = 52;
     pub const LAST_ACK_RECV: usize = 56;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -33,12 +33,28 @@ pub struct Connection {
 impl Connection {
     /// Connects to an address, written as in a listen directive.
     pub fn open(over: Over, address: &str) -> io::Result<Self> {
+        Self::open_with(over, address, |_| Ok(()))
+    }
+
+    /// The same, from this address.
+    pub fn open_from(over: Over, from: &str, address: &str) -> io::Result<Self> {
+        let from: IpAddr = from.parse().map_err(io::Error::other)?;
+        let from = SocketAddr::new(from, 0).into();
+        Self::open_with(over, address, |socket| socket.bind(&from))
+    }
+
+    fn open_with(
+        over: Over,
+        address: &str,
+        prepare: impl FnOnce(&Socket) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
         let protocol = match over {
             Over::Tcp => Protocol::TCP,
             Over::Mptcp => Protocol::MPTCP,
         };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+        prepare(&socket)?;
         socket.connect_timeout(&address.into(), TIMEOUT)?;
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.set_write_timeout(Some(TIMEOUT))?;

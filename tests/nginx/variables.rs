@@ -292,6 +292,74 @@ fn a_variable_of_that_name_is_a_duplicate(on: Subsystem) {
     );
 }
 
+/// A fenced block of README.md that begins so.
+fn readme_block(begin: &str) -> String {
+    let readme = include_str!("../../README.md");
+    let mut blocks = readme.split("```").skip(1).step_by(2);
+    let block = blocks.find_map(|block| {
+        let (_, text) = block.split_once('\n')?;
+        text.starts_with(begin).then(|| text.to_owned())
+    });
+    block.unwrap_or_else(|| panic!("README has a block that begins with {begin}"))
+}
+
+#[test]
+fn the_question_of_the_readme_is_answered_from_its_log() {
+    const FILE: &str = "/var/log/nginx/access.log";
+    let site = Site::new();
+    let format = readme_block("log_format").replace(FILE, "readme.log");
+    let (format, log) = format.split_once("access_log").expect("both directives");
+    let server = Subsystem::Http.server_with(
+        "8080 mptcp",
+        &format!("access_log{log}"),
+        Subsystem::Http.answer(),
+    );
+    let _nginx = site.start(&Subsystem::Http.conf(&(format.to_owned() + &server)));
+    ip("mptcp limits set subflow 2 add_addr_accepted 2");
+    let mut lines = 0;
+    let mut ask = |connection: &mut Connection| {
+        connection
+            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .expect("a request can be sent");
+        crate::http::response(connection).expect("http answers");
+        lines += 1;
+        wait_until("the log", || {
+            site.read("readme.log").lines().count() == lines
+        });
+    };
+    let connect =
+        |over, from| Connection::open_from(over, from, ADDRESS).expect("http takes connections");
+    for (over, from) in [
+        (Over::Tcp, "127.0.0.1"),
+        (Over::Tcp, "127.0.0.2"),
+        (Over::Mptcp, "127.0.0.2"),
+        (Over::Tcp, "127.0.0.3"),
+        (Over::Mptcp, "127.0.0.4"),
+        (Over::Mptcp, "127.0.0.4"),
+    ] {
+        ask(&mut connect(over, from));
+    }
+    ip("mptcp endpoint add 127.0.0.9 dev lo subflow");
+    for (count, from) in [(1, "127.0.0.4"), (2, "127.0.0.5"), (3, "127.0.0.6")] {
+        let mut connection = connect(Over::Mptcp, from);
+        ask(&mut connection);
+        wait_until("a second subflow", || counter("MPJoinAckRx") == count);
+        ask(&mut connection);
+    }
+    let command = readme_block("awk").replace(FILE, "readme.log");
+    let said = site
+        .run(Command::new("sh").args(["-c", &command]))
+        .succeeds();
+    let mut said: Vec<_> = said.lines().collect();
+    said.sort_unstable();
+    let expected = [
+        "1 with MPTCP, paths: 1",
+        "2 with TCP",
+        "3 with MPTCP, paths: 2",
+    ];
+    assert_eq!(said, expected, "{}", site.read("readme.log"));
+}
+
 /// What each client of a stream server gets to know.
 #[test]
 fn stream_takes_them_in_map_and_return() {
