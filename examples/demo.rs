@@ -1,8 +1,8 @@
-//! Starts the installed nginx with a stream listener over Multipath TCP,
-//! connects a TCP and an MPTCP client, and shows what the kernel says of the
-//! listener and of both connections.
+//! Starts the installed nginx with a stream and an http listener over Multipath
+//! TCP, connects a TCP and an MPTCP client to each, and shows what the kernel
+//! says of the listeners and of the connections, and what http logs.
 //!
-//! `make demo` builds the module and runs it. Nothing outside a temporary
+//! `make demo` builds the modules and runs it. Nothing outside a temporary
 //! folder is touched, and the ports are free ones.
 
 use std::fs;
@@ -29,41 +29,46 @@ fn main() {
 fn demo() -> Result<()> {
     let folder = Folder::new()?;
     let program = Program::find()?;
-    println!(
-        "using     {}, and {}",
-        program.version,
-        program.module.display()
-    );
+    println!("using     {}, and", program.version);
+    for module in &program.ours {
+        println!("          {}", module.display());
+    }
 
-    let backend = backend()?;
-    let address = free_address()?;
-    let configuration = program.configuration(&folder.0, address, backend);
+    let (stream, http) = (free_address()?, free_address()?);
+    let configuration = program.configuration(&folder.0, stream, http, backend()?);
     let path = folder.0.join("nginx.conf");
     fs::write(&path, &configuration)?;
-    println!("starting  it with \"listen {address} mptcp;\"");
+    println!("starting  it with \"listen {stream} mptcp;\" in stream");
+    println!("          and     \"listen {http} mptcp;\" in http");
     let mut nginx = Nginx::start(&program.nginx, &folder.0, &path)?;
-    nginx.wait_until_it_serves(address)?;
+    nginx.wait_until_it_serves(stream)?;
 
-    println!("connecting a TCP and an MPTCP client\n");
-    let tcp = Client::connect(None, address)?;
-    let mptcp = Client::connect(Some(MPTCP), address)?;
-
+    println!("connecting a TCP and an MPTCP client to each\n");
     println!("{:<14} {:<22} the kernel says", "socket", "address");
-    let listener = ss(&["-HlnM", &format!("sport = :{}", address.port())])?;
-    show("listener", address, describe_listener(&listener));
-    let connections = ss(&[
-        "-HnMi",
-        "state",
-        "connected",
-        &format!("sport = :{}", address.port()),
-    ])?;
-    for (name, client) in [("TCP client", &tcp), ("MPTCP client", &mptcp)] {
+    show_connections("stream", stream, "hello", "hello")?;
+    show_connections("http", http, "GET / HTTP/1.1\r\nHost: demo\r\n\r\n", "HTTP")?;
+
+    println!(
+        "\nthe log of http, with $mptcp $mptcp_subflows_total $mptcp_subflow_addrs $mptcp_token"
+    );
+    nginx.stop()?;
+    print!("{}", fs::read_to_string(folder.0.join("access.log"))?);
+    println!("\nThe same at any time: ss -lnM for listeners, ss -nMi for connections.");
+    Ok(())
+}
+
+/// Connects a client of each kind, and shows what the kernel says.
+fn show_connections(name: &str, address: SocketAddr, says: &str, hears: &str) -> Result<()> {
+    let tcp = Client::connect(None, address, says, hears)?;
+    let mptcp = Client::connect(Some(MPTCP), address, says, hears)?;
+    let port = format!("sport = :{}", address.port());
+    let listener = ss(&["-HlnM", &port])?;
+    show(name, address, describe_listener(&listener));
+    let connections = ss(&["-HnMi", "state", "connected", &port])?;
+    for (name, client) in [("  TCP client", &tcp), ("  MPTCP client", &mptcp)] {
         show(name, client.local, describe(&connections, client.local));
     }
-    println!("\nThe same at any time: ss -lnM for listeners, ss -nMi for connections.");
-
-    drop((tcp, mptcp));
-    nginx.stop()
+    Ok(())
 }
 
 fn show(name: &str, address: SocketAddr, state: String) {
@@ -130,7 +135,7 @@ struct Program {
     nginx: PathBuf,
     version: String,
     stream: Option<PathBuf>,
-    module: PathBuf,
+    ours: [PathBuf; 2],
 }
 
 impl Program {
@@ -149,34 +154,56 @@ impl Program {
             true => Some(stream_module(&said)?),
             false => None,
         };
-        let module = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("target/nginx/ngx_stream_rs_listen_module.so");
-        if !module.is_file() {
-            return Err("the module is missing: run \"make module\"".into());
+        let ours = ["stream", "http"].map(|name| {
+            let name = format!("target/nginx/ngx_{name}_rs_listen_module.so");
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+        });
+        if !ours.iter().all(|module| module.is_file()) {
+            return Err("the modules are missing: run \"make module\"".into());
         }
         Ok(Self {
             nginx,
             version,
             stream,
-            module,
+            ours,
         })
     }
 
-    fn configuration(&self, folder: &Path, address: SocketAddr, backend: SocketAddr) -> String {
-        let load = |module: &PathBuf| format!("load_module {};\n", module.display());
-        let stream = self.stream.as_ref().map(load).unwrap_or_default();
-        let module = load(&self.module);
+    fn configuration(
+        &self,
+        folder: &Path,
+        stream: SocketAddr,
+        http: SocketAddr,
+        backend: SocketAddr,
+    ) -> String {
+        let modules = self.stream.iter().chain(&self.ours);
+        let load: String = modules
+            .map(|module| format!("load_module {};\n", module.display()))
+            .collect();
         let folder = folder.display();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|name| format!("    {name}_temp_path {folder}/temporary;\n"))
+            .concat();
         format!(
-            "{stream}{module}\
+            "{load}\
              daemon off;\n\
              pid {folder}/nginx.pid;\n\
              error_log {folder}/error.log notice;\n\
              events {{ }}\n\
              stream {{\n\
              \x20   server {{\n\
-             \x20       listen {address} mptcp;\n\
+             \x20       listen {stream} mptcp;\n\
              \x20       proxy_pass {backend};\n\
+             \x20   }}\n\
+             }}\n\
+             http {{\n\
+             {temporary}\
+             \x20   log_format mptcp '$remote_addr \"$request\" $status $mptcp '\n\
+             \x20                    '$mptcp_subflows_total $mptcp_subflow_addrs $mptcp_token';\n\
+             \x20   access_log {folder}/access.log mptcp;\n\
+             \x20   server {{\n\
+             \x20       listen {http} mptcp;\n\
+             \x20       return 200 hello;\n\
              \x20   }}\n\
              }}\n"
         )
@@ -221,7 +248,7 @@ impl Nginx {
 
     fn wait_until_it_serves(&mut self, address: SocketAddr) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while Client::connect(None, address).is_err() {
+        while Client::connect(None, address, "hello", "hello").is_err() {
             if self.process.try_wait()?.is_some() || Instant::now() > deadline {
                 let mut said = String::new();
                 if let Some(stderr) = &mut self.process.stderr {
@@ -253,21 +280,27 @@ impl Drop for Nginx {
     }
 }
 
-/// A connection through nginx to the backend, and back.
+/// A connection to nginx that has been answered.
 struct Client {
     _socket: Socket,
     local: SocketAddr,
 }
 
 impl Client {
-    fn connect(protocol: Option<socket2::Protocol>, address: SocketAddr) -> io::Result<Self> {
+    fn connect(
+        protocol: Option<socket2::Protocol>,
+        address: SocketAddr,
+        says: &str,
+        hears: &str,
+    ) -> io::Result<Self> {
         let mut socket = Socket::new(Domain::IPV4, Type::STREAM, protocol)?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         socket.connect(&address.into())?;
-        socket.write_all(b"hello")?;
-        let mut echo = [0; 5];
-        socket.read_exact(&mut echo)?;
+        socket.write_all(says.as_bytes())?;
+        let mut answer = vec![0; hears.len()];
+        socket.read_exact(&mut answer)?;
         let local = socket.local_addr()?.as_socket();
+        let local = local.filter(|_| answer == hears.as_bytes());
         let local = local.ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self {
             _socket: socket,
