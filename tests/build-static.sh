@@ -15,7 +15,6 @@ cd "$folder/source"
 {
     ./configure --with-stream --with-stream_ssl_module --with-http_ssl_module \
         --with-http_v2_module --with-mail --with-mail_ssl_module \
-        --without-http_rewrite_module \
         --without-http_gzip_module --with-debug --error-log-path=stderr \
         --add-module="$root/nginx-module" \
         && make -j "$(nproc)"

@@ -48,9 +48,9 @@ fn refusal(variables: &[(&str, &Path)]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A program that says it is nginx of some version.
-fn nginx_of_version(version: &str) -> PathBuf {
-    let path = folder(version).join("nginx");
+/// A program that says it is nginx of some version, for the test of this name.
+fn nginx_of_version(version: &str, test: &str) -> PathBuf {
+    let path = folder(&format!("{version}-{test}")).join("nginx");
     let script = format!("#!/bin/sh\necho 'nginx version: nginx/{version}' >&2\n");
     fs::write(&path, script).expect("a script can be written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
@@ -108,7 +108,7 @@ fn modules_are_small_stand_alone_and_hide_the_library() {
 #[test]
 fn headers_of_another_version_are_refused() {
     let said = refusal(&[
-        ("NGINX", &nginx_of_version("1.20.2")),
+        ("NGINX", &nginx_of_version("1.20.2", "refused")),
         ("OUT", &folder("refused")),
     ]);
     for part in [
@@ -128,12 +128,31 @@ fn missing_nginx_is_named() {
 
 #[test]
 fn missing_source_is_named() {
-    let nginx = nginx_of_version("1.22.1");
+    let nginx = nginx_of_version("1.22.1", "source");
     let said = refusal(&[("NGINX", &nginx), ("NGINX_SOURCE", Path::new("/nowhere"))]);
     assert!(
         said.contains("/nowhere") && said.contains("nginx-dev"),
         "{said}"
     );
+}
+
+/// The one that this nginx has says nothing of stream or mail.
+#[test]
+fn subsystems_that_nginx_lacks_get_no_module() {
+    let source = root().join("target/nginx-static/source");
+    assert!(
+        source.is_dir(),
+        "its source is missing: run \"make static\""
+    );
+    let out = folder("lacking");
+    let nginx = nginx_of_version("1.22.1", "lacking");
+    let output = build(&[("NGINX", &nginx), ("NGINX_SOURCE", &source), ("OUT", &out)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let files = fs::read_dir(&out).expect("it is there");
+    let names = files.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let modules: Vec<_> = names.filter(|name| name.ends_with(".so")).collect();
+    assert_eq!(modules, [file("http")]);
 }
 
 /// nginx's own source, and its own `--add-dynamic-module`.
