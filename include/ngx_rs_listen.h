@@ -566,11 +566,13 @@ typedef struct {
      */
     uint32_t reserved;
     /**
-     * Identifies an MPTCP connection on this host, as `ss -M` prints it.
+     * Identifies an MPTCP connection on this host, as `ss -M` prints it;
+     * unknown after a reset. Linux 5.16.
      */
     int64_t token;
     /**
-     * Number of subflows now.
+     * Number of subflows now: before Linux 6.5 with the first one, though it may
+     * be closed, and with those that are still being made. Linux 5.16.
      */
     int64_t subflows;
     /**
@@ -583,17 +585,18 @@ typedef struct {
      */
     int64_t bytes_sent;
     /**
-     * Payload. Linux 6.5 for MPTCP.
+     * Payload. Linux 6.5 for MPTCP. Of TCP it may be one byte too many once both
+     * ends are closed: the kernel counts the end of the stream.
      */
     int64_t bytes_received;
     /**
-     * Payload that was sent again; for MPTCP only what was sent again on
-     * another subflow. Linux 6.5 for MPTCP.
+     * Payload that was sent again; for MPTCP only what it sent again itself, as
+     * a rule on another subflow, not what the subflows did. Linux 6.5 for MPTCP.
      */
     int64_t bytes_retransmitted;
     /**
-     * Segments that the subflows sent again, summed over those of now. Linux
-     * 6.5 for MPTCP.
+     * Segments that were sent again: for MPTCP by the subflows of now, and by
+     * the first one unless it was reset. Linux 6.5 for MPTCP.
      */
     int64_t retransmits;
     /**
@@ -625,7 +628,8 @@ typedef struct {
      */
     uint32_t reserved;
     /**
-     * out: counts the subflows of a connection, from 1; or NGX_RS_UNKNOWN.
+     * out: counts the subflows of a connection, from 1, as `subflows_total`
+     * does; or NGX_RS_UNKNOWN. Linux 6.5.
      */
     int64_t id;
     /**
@@ -832,11 +836,11 @@ ngx_rs_status_t ngx_rs_protocol_check(int32_t protocol,
  * info     in,out  NGX_RS_UNKNOWN where the kernel does not say; when it is
  *                  passed again for the same connection, totals only grow,
  *                  and what the kernel no longer says stays what it was, as
- *                  after a reset
+ *                  after a reset; a fallback is for ever
  * error    out     optional, may be NULL
  *
- * Two system calls for TCP and MPTCP, up to four after a fallback; one less with
- * an earlier `info`; before Linux 6.5 one more, once in a process.
+ * Two system calls for TCP and MPTCP, three after a fallback; two more at most
+ * until the process has met MPTCP; one less with an earlier `info`.
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
  * Any thread; one at a time for one `info`.
  * Source: RFC 8684; kernel net/mptcp/sockopt.c.
@@ -861,7 +865,8 @@ ngx_rs_status_t ngx_rs_connection_info(int32_t fd,
  * error    out     optional, may be NULL
  *
  * No system call more than ngx_rs_connection_info for MPTCP from Linux 6.5,
- * one more from 5.16; before that the kernel does not tell. Two more for TCP.
+ * one more from 5.16; before that the kernel does not tell. Two more for TCP
+ * and after a fallback.
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
  * Any thread; one at a time for one `info`.
  * Source: RFC 8684; kernel net/mptcp/sockopt.c.

@@ -1,8 +1,9 @@
 //! What the kernel says of a connection.
 //!
 //! What it says depends on its version: MPTCP_INFO is there from Linux 5.16,
-//! MPTCP_FULL_INFO from 6.5, and both have grown since. Whatever it does not
-//! say is None here, never 0.
+//! MPTCP_FULL_INFO from 6.5, and both have grown since; before 5.16 it tells no
+//! more than MPTCP from a fallback. Whatever it does not say is None here, never
+//! 0.
 //!
 //! Source: RFC 8684; kernel net/mptcp/sockopt.c, include/uapi/linux/mptcp.h.
 
@@ -43,22 +44,24 @@ pub struct Connection {
     /// How data goes to and fro.
     pub kind: Kind,
     /// Identifies an MPTCP connection on this host, as `ss -M` prints it; None
-    /// when the connection is over.
+    /// after a reset. Linux 5.16.
     pub token: Option<u32>,
-    /// Number of subflows now.
+    /// Number of subflows now: before Linux 6.5 with the first one, though it may
+    /// be closed, and with those that are still being made. Linux 5.16.
     pub subflows: Option<u32>,
     /// Number of subflows that the connection has had, those of now included;
     /// where this host opens subflows itself, at least that many. Linux 6.5.
     pub subflows_total: Option<u32>,
     /// Payload, each byte counted once. Linux 6.5 for MPTCP.
     pub bytes_sent: Option<u64>,
-    /// Payload. Linux 6.5 for MPTCP.
+    /// Payload. Linux 6.5 for MPTCP. Of TCP it may be one byte too many once both
+    /// ends are closed: the kernel counts the end of the stream.
     pub bytes_received: Option<u64>,
-    /// Payload that was sent again; for MPTCP only what was sent again on
-    /// another subflow. Linux 6.5 for MPTCP.
+    /// Payload that was sent again; for MPTCP only what it sent again itself, as
+    /// a rule on another subflow, not what the subflows did. Linux 6.5 for MPTCP.
     pub bytes_retransmitted: Option<u64>,
-    /// Segments that the subflows sent again: the sum over those of now. Linux
-    /// 6.5 for MPTCP.
+    /// Segments that were sent again: for MPTCP by the subflows of now, and by
+    /// the first one unless it was reset. Linux 6.5 for MPTCP.
     pub retransmits: Option<u64>,
     /// Since data was last sent. Linux 6.10 for MPTCP.
     pub last_data_sent: Option<Duration>,
@@ -72,7 +75,8 @@ pub struct Connection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Subflow {
-    /// Counts the subflows of a connection, from 1. Linux 6.5.
+    /// Counts the subflows of a connection, from 1, as
+    /// [`Connection::subflows_total`] does. Linux 6.5.
     pub id: Option<u32>,
     /// This host's address.
     pub local: SocketAddr,
@@ -92,8 +96,8 @@ pub struct Question {
     pub before: Option<Kind>,
 }
 
-/// Asks for a connection's state: two system calls for TCP and MPTCP, at most
-/// four after a fallback.
+/// Asks for a connection's state: two system calls for TCP and MPTCP, three
+/// after a fallback; two more at most until the process has met MPTCP.
 ///
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
@@ -103,7 +107,8 @@ pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
 
 /// Asks for a connection's state and for its subflows, the first subflow first,
 /// as long as it is there. Of plain TCP, and after a fallback, for the one pair
-/// of addresses. No system call more than [`info`] for MPTCP from Linux 6.5.
+/// of addresses: two system calls more than [`info`]. For MPTCP none more from
+/// Linux 6.5, one more from 5.16; before that the kernel does not tell.
 ///
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
@@ -120,10 +125,10 @@ pub fn subflows(fd: BorrowedFd<'_>) -> Result<(Connection, Vec<Subflow>), Error>
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
 pub fn ask(fd: BorrowedFd<'_>, question: Question) -> Result<(Connection, Vec<Subflow>), Error> {
-    static FULL_INFO: AtomicU8 = AtomicU8::new(UNTRIED);
+    static HAS: AtomicU8 = AtomicU8::new(UNTRIED);
     Asking {
         kernel: &fd,
-        full_info: &FULL_INFO,
+        has: &HAS,
         question,
     }
     .all()
@@ -147,11 +152,14 @@ impl Connection {
     }
 
     /// Takes in what the kernel says now of the same connection: totals only
-    /// grow, and what it has said last stays when it says no more: a connection
-    /// that is over has no subflows, and after a reset no token.
+    /// grow, and what it has said last stays when it says no more, as after a
+    /// reset. There is no way back from a fallback.
     pub fn update(&mut self, now: Self) {
         *self = Self {
-            kind: now.kind,
+            kind: match self.kind {
+                Kind::Fallback => Kind::Fallback,
+                _ => now.kind,
+            },
             token: now.token.or(self.token),
             subflows: now.subflows.filter(|&count| count > 0).or(self.subflows),
             subflows_total: now.subflows_total.max(self.subflows_total),
@@ -166,15 +174,18 @@ impl Connection {
     }
 }
 
-/// Whether the running kernel has MPTCP_FULL_INFO: found out once, and then
-/// one system call less is needed.
+/// What the running kernel has, found out once to save system calls.
 const UNTRIED: u8 = 0;
-const THERE: u8 = 1;
-const MISSING: u8 = 2;
+/// MPTCP_FULL_INFO: Linux 6.5.
+const FULL_INFO: u8 = 1;
+/// MPTCP_INFO: Linux 5.16.
+const INFO: u8 = 2;
+/// None of the two.
+const NEITHER: u8 = 3;
 
 struct Asking<'a, K> {
     kernel: &'a K,
-    full_info: &'a AtomicU8,
+    has: &'a AtomicU8,
     question: Question,
 }
 
@@ -182,22 +193,20 @@ impl<K: Kernel> Asking<'_, K> {
     fn all(&self) -> Result<(Connection, Vec<Subflow>), Error> {
         let kind = match self.question.before {
             Some(kind) => kind,
-            None => self.kind()?,
+            None => self.made_for()?,
         };
         match kind {
             Kind::Mptcp => self.mptcp(),
-            Kind::Fallback => self.fallback(),
-            Kind::Tcp if !self.question.mptcp_only => {
-                let answer = TcpInfo::ask(self.kernel).map_err(failed("TCP_INFO"))?;
-                Ok((answer.connection(Kind::Tcp), self.one_path()?))
-            }
+            Kind::Fallback => self.tcp(kind),
+            Kind::Tcp if !self.question.mptcp_only => self.tcp(kind),
             Kind::Tcp | Kind::Other => Ok((Connection::new(kind), Vec::new())),
         }
     }
 
-    /// What the socket was made for; a connection may have fallen back since.
-    fn kind(&self) -> Result<Kind, Error> {
-        let number = answer::protocol(self.kernel).map_err(failed("SO_PROTOCOL"))?;
+    /// What the socket was made for: the connection may have fallen back since.
+    fn made_for(&self) -> Result<Kind, Error> {
+        let number = answer::int(self.kernel, libc::SOL_SOCKET, libc::SO_PROTOCOL);
+        let number = number.map_err(failed("SO_PROTOCOL"))?;
         Ok(match Protocol::from_number(number) {
             Some(Protocol::Mptcp) => Kind::Mptcp,
             Some(Protocol::Tcp) => Kind::Tcp,
@@ -206,33 +215,36 @@ impl<K: Kernel> Asking<'_, K> {
     }
 
     fn mptcp(&self) -> Result<(Connection, Vec<Subflow>), Error> {
-        let known = self.full_info.load(Ordering::Relaxed);
-        if known != MISSING {
+        let has = self.has.load(Ordering::Relaxed);
+        let may_have = |option| has == option || has == UNTRIED;
+        let learn = |option| self.has.store(option, Ordering::Relaxed);
+        if may_have(FULL_INFO) {
             if let Some(full) = self.full_info()? {
-                self.full_info.store(THERE, Ordering::Relaxed);
+                learn(FULL_INFO);
                 return Ok((full.connection(), full.subflows()));
             }
         }
-        if known != THERE {
+        if may_have(INFO) {
             if let Some(info) = there("MPTCP_INFO", Info::ask(self.kernel))? {
-                self.full_info.store(MISSING, Ordering::Relaxed);
+                learn(INFO);
                 return Ok((info.connection(), self.subflow_addrs()?));
             }
         }
-        self.fallback()
+        // Fallen back, or before Linux 5.16. TCP_INFO does not tell, there from
+        // 5.13 for both; but TCP_MAXSEG came to MPTCP much later.
+        if may_have(NEITHER) {
+            let answer = answer::int(self.kernel, libc::IPPROTO_TCP, libc::TCP_MAXSEG);
+            if there("TCP_MAXSEG", answer)?.is_none() {
+                learn(NEITHER);
+                return Ok((Connection::new(Kind::Mptcp), Vec::new()));
+            }
+        }
+        self.tcp(Kind::Fallback)
     }
 
-    fn fallback(&self) -> Result<(Connection, Vec<Subflow>), Error> {
-        match there("TCP_INFO", TcpInfo::ask(self.kernel))? {
-            Some(answer) => {
-                let mut connection = answer.connection(Kind::Fallback);
-                connection.subflows = Some(1);
-                Ok((connection, self.one_path()?))
-            }
-            // Before Linux 5.16 a connection that is still MPTCP has none of
-            // the three.
-            None => Ok((Connection::new(Kind::Mptcp), Vec::new())),
-        }
+    fn tcp(&self, kind: Kind) -> Result<(Connection, Vec<Subflow>), Error> {
+        let answer = TcpInfo::ask(self.kernel).map_err(failed("TCP_INFO"))?;
+        Ok((answer.connection(kind), self.one_path()?))
     }
 
     /// Asks again only if there are more subflows than Linux's own path manager

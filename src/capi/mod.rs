@@ -391,11 +391,11 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
 /// info     in,out  NGX_RS_UNKNOWN where the kernel does not say; when it is
 ///                  passed again for the same connection, totals only grow,
 ///                  and what the kernel no longer says stays what it was, as
-///                  after a reset
+///                  after a reset; a fallback is for ever
 /// error    out     optional, may be NULL
 ///
-/// Two system calls for TCP and MPTCP, up to four after a fallback; one less with
-/// an earlier `info`; before Linux 6.5 one more, once in a process.
+/// Two system calls for TCP and MPTCP, three after a fallback; two more at most
+/// until the process has met MPTCP; one less with an earlier `info`.
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
 /// Any thread; one at a time for one `info`.
 /// Source: RFC 8684; kernel net/mptcp/sockopt.c.
@@ -433,7 +433,8 @@ pub unsafe extern "C" fn ngx_rs_connection_info(
 /// error    out     optional, may be NULL
 ///
 /// No system call more than ngx_rs_connection_info for MPTCP from Linux 6.5,
-/// one more from 5.16; before that the kernel does not tell. Two more for TCP.
+/// one more from 5.16; before that the kernel does not tell. Two more for TCP
+/// and after a fallback.
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
 /// Any thread; one at a time for one `info`.
 /// Source: RFC 8684; kernel net/mptcp/sockopt.c.

@@ -301,22 +301,25 @@ pub struct ngx_rs_connection_info_t {
     pub kind: u32,
     /// 0
     pub reserved: u32,
-    /// Identifies an MPTCP connection on this host, as `ss -M` prints it.
+    /// Identifies an MPTCP connection on this host, as `ss -M` prints it;
+    /// unknown after a reset. Linux 5.16.
     pub token: i64,
-    /// Number of subflows now.
+    /// Number of subflows now: before Linux 6.5 with the first one, though it may
+    /// be closed, and with those that are still being made. Linux 5.16.
     pub subflows: i64,
     /// Number of subflows that the connection has had, those of now included;
     /// where this host opens subflows itself, at least that many. Linux 6.5.
     pub subflows_total: i64,
     /// Payload, each byte counted once. Linux 6.5 for MPTCP.
     pub bytes_sent: i64,
-    /// Payload. Linux 6.5 for MPTCP.
+    /// Payload. Linux 6.5 for MPTCP. Of TCP it may be one byte too many once both
+    /// ends are closed: the kernel counts the end of the stream.
     pub bytes_received: i64,
-    /// Payload that was sent again; for MPTCP only what was sent again on
-    /// another subflow. Linux 6.5 for MPTCP.
+    /// Payload that was sent again; for MPTCP only what it sent again itself, as
+    /// a rule on another subflow, not what the subflows did. Linux 6.5 for MPTCP.
     pub bytes_retransmitted: i64,
-    /// Segments that the subflows sent again, summed over those of now. Linux
-    /// 6.5 for MPTCP.
+    /// Segments that were sent again: for MPTCP by the subflows of now, and by
+    /// the first one unless it was reset. Linux 6.5 for MPTCP.
     pub retransmits: i64,
     /// Milliseconds since data was last sent. Linux 6.10 for MPTCP.
     pub last_data_sent_ms: i64,
@@ -336,7 +339,8 @@ pub struct ngx_rs_subflow_t {
     pub size: u32,
     /// 0
     pub reserved: u32,
-    /// out: counts the subflows of a connection, from 1; or NGX_RS_UNKNOWN.
+    /// out: counts the subflows of a connection, from 1, as `subflows_total`
+    /// does; or NGX_RS_UNKNOWN. Linux 6.5.
     pub id: i64,
     /// out: this host's address: AF_INET or AF_INET6.
     pub local: libc::sockaddr_storage,

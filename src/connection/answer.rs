@@ -9,8 +9,8 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::linux::{
-    MPTCP_INFO, MPTCP_SUBFLOW_ADDRS, SOL_MPTCP, TCP_CLOSE, TCP_SYN_RECV, TCP_SYN_SENT, mptcp_info,
-    mptcp_subflow_addrs, mptcp_subflow_data, mptcp_subflow_info, tcp_info,
+    MPTCP_INFO, MPTCP_SUBFLOW_ADDRS, SOL_MPTCP, mptcp_info, mptcp_subflow_addrs,
+    mptcp_subflow_data, mptcp_subflow_info, tcp_info, tcp_state,
 };
 use super::{Connection, Kind, Subflow};
 use crate::sys::{self, FullInfo};
@@ -60,10 +60,10 @@ impl Kernel for BorrowedFd<'_> {
     }
 }
 
-/// SO_PROTOCOL
-pub(super) fn protocol(kernel: &impl Kernel) -> io::Result<i32> {
+/// An option that is an `int`.
+pub(super) fn int(kernel: &impl Kernel, level: c_int, name: c_int) -> io::Result<c_int> {
     let mut value = [0; size_of::<c_int>()];
-    kernel.option(libc::SOL_SOCKET, libc::SO_PROTOCOL, &mut value)?;
+    kernel.option(level, name, &mut value)?;
     Ok(c_int::from_ne_bytes(value))
 }
 
@@ -88,6 +88,22 @@ impl Answer<'_> {
     fn u64(&self, at: usize) -> Option<u64> {
         let bytes = self.0.get(at..)?.first_chunk()?;
         Some(u64::from_ne_bytes(*bytes))
+    }
+
+    /// Of a `struct tcp_info`: one of [`tcp_state`].
+    fn state(&self) -> Option<u8> {
+        self.u8(tcp_info::STATE)
+    }
+
+    /// How much of `tcpi_bytes_received` is the peer's FIN. Once both ends are
+    /// closed it cannot be told any more whether there was one.
+    fn fin(&self) -> u64 {
+        use tcp_state::*;
+        matches!(
+            self.state(),
+            Some(CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT)
+        )
+        .into()
     }
 
     fn milliseconds(&self, at: usize) -> Option<Duration> {
@@ -146,8 +162,7 @@ impl Info {
         });
         connection.token = answer.u32(TOKEN).filter(|&token| token != 0);
         let first = u32::from(connection.token.is_some());
-        let all = answer.u8(SUBFLOWS).map(|others| u32::from(others) + first);
-        connection.subflows = answer.u8(SUBFLOWS_TOTAL).map(u32::from).or(all);
+        connection.subflows = answer.u8(SUBFLOWS).map(|others| u32::from(others) + first);
         connection.bytes_retransmitted = answer.u64(BYTES_RETRANS);
         connection.bytes_sent = answer.u64(BYTES_SENT);
         connection.bytes_received = answer.u64(BYTES_RECEIVED);
@@ -208,26 +223,27 @@ impl Full {
             length: self.length.saturating_sub(FullInfo::HEAD),
         };
         let mut connection = info.connection();
-        let now = self.rows().count() as u32;
-        connection.subflows = Some(now);
+        connection.subflows = Some(self.rows().filter(Row::is_open).count() as u32);
         // Subflows of the other host get their numbers when they have joined,
         // those of this one before they are tried.
+        let last = self.rows().filter(Row::has_joined).map(|row| row.id).max();
         connection.subflows_total = match info.opens_subflows() {
-            true => Some(now),
-            false => self.rows().map(|row| row.id).max(),
+            true => last.and(connection.subflows),
+            false => last,
         };
-        let segments = self.rows().map(|row| row.tcp.u32(tcp_info::TOTAL_RETRANS));
-        connection.retransmits = segments.map(|count| count.map(u64::from)).sum();
+        let retransmits: Option<u64> = self.rows().map(|row| row.retransmits()).sum();
+        connection.retransmits = last.and(retransmits);
         connection
     }
 
     pub(super) fn subflows(&self) -> Vec<Subflow> {
-        let subflow = |row: Row<'_>| row.info.subflow(mptcp_subflow_info::ADDRS, Some(row.id));
-        self.rows().filter_map(subflow).collect()
+        let open = self.rows().filter(Row::is_open);
+        open.filter_map(|row| row.info.subflow(mptcp_subflow_info::ADDRS, Some(row.id)))
+            .collect()
     }
 
-    /// The subflows that have joined. The first one stays in the kernel's list
-    /// when it is closed, but loses its number.
+    /// The first subflow stays in the kernel's list when it is closed; when it
+    /// was reset it has lost its number, its figures and the peer's port.
     fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         let subflows = elements(&self.subflows, self.header.size_sfinfo_user);
         let tcp = elements(&self.tcp, self.header.size_tcpinfo_user);
@@ -235,19 +251,33 @@ impl Full {
         let rows = subflows.zip(tcp).take(count);
         rows.filter_map(|(info, tcp)| {
             let id = info.u32(mptcp_subflow_info::ID).filter(|&id| id != 0)?;
-            let state = tcp.u8(tcp_info::STATE)?;
-            let joined = !matches!(state, TCP_SYN_SENT | TCP_SYN_RECV | TCP_CLOSE);
-            joined.then_some(Row { id, info, tcp })
+            Some(Row { id, info, tcp })
         })
     }
 }
 
-/// What there is of one subflow: its number, `struct mptcp_subflow_info` and
-/// `struct tcp_info`.
+/// What MPTCP_FULL_INFO says of a subflow.
 struct Row<'a> {
     id: u32,
+    /// `struct mptcp_subflow_info`
     info: Answer<'a>,
+    /// `struct tcp_info`
     tcp: Answer<'a>,
+}
+
+impl Row<'_> {
+    /// Not one that this host still tries to open.
+    fn has_joined(&self) -> bool {
+        self.tcp.state() != Some(tcp_state::SYN_SENT)
+    }
+
+    fn is_open(&self) -> bool {
+        self.has_joined() && self.tcp.state() != Some(tcp_state::CLOSE)
+    }
+
+    fn retransmits(&self) -> Option<u64> {
+        self.tcp.u32(tcp_info::TOTAL_RETRANS).map(u64::from)
+    }
 }
 
 /// Elements of the size that the kernel has chosen: its own or ours, whichever
@@ -296,11 +326,15 @@ impl TcpInfo {
         use tcp_info::*;
         let answer = Answer(&self.bytes[..self.length]);
         let mut connection = Connection::new(kind);
+        let open = answer.state() != Some(tcp_state::CLOSE);
+        connection.subflows = (kind == Kind::Fallback).then_some(open.into());
         connection.last_data_sent = answer.milliseconds(LAST_DATA_SENT);
         connection.last_data_received = answer.milliseconds(LAST_DATA_RECV);
         connection.last_ack_received = answer.milliseconds(LAST_ACK_RECV);
         connection.retransmits = answer.u32(TOTAL_RETRANS).map(u64::from);
-        connection.bytes_received = answer.u64(BYTES_RECEIVED);
+        connection.bytes_received = answer
+            .u64(BYTES_RECEIVED)
+            .map(|received| received.saturating_sub(answer.fin()));
         connection.bytes_retransmitted = answer.u64(BYTES_RETRANS);
         // With what was sent again.
         let sent = answer.u64(BYTES_SENT).zip(connection.bytes_retransmitted);

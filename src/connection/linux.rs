@@ -12,11 +12,6 @@ pub const MPTCP_SUBFLOW_ADDRS: c_int = 3;
 /// `struct mptcp_full_info`; Linux 6.5.
 pub const MPTCP_FULL_INFO: c_int = 4;
 
-/// States of `struct tcp_info`.
-pub const TCP_SYN_SENT: u8 = 2;
-pub const TCP_SYN_RECV: u8 = 3;
-pub const TCP_CLOSE: u8 = 7;
-
 /// `struct mptcp_info`
 pub mod mptcp_info {
     /// All but the first one.
@@ -32,8 +27,6 @@ pub mod mptcp_info {
     pub const BYTES_RETRANS: usize = 48;
     pub const BYTES_SENT: usize = 56;
     pub const BYTES_RECEIVED: usize = 64;
-    /// Those of now, with the first one while it is there; Linux 6.8.
-    pub const SUBFLOWS_TOTAL: usize = 80;
     /// In milliseconds; Linux 6.10, up to LAST_ACK_RECV.
     pub const LAST_DATA_SENT: usize = 84;
     pub const LAST_DATA_RECV: usize = 88;
@@ -78,4 +71,14 @@ pub mod tcp_info {
     pub const BYTES_RETRANS: usize = 208;
     /// All of that.
     pub const SIZE: usize = 216;
+}
+
+/// `tcpi_state`; the kernel's include/net/tcp_states.h.
+pub mod tcp_state {
+    pub const SYN_SENT: u8 = 2;
+    pub const TIME_WAIT: u8 = 6;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
+    pub const CLOSING: u8 = 11;
 }

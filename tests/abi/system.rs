@@ -165,7 +165,6 @@ fn what_the_kernel_says_of_connections_is_where_the_headers_have_it() {
         mptcp_info::mptcpi_bytes_retrans = mptcp_info::BYTES_RETRANS,
         mptcp_info::mptcpi_bytes_sent = mptcp_info::BYTES_SENT,
         mptcp_info::mptcpi_bytes_received = mptcp_info::BYTES_RECEIVED,
-        mptcp_info::mptcpi_subflows_total = mptcp_info::SUBFLOWS_TOTAL,
         mptcp_info::mptcpi_last_data_sent = mptcp_info::LAST_DATA_SENT,
         mptcp_info::mptcpi_last_data_recv = mptcp_info::LAST_DATA_RECV,
         mptcp_info::mptcpi_last_ack_recv = mptcp_info::LAST_ACK_RECV,
