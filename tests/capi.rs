@@ -101,6 +101,11 @@ fn opening() {
 }
 
 #[test]
+fn connections() {
+    check("connection");
+}
+
+#[test]
 fn mistakes() {
     check("mistakes");
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 static_assert(std::is_standard_layout<ngx_rs_listening_t>::value, "plain C");
+static_assert(std::is_standard_layout<ngx_rs_connection_info_t>::value, "C");
 static_assert(std::is_standard_layout<ngx_rs_error_t>::value, "plain C");
 static_assert(sizeof(ngx_rs_status_t) == 4, "as in C");
 
@@ -41,7 +42,19 @@ int main()
         std::printf("%s\n", error.message);
         return 1;
     }
-    bool right = count == 1
+    ngx_rs_connection_info_t info = NGX_RS_CONNECTION_INFO_INIT;
+    ngx_rs_subflow_t paths[16] = { NGX_RS_SUBFLOW_INIT };
+    std::size_t none = 1;
+
+    // It listens: it has no subflows.
+    if (ngx_rs_connection_subflows(sockets[0].fd, paths, 16, &none, &info,
+                                   &error) != NGX_RS_OK)
+    {
+        std::printf("%s\n", error.message);
+        return 1;
+    }
+    bool right = count == 1 && none == 0
+                 && info.kind == NGX_RS_CONNECTION_MPTCP
                  && sockets[0].opened_protocol == NGX_RS_IPPROTO_MPTCP
                  && close(sockets[0].fd) == 0;
     ngx_rs_listen_free(listen);
