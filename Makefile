@@ -5,8 +5,8 @@ NGINX_STATIC = $(CURDIR)/target/nginx-static/nginx
 # What a fresh Debian 12 lacks, besides Rust.
 BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
-TEST_PACKAGES  = $(DEMO_PACKAGES) g++ libclang-dev libnginx-mod-mail openssl \
-                 procps strace valgrind
+TEST_PACKAGES  = $(DEMO_PACKAGES) g++ libclang-dev libnginx-mod-mail nftables \
+                 openssl procps strace valgrind
 
 # nginx gives its functions parameters that not all of them use.
 C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter

@@ -1,0 +1,113 @@
+//! Subflows and fallbacks, with a client in another network.
+
+use std::io::Read;
+use std::net::Ipv4Addr;
+
+use ngx_rs_listen::Protocol;
+use ngx_rs_listen::connection::{Connection, Kind};
+use socket2::Socket;
+
+use crate::common::socket;
+use crate::peer::Peer;
+use crate::talk::{accept, inet, info, listen, run, subflows, until};
+
+/// Waits until the subflows are those from 10.0.0.x, with their numbers.
+fn until_from(socket: &Socket, wanted: &[(u8, u32)]) {
+    until(&format!("{wanted:?}"), || {
+        let found = subflows(socket);
+        let found = found.iter().map(|path| (path.remote.ip(), path.id));
+        let address = |last: u8| Ipv4Addr::new(10, 0, 0, last).into();
+        let wanted = wanted.iter().map(|&(last, id)| (address(last), Some(id)));
+        found.eq(wanted).then_some(())
+    });
+}
+
+#[test]
+fn subflows_come_and_go() {
+    Peer::with(|peer| {
+        run("ip mptcp limits set subflow 8 add_addr_accepted 8");
+        peer.does("ip mptcp limits set subflow 8 add_addr_accepted 8");
+        peer.does("ip mptcp endpoint add 10.0.0.3 id 3 dev cable subflow");
+        // Subflows join through the listener.
+        let listener = listen("10.0.0.1:80");
+        let server = peer.connects(&listener, "10.0.0.1:80");
+        until_from(&server, &[(2, 1), (3, 2)]);
+        let mut known = info(&server);
+        assert_eq!((known.subflows, known.subflows_total), (Some(2), Some(2)));
+        assert_eq!(known.bytes_received, Some(1000));
+        for path in subflows(&server) {
+            assert_eq!(path.local, socket::inet("10.0.0.1:80"));
+        }
+
+        peer.does("ip mptcp endpoint delete id 3");
+        until_from(&server, &[(2, 1)]);
+        let now = info(&server);
+        assert_eq!((now.subflows, now.subflows_total), (Some(1), Some(1)));
+        known.update(now);
+        assert_eq!((known.subflows, known.subflows_total), (Some(1), Some(2)));
+
+        // A first subflow that is closed stays in the kernel's list.
+        peer.does("ip mptcp endpoint add 10.0.0.3 id 3 dev cable subflow");
+        until_from(&server, &[(2, 1), (3, 3)]);
+        peer.does("ip mptcp endpoint delete id 0 10.0.0.2");
+        until_from(&server, &[(3, 3)]);
+        peer.sends(&server);
+        let now = info(&server);
+        assert_eq!((now.subflows, now.subflows_total), (Some(1), Some(3)));
+        assert_eq!(now.retransmits, Some(0));
+        known.update(now);
+        assert_eq!((known.subflows, known.subflows_total), (Some(1), Some(3)));
+        assert_eq!(known.bytes_received, Some(2000));
+    });
+}
+
+/// A middlebox takes MPTCP's options out of what follows the handshake. On the
+/// loopback it cannot: there the kernel passes them on beside the packet.
+#[test]
+fn tells_a_fallback() {
+    Peer::with(|peer| {
+        for (here, there) in [
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[fd00::1]:80", "[fd00::1]:80"),
+            ("[::]:80", "10.0.0.1:80"),
+        ] {
+            let listener = listen(here);
+            peer.does(there);
+            let server = accept(&listener);
+            let mut known = info(&server);
+            assert_eq!(known.kind, Kind::Mptcp, "{here}");
+            run(
+                "nft add table inet box { chain in { type filter hook input priority 0; \
+                 reset tcp option mptcp; } ; }",
+            );
+            peer.sends(&server);
+            is_fallback(&server, &mut known);
+            peer.does("close");
+            assert_eq!((&server).read(&mut [0]).expect("the end"), 0);
+            is_fallback(&server, &mut known);
+            run("nft flush ruleset");
+        }
+    });
+}
+
+/// Having received 1,000 bytes.
+fn is_fallback(server: &Socket, known: &mut Connection) {
+    assert_eq!(socket::protocol(server), Protocol::Mptcp.number());
+    let now = info(server);
+    assert_eq!((now.kind, now.token), (Kind::Fallback, None));
+    assert_eq!((now.subflows, now.subflows_total), (Some(1), None));
+    assert_eq!((now.bytes_sent, now.bytes_received), (Some(0), Some(1000)));
+    assert_eq!(
+        (now.bytes_retransmitted, now.retransmits),
+        (Some(0), Some(0))
+    );
+    let paths = subflows(server);
+    let path = &paths[0];
+    assert_eq!((paths.len(), path.id), (1, None));
+    assert_eq!(path.local, inet(server.local_addr()));
+    assert_eq!(path.remote, inet(server.peer_addr()));
+    let token = known.token;
+    known.update(now);
+    assert_eq!((known.kind, known.token), (Kind::Fallback, token));
+    assert_eq!(known.subflows_total, Some(1));
+}
