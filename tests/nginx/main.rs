@@ -8,14 +8,15 @@
 //! tests run side by side. What a listener is gets read back from the socket
 //! itself, a duplicate of nginx's own descriptor, not from what nginx says.
 //!
-//! It needs root, nginx with its stream and mail modules, iproute2, strace,
-//! openssl and a kernel with MPTCP, and `make module` first. What is missing
-//! fails the test with a sentence that says what to do. `NGX_RS_NGINX` names another
-//! nginx, `NGX_RS_MODULES` the folder of the modules built for it.
+//! It needs root, nginx with its stream and mail modules, iproute2, nftables,
+//! strace, openssl and a kernel with MPTCP, and `make module` first. What is
+//! missing fails the test with a sentence that says what to do. `NGX_RS_NGINX`
+//! names another nginx, `NGX_RS_MODULES` the folder of the modules built for it.
 
 mod backend;
 mod client;
 mod harness;
+mod hosts;
 mod namespace;
 mod server;
 mod sockets;

@@ -1,4 +1,5 @@
-//! Network namespaces held by threads, and the processes that live in them.
+//! Network namespaces held by threads, the links between them, and the
+//! processes that live in them.
 
 use std::any::Any;
 use std::fs;
@@ -48,6 +49,25 @@ pub fn ip(words: &str) {
 /// Runs `tc` with the given words; a failure ends the test.
 pub fn tc(words: &str) {
     run("tc", words, "install iproute2");
+}
+
+/// Makes a link from the calling thread's namespace to that of another thread,
+/// one end in each; [`plug_in`] makes them usable.
+pub fn join(here: &str, there: &str, thread_id: i32) {
+    ip(&format!(
+        "link add {here} type veth peer name {there} netns {thread_id}"
+    ));
+}
+
+/// Gives an end of a link, in the calling thread's namespace, its addresses
+/// with the lengths of their prefixes.
+pub fn plug_in(end: &str, addresses: &[&str]) {
+    // Else an IPv6 address is not usable for a second.
+    set_sysctl(&format!("ipv6/conf/{end}/accept_dad"), "0");
+    for address in addresses {
+        ip(&format!("address add {address} dev {end}"));
+    }
+    ip(&format!("link set {end} up"));
 }
 
 fn run(program: &str, words: &str, advice: &str) {
@@ -103,7 +123,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Peer {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    /// The thread's id, for `ip link set … netns`.
+    /// The thread's id, for [`join`].
     pub thread_id: i32,
 }
 

@@ -2,53 +2,104 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
+use std::process::Child;
 
 use crate::backend::{BLOCK, Backend, block, content_length, read_head};
 use crate::client::{Connection, Over};
 use crate::harness::{Host, Site};
+use crate::hosts::{Hosts, NEAR};
 use crate::http::response;
 use crate::subsystem::Subsystem;
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// 200 MB and 50 MB.
-const DOWNLOAD_BLOCKS: usize = 200 * 16;
-const UPLOAD_BLOCKS: usize = 50 * 16;
+/// 1 GB and 100 MB.
+const DOWNLOAD: usize = 16 * 1024;
+const UPLOAD: usize = 100 * 16;
+
+/// Connects from the client's host, at first over the first link.
+fn connect() -> Connection {
+    let address = format!("{}:8080", NEAR[0]);
+    Connection::open(Over::Mptcp, &address).expect("http takes connections")
+}
+
+/// Ends the test unless each of the links carried a fair part of the blocks:
+/// they are slow enough for one alone not to be able to.
+fn both_carried(bytes: [u64; 2], blocks: usize) {
+    let all = (blocks * BLOCK) as u64;
+    let fair = bytes.iter().all(|&part| part > all / 4);
+    assert!(fair, "{bytes:?} of {all} bytes");
+}
+
+/// Starts nginx under strace, which writes each sendfile(2) to a file.
+fn trace_sendfile(site: &Site) -> Child {
+    let strace = ["strace", "-qq", "-f", "--seccomp-bpf", "-o", "trace"];
+    let strace = [&strace[..], &["-e", "trace=sendfile"]].concat();
+    site.nginx_under(&strace, &[])
+        .current_dir(&site.folder)
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"))
+}
+
+/// How many bytes the sendfile(2) calls of a trace sent.
+fn sent_by_sendfile(trace: &str) -> usize {
+    let sent = trace.lines().filter_map(|line| {
+        let (_, result) = line.rsplit_once(" = ")?;
+        result.split(' ').next()?.parse::<usize>().ok()
+    });
+    sent.sum()
+}
 
 #[test]
-fn a_large_file_is_sent_over_mptcp() {
+fn a_gigabyte_is_sent_by_sendfile_over_two_links() {
     let site = Site::new();
+    let hosts = Hosts::with_speed("rate 2gbit burst 2mb");
     let file = File::create(site.path("large")).expect("a file can be made");
     let mut file = BufWriter::new(file);
-    for index in 0..DOWNLOAD_BLOCKS {
+    for index in 0..DOWNLOAD {
         file.write_all(&block(index)).expect("there is room for it");
     }
     file.flush().expect("there is room for it");
-    let _nginx = site.start(
-        &Subsystem::Http
-            .conf("sendfile on;\nserver {\n    listen 127.0.0.1:8080 mptcp;\n    root .;\n}\n"),
+    site.write(
+        &Subsystem::Http.conf("sendfile on;\nserver {\n    listen 8080 mptcp;\n    root .;\n}\n"),
     );
-    for over in [Over::Mptcp, Over::Tcp] {
-        let mut connection = Connection::open(over, ADDRESS).expect("http takes connections");
+    let mut strace = trace_sendfile(&site);
+    let nginx = site.running();
+    nginx.wait_for_workers(1);
+
+    hosts.client.run(|| {
+        let mut connection = connect();
         connection
             .send(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .expect("a request can be sent");
         let head = read_head(&mut connection).expect("http answers");
         let length = content_length(&head).expect("the length is known");
-        assert_eq!(length, DOWNLOAD_BLOCKS * BLOCK);
+        assert_eq!(length, DOWNLOAD * BLOCK);
         let mut bytes = vec![0; BLOCK];
-        for index in 0..DOWNLOAD_BLOCKS {
+        for index in 0..DOWNLOAD {
             connection.read_exact(&mut bytes).expect("all of it comes");
-            assert!(bytes == block(index), "block {index} differs over {over:?}");
+            assert!(bytes == block(index), "block {index} differs");
         }
-        assert_eq!(connection.is_mptcp(), over == Over::Mptcp);
-    }
+        assert!(connection.is_mptcp());
+    });
+    both_carried(hosts.sent(), DOWNLOAD);
+
+    nginx.quit();
+    strace.wait().expect("strace ends with nginx");
+    let trace = site.read("trace");
+    assert_eq!(
+        sent_by_sendfile(&trace),
+        DOWNLOAD * BLOCK,
+        "{} calls",
+        trace.lines().count()
+    );
 }
 
 #[test]
-fn a_large_upload_reaches_the_backend_over_mptcp() {
+fn a_large_upload_reaches_the_backend_over_two_links() {
     let site = Site::new();
+    let hosts = Hosts::with_speed("rate 500mbit burst 512kb");
     let backend = Backend::uploads();
     // The large buffer is for speed: nginx reads exactly what FIONREAD says is
     // there, and to such a reader Linux 6.18 announces a window that had been
@@ -57,25 +108,29 @@ fn a_large_upload_reaches_the_backend_over_mptcp() {
     for buffering in ["on", "off"] {
         let nginx = site.start(&Subsystem::Http.conf(&format!(
             "client_max_body_size 0;\nproxy_request_buffering {buffering};\n\
-             server {{\n    listen 127.0.0.1:8080 mptcp rcvbuf=4m;\n    location / {{\n        proxy_pass http://{};\n    }}\n}}\n",
+             server {{\n    listen 8080 mptcp rcvbuf=4m;\n    location / {{\n        proxy_pass http://{};\n    }}\n}}\n",
             backend.address
         )));
-        let mut connection =
-            Connection::open(Over::Mptcp, ADDRESS).expect("http takes connections");
-        let length = UPLOAD_BLOCKS * BLOCK;
-        let head =
-            format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
-        connection
-            .send(head.as_bytes())
-            .expect("a request can be sent");
-        for index in 0..UPLOAD_BLOCKS {
-            let sent = connection.send(&block(index));
-            sent.unwrap_or_else(|error| panic!("block {index}: {error}"));
-        }
-        let (head, body) = response(&mut connection).expect("http answers");
-        let expected = format!("{UPLOAD_BLOCKS} blocks");
-        assert_eq!(String::from_utf8_lossy(&body), expected, "{head}");
-        assert!(connection.is_mptcp());
+        let before = hosts.received();
+        hosts.client.run(|| {
+            let mut connection = connect();
+            let length = UPLOAD * BLOCK;
+            let head =
+                format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+            connection
+                .send(head.as_bytes())
+                .expect("a request can be sent");
+            for index in 0..UPLOAD {
+                let sent = connection.send(&block(index));
+                sent.unwrap_or_else(|error| panic!("block {index}: {error}"));
+            }
+            let (head, body) = response(&mut connection).expect("http answers");
+            let expected = format!("{UPLOAD} blocks");
+            assert_eq!(String::from_utf8_lossy(&body), expected, "{head}");
+            assert!(connection.is_mptcp());
+        });
+        let after = hosts.received();
+        both_carried([0, 1].map(|link| after[link] - before[link]), UPLOAD);
         nginx.quit();
     }
 }

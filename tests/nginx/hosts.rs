@@ -1,0 +1,104 @@
+//! Two hosts with two links in between: nginx's is here, a client's there.
+
+use std::fs;
+
+use crate::namespace::{Peer, ip, join, plug_in, tc};
+
+/// The address of nginx's host on each link; a listener may have all of them.
+pub const NEAR: [&str; 2] = ["10.0.1.1", "10.0.2.1"];
+
+/// The address of the client's host on each link.
+pub const FAR: [&str; 2] = ["10.0.1.2", "10.0.2.2"];
+
+/// The client's host, joined to the calling thread's by two links.
+///
+/// An MPTCP connection to the first of [`NEAR`] begins on the first link, and
+/// a second subflow joins it from the second of [`FAR`] to that of [`NEAR`].
+pub struct Hosts {
+    /// What runs there is the client.
+    pub client: Peer,
+}
+
+impl Hosts {
+    /// Joins both by links that are as fast as the machine.
+    pub fn new() -> Self {
+        let client = Peer::new();
+        for (link, (near, far)) in NEAR.into_iter().zip(FAR).enumerate() {
+            let (near_end, far_end) = (near_end(link), far_end(link));
+            join(&near_end, &far_end, client.thread_id);
+            plug_in(&near_end, &[&format!("{near}/24")]);
+            client.run(move || plug_in(&far_end, &[&format!("{far}/24")]));
+        }
+        for limits in ["subflow 4", "add_addr_accepted 4"] {
+            ip(&format!("mptcp limits set {limits}"));
+            client.run(move || ip(&format!("mptcp limits set {limits}")));
+        }
+        ip(&format!(
+            "mptcp endpoint add {} dev {} signal",
+            NEAR[1],
+            near_end(1)
+        ));
+        client.run(|| {
+            ip(&format!(
+                "mptcp endpoint add {} dev {} subflow",
+                FAR[1],
+                far_end(1)
+            ));
+        });
+        Self { client }
+    }
+
+    /// Joins both by links that have a speed and a buffer, in the words of
+    /// `tc`: `rate 50mbit burst 64kb`.
+    pub fn with_speed(speed: &'static str) -> Self {
+        let hosts = Self::new();
+        let limit = move |end: &str| {
+            tc(&format!(
+                "qdisc add dev {end} root tbf {speed} latency 100ms"
+            ));
+        };
+        for link in 0..NEAR.len() {
+            limit(&near_end(link));
+            hosts.client.run(move || limit(&far_end(link)));
+        }
+        hosts
+    }
+
+    /// The client's host loses a link, the first being 0. Can be called there,
+    /// in the midst of a connection.
+    pub fn lose(link: usize) {
+        ip(&format!("link set {} down", far_end(link)));
+    }
+
+    /// How many bytes have come over each link to nginx's host.
+    pub fn received(&self) -> [u64; 2] {
+        [0, 1].map(|link| link_counters(&near_end(link))[0])
+    }
+
+    /// How many bytes nginx's host has sent over each link.
+    pub fn sent(&self) -> [u64; 2] {
+        [0, 1].map(|link| link_counters(&near_end(link))[8])
+    }
+}
+
+fn near_end(link: usize) -> String {
+    format!("near{link}")
+}
+
+fn far_end(link: usize) -> String {
+    format!("far{link}")
+}
+
+/// The kernel's counters of a link in the calling thread's namespace: 8 of
+/// what it received and 8 of what it sent, bytes first.
+fn link_counters(end: &str) -> Vec<u64> {
+    let table =
+        fs::read_to_string("/proc/thread-self/net/dev").expect("the kernel shows its links");
+    let line = table
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(end)?.strip_prefix(':'));
+    let counters = line.expect("the link is there").split_whitespace();
+    counters
+        .map(|counter| counter.parse().expect("a counter is a number"))
+        .collect()
+}
