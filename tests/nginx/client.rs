@@ -12,10 +12,6 @@ use crate::sockets;
 /// How long a client waits for the server before it gives up.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// `SOL_MPTCP` and `MPTCP_INFO` of linux/mptcp.h.
-const SOL_MPTCP: i32 = 284;
-const MPTCP_INFO: i32 = 1;
-
 /// What a client opens its socket with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
@@ -95,22 +91,22 @@ impl Connection {
         })
     }
 
-    /// The client's port.
-    pub fn port(&self) -> u16 {
-        let address = self.socket.local_addr().expect("it is connected");
-        address.as_socket().expect("an address of IP").port()
-    }
-
     /// Ends the connection by a reset.
     pub fn reset(self) {
         let lingering = self.socket.set_linger(Some(Duration::ZERO));
         lingering.expect("SO_LINGER can be set");
     }
 
-    /// Whether the connection is MPTCP on both sides. The kernel has no
-    /// MPTCP_INFO for one that fell back to TCP.
+    /// Whether the connection is MPTCP on both sides.
     pub fn is_mptcp(&self) -> bool {
-        sockets::number(&self.socket, SOL_MPTCP, MPTCP_INFO).is_ok()
+        sockets::is_mptcp(&self.socket).is_ok()
+    }
+
+    /// The client's own address.
+    pub fn local(&self) -> SocketAddr {
+        let address = self.socket.local_addr();
+        let address = address.expect("a connection has an address");
+        address.as_socket().expect("an IP address")
     }
 }
 

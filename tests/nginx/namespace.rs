@@ -51,6 +51,15 @@ pub fn tc(words: &str) {
     run("tc", words, "install iproute2");
 }
 
+/// Runs `nft` with the given words; a failure ends the test.
+pub fn nft(words: &str) {
+    run(
+        "nft",
+        words,
+        "install nftables, 1.0.2 or later, on Linux 5.18 or later",
+    );
+}
+
 /// Makes a link from the calling thread's namespace to that of another thread,
 /// one end in each; [`plug_in`] makes them usable.
 pub fn join(here: &str, there: &str, thread_id: i32) {

@@ -1,4 +1,4 @@
-//! What nginx's listening sockets are, asked of the sockets themselves.
+//! What nginx's sockets are, asked of the sockets themselves.
 //!
 //! `pidfd_getfd()` duplicates a descriptor of nginx for the moment of asking.
 
@@ -96,6 +96,34 @@ pub fn listeners(pid: i32) -> Vec<Listener> {
         .collect()
 }
 
+/// A duplicate of the socket that a process, a worker, has for the client
+/// that connected from this address, if it has one.
+pub fn accepted_from(pid: i32, client: SocketAddr) -> Option<OwnedFd> {
+    let process =
+        open_process(pid).unwrap_or_else(|error| panic!("cannot open process {pid}: {error}"));
+    descriptors(pid)
+        .keys()
+        .filter_map(|&fd| duplicate(&process, fd).ok())
+        .find(|socket| {
+            let peer = SockRef::from(socket).peer_addr();
+            peer.is_ok_and(|address| address.as_socket() == Some(client))
+        })
+}
+
+/// What a socket was made as: `IPPROTO_TCP` or `IPPROTO_MPTCP`.
+pub fn protocol(socket: &impl AsFd) -> io::Result<i32> {
+    number(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL)
+}
+
+/// Fails with the kernel's reason where a connection is not MPTCP, or no
+/// longer: a fallback changes what the kernel says of it, not its protocol.
+pub fn is_mptcp(socket: &impl AsFd) -> io::Result<()> {
+    /// Of linux/mptcp.h.
+    const SOL_MPTCP: i32 = 284;
+    const MPTCP_INFO: i32 = 1;
+    number(socket, SOL_MPTCP, MPTCP_INFO).map(drop)
+}
+
 /// How many sockets the kernel has listening on a TCP port of the calling
 /// thread's namespace, whoever holds them. An MPTCP listener counts once, by
 /// the TCP socket inside it.
@@ -122,7 +150,7 @@ fn listener(socket: &OwnedFd, inode: u64) -> Option<Listener> {
         return None;
     }
     let address = SockRef::from(socket).local_addr().ok()?.as_socket()?;
-    let protocol = number(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()?;
+    let protocol = protocol(socket).ok()?;
     let options = OPTIONS
         .iter()
         .filter_map(|&(name, level, option)| Some((name, number(socket, level, option).ok()?)));

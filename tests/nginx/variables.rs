@@ -137,7 +137,7 @@ fn they_say_what_the_kernel_says(on: Subsystem) {
     let _nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
     // In http it stays open for another request.
     let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
-    let port = connection.port();
+    let port = connection.local().port();
     let request = match on {
         Subsystem::Http => "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         _ => "",
@@ -192,7 +192,7 @@ fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
         connection.send(request).expect("a request can be sent");
     }
     connection.read_exact(&mut [0; 1]).expect("it sends");
-    let port = connection.port();
+    let port = connection.local().port();
     let token = token_in_ss(port);
     connection.reset();
     let line = logged(&site, 1);

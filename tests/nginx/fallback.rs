@@ -1,0 +1,79 @@
+//! Connections from behind a router that strips the MPTCP option: they are
+//! served, over what is left.
+
+use std::io;
+use std::sync::Arc;
+
+use libc::{ENOPROTOOPT, EOPNOTSUPP, IPPROTO_MPTCP, IPPROTO_TCP};
+
+use crate::backend::block;
+use crate::client::{Accepted, Connection, Over};
+use crate::harness::Site;
+use crate::middlebox::{Middlebox, SERVER, Strips};
+use crate::sockets::{accepted_from, is_mptcp, protocol};
+use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::talk::Talk;
+
+subsystem_tests! {
+    (stream, http, mail):
+        a_router_that_strips_nothing_lets_mptcp_through,
+        a_stripped_syn_ends_in_plain_tcp,
+        an_option_stripped_later_makes_the_connection_fall_back;
+}
+
+/// What the kernel says where there is no MPTCP, at each of [`SERVER`].
+const NO_MPTCP: [Option<i32>; 2] = [Some(EOPNOTSUPP), Some(ENOPROTOOPT)];
+
+/// Connects through a router to each of [`SERVER`] and sends some to and fro.
+/// The socket that nginx accepted then has this protocol, and is MPTCP or the
+/// kernel says why not.
+fn serves_through(strips: Strips, on: Subsystem, expected: i32, errors: [Option<i32>; 2]) {
+    let site = Site::new();
+    let network = Middlebox::new(strips);
+    let talk = Arc::new(Talk::new(on));
+    let servers = SERVER.map(|address| talk.server(&format!("{address}:8080 mptcp")));
+    let nginx = site.start(&on.conf(&servers.concat()));
+    for (address, error) in SERVER.into_iter().zip(errors) {
+        let before = Accepted::now().handshakes;
+        let talk = Arc::clone(&talk);
+        let connection = network.client.run(move || converse(on, &talk, address));
+        let connection = connection.unwrap_or_else(|error| panic!("{address}: {error}"));
+        assert_eq!(connection.is_mptcp(), error.is_none(), "{address}");
+
+        let worker = nginx.workers()[0];
+        let socket = accepted_from(worker, connection.local());
+        let socket = socket.expect("the worker has the connection");
+        let protocol = protocol(&socket).expect("a socket has a protocol");
+        assert_eq!(protocol, expected, "{address}");
+        let handshakes = Accepted::now().handshakes - before;
+        let expected = u64::from(expected == IPPROTO_MPTCP);
+        assert_eq!(handshakes, expected, "{address} as the kernel counts");
+        let reason = is_mptcp(&socket).err();
+        let reason = reason.and_then(|error| error.raw_os_error());
+        assert_eq!(reason, error, "{address}");
+    }
+}
+
+/// A connection that has sent some to nginx, and received as much.
+fn converse(on: Subsystem, talk: &Talk, address: &str) -> io::Result<Connection> {
+    let mut connection = talk.begin(Over::Mptcp, &format!("{address}:8080"))?;
+    for index in 0..8 {
+        match on {
+            Subsystem::Mail => talk.go_on(&mut connection)?,
+            _ => connection.echo(&block(index))?,
+        }
+    }
+    Ok(connection)
+}
+
+fn a_router_that_strips_nothing_lets_mptcp_through(on: Subsystem) {
+    serves_through(Strips::Nothing, on, IPPROTO_MPTCP, [None, None]);
+}
+
+fn a_stripped_syn_ends_in_plain_tcp(on: Subsystem) {
+    serves_through(Strips::Syn, on, IPPROTO_TCP, NO_MPTCP);
+}
+
+fn an_option_stripped_later_makes_the_connection_fall_back(on: Subsystem) {
+    serves_through(Strips::AfterHandshake, on, IPPROTO_MPTCP, NO_MPTCP);
+}

@@ -1,0 +1,83 @@
+//! A client behind a router that strips the MPTCP option from its packets, as
+//! some firewalls do.
+
+use crate::namespace::{Peer, ip, join, nft, plug_in, set_sysctl};
+
+/// The addresses of nginx's host, as in a listen directive.
+pub const SERVER: [&str; 2] = ["10.0.1.1", "[fd00:1::1]"];
+
+/// What the router takes the MPTCP option from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strips {
+    /// Nothing: the connection is MPTCP.
+    Nothing,
+    /// The client's SYN: nginx's kernel accepts plain TCP.
+    Syn,
+    /// The client's packets after the handshake: the connection begins as
+    /// MPTCP and falls back with the client's first data, and the accepted
+    /// socket stays an MPTCP socket.
+    ///
+    /// The server's packets instead are no use: Linux 6.18 then goes on with
+    /// MPTCP on one side and without on the other, and resets.
+    AfterHandshake,
+}
+
+/// The hosts beyond nginx's, which is in the calling thread's namespace.
+pub struct Middlebox {
+    /// The client's host.
+    pub client: Peer,
+    _router: Peer,
+}
+
+impl Middlebox {
+    /// Joins the three hosts in a row.
+    pub fn new(strips: Strips) -> Self {
+        let (client, router) = (Peer::new(), Peer::new());
+        join("server", "toserver", router.thread_id);
+        plug_in("server", &["10.0.1.1/24", "fd00:1::1/64"]);
+        route_by("10.0.1.2", "fd00:1::2");
+
+        let client_id = client.thread_id;
+        router.run(move || {
+            join("toclient", "client", client_id);
+            plug_in("toserver", &["10.0.1.2/24", "fd00:1::2/64"]);
+            plug_in("toclient", &["10.0.2.2/24", "fd00:2::2/64"]);
+            set_sysctl("ipv4/ip_forward", "1");
+            set_sysctl("ipv6/conf/all/forwarding", "1");
+            strips.set();
+        });
+        client.run(|| {
+            plug_in("client", &["10.0.2.1/24", "fd00:2::1/64"]);
+            route_by("10.0.2.2", "fd00:2::2");
+        });
+        Self {
+            client,
+            _router: router,
+        }
+    }
+}
+
+impl Strips {
+    /// Makes the calling thread's namespace strip.
+    fn set(self) {
+        let packets = match self {
+            Self::Nothing => return,
+            Self::Syn => "tcp flags & syn != 0",
+            // Of 20 bytes is the option of the third packet of a handshake;
+            // with data, or without the keys, it has another length.
+            Self::AfterHandshake => "tcp flags & syn == 0 tcp option mptcp length != 20",
+        };
+        nft("add table inet middlebox");
+        nft("add chain inet middlebox forward { type filter hook forward priority 0 ; }");
+        nft(&format!(
+            "add rule inet middlebox forward iifname toclient \
+             {packets} reset tcp option mptcp"
+        ));
+    }
+}
+
+/// Sends what leaves the calling thread's host to a router.
+fn route_by(ipv4: &str, ipv6: &str) {
+    ip(&format!("route add default via {ipv4}"));
+    ip(&format!("-6 route add default via {ipv6}"));
+}
