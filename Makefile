@@ -7,6 +7,7 @@ BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
 TEST_PACKAGES  = $(DEMO_PACKAGES) g++ libclang-dev libnginx-mod-mail nftables \
                  openssl procps strace valgrind
+BENCH_PACKAGES = $(TEST_PACKAGES) wrk
 
 # nginx gives its functions parameters that not all of them use.
 C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter
@@ -40,9 +41,10 @@ $(NGINX_STATIC): $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
 	@tests/packages.sh $(BUILD_PACKAGES)
 	@tests/build-static.sh $(dir $@)
 
-bench: packages module	## measure, in ratios
+bench: module		## measure, in ratios
+	@tests/packages.sh $(BENCH_PACKAGES)
 	benches/library.sh
-	cargo bench --locked --bench nginx
+	cargo bench --locked --no-fail-fast --bench nginx --bench http
 
 header:			## write include/ngx_rs_listen.h anew
 	NGX_RS_WRITE_HEADER=1 cargo test --locked --test header

@@ -12,19 +12,18 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use machine::{Result, children, enter_namespace, is_bench, middle, processor_ms, wait_until};
 use socket2::{Domain, Protocol, Socket, Type};
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+mod machine;
 
 const ROUNDS: usize = 11;
 const PORT: u16 = 8080;
 
 fn main() -> Result<()> {
-    // `cargo test --all-targets` runs benches too, with other arguments.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !is_bench() {
         return Ok(());
     }
     enter_namespace()?;
@@ -186,56 +185,9 @@ fn waited_for_ms() -> Result<f64> {
     Ok(ms(usage.ru_utime) + ms(usage.ru_stime))
 }
 
-/// Processor time of a running process.
-fn processor_ms(pid: u32) -> Result<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    let ns: f64 = text.split_whitespace().next().unwrap_or("0").parse()?;
-    Ok(ns / 1e6)
-}
-
-fn children(pid: u32) -> Result<Vec<u32>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    Ok(text
-        .split_whitespace()
-        .filter_map(|child| child.parse().ok())
-        .collect())
-}
-
-fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !done()? {
-        if Instant::now() > deadline {
-            return Err("nginx does not get ready".into());
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
-}
-
 fn median(rounds: usize, mut measure: impl FnMut() -> Result<f64>) -> Result<f64> {
     let mut times = (0..rounds).map(|_| measure()).collect::<Result<Vec<_>>>()?;
     Ok(middle(&mut times))
-}
-
-fn middle(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-/// A network namespace of our own.
-fn enter_namespace() -> Result<()> {
-    // SAFETY: changes this process only, which has one thread.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err("no network namespace: run it as root".into());
-    }
-    let up = Command::new("ip")
-        .args(["link", "set", "lo", "up"])
-        .status()?;
-    if up.success() {
-        Ok(())
-    } else {
-        Err("ip failed".into())
-    }
 }
 
 /// Allows as many descriptors as can be had, and says how many.

@@ -1,0 +1,275 @@
+//! What `mptcp` on an http listener costs the clients that speak plain TCP:
+//! connections per second and throughput, against the same nginx without our
+//! module.
+//!
+//! Both nginx share one processor, and a wrk for each of them the other one.
+//! They are asked at the same time, for a second in each round: the kernel gives
+//! them equal shares of the processor, so the one that needs more time for a
+//! connection serves fewer, and what else the machine does takes from both alike.
+//! The ratio is the median of the rounds' ratios, of as many rounds as it takes
+//! to know it well.
+//!
+//! Run by `make bench`, as root: it makes a network namespace of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use machine::{Result, children, enter_namespace, is_bench, middle, processor_ms, wait_until};
+
+mod machine;
+
+/// The least ratio of ours to nginx alone.
+const BOUND: f64 = 0.97;
+
+/// How well a ratio has to be known, and the rounds that are spent on it.
+const ERROR: f64 = 0.005;
+const LEAST_ROUNDS: usize = 20;
+const MOST_ROUNDS: usize = 90;
+
+const QUESTIONS: [Question; 2] = [
+    Question {
+        name: "connections per second",
+        wrk: &["-c64", "-HConnection: close"],
+        file: "small",
+        amount: |requests, _| requests,
+    },
+    Question {
+        name: "MB per second",
+        wrk: &["-c8"],
+        file: "large",
+        amount: |_, bytes| bytes / 1e6,
+    },
+];
+
+/// Writes the numbers that wrk rounds.
+const REPORT: &str = r#"
+done = function(all)
+    local e = all.errors
+    io.write(string.format("report %d %d %d %d\n", all.duration, all.requests,
+        all.bytes, e.connect + e.read + e.write + e.status + e.timeout))
+end
+"#;
+
+fn main() -> Result<()> {
+    if !is_bench() {
+        return Ok(());
+    }
+    enter_namespace()?;
+    let folder = std::env::temp_dir().join(format!("ngx-rs-listen-http-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    let result = bench(&folder);
+    fs::remove_dir_all(&folder)?;
+    result
+}
+
+fn bench(folder: &Path) -> Result<()> {
+    fs::write(folder.join("small"), vec![b's'; 1024])?;
+    fs::write(folder.join("large"), vec![b'l'; 8 * 1024 * 1024])?;
+    fs::write(folder.join("report.lua"), REPORT)?;
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nginx");
+    let module = module.join("ngx_http_rs_listen_module.so");
+    let load = format!("load_module {};\n", module.display());
+    let plain = Server::start(folder, "plain", "", 8081, "")?;
+    let mptcp = Server::start(folder, "mptcp", &load, 8082, "mptcp")?;
+
+    let mut failed = false;
+    for question in &QUESTIONS {
+        failed |= question.compare(&plain, &mptcp)? < BOUND;
+    }
+    if failed {
+        Err(format!("a ratio is below {BOUND}").into())
+    } else {
+        Ok(())
+    }
+}
+
+/// What wrk can find out.
+struct Question {
+    name: &'static str,
+    /// How it asks.
+    wrk: &'static [&'static str],
+    file: &'static str,
+    /// What counts, of requests and bytes.
+    amount: fn(f64, f64) -> f64,
+}
+
+impl Question {
+    /// Asks both, and prints and returns the ratio of the second to the first.
+    fn compare(&self, plain: &Server, mptcp: &Server) -> Result<f64> {
+        let (mut rates, mut costs) = (Sides::default(), Sides::default());
+        // The first round only warms up.
+        self.round(plain, mptcp)?;
+        while rates.count() < LEAST_ROUNDS || (rates.error() > ERROR && rates.count() < MOST_ROUNDS)
+        {
+            let [plain, mptcp] = if rates.count() % 2 == 0 {
+                self.round(plain, mptcp)?
+            } else {
+                let [mptcp, plain] = self.round(mptcp, plain)?;
+                [plain, mptcp]
+            };
+            rates.add(plain.rate, mptcp.rate);
+            costs.add(plain.cost_us, mptcp.cost_us);
+        }
+        let (plain, mptcp, ratio) = rates.middle();
+        println!(
+            "{}: without {plain:.0}, mptcp {mptcp:.0}, ratio {ratio:.3} ± {:.3} in {} rounds (at least {BOUND})",
+            self.name,
+            rates.error(),
+            rates.count(),
+        );
+        let (plain, mptcp, cost_ratio) = costs.middle();
+        println!(
+            "  processor time of nginx for each: without {plain:.1} µs, mptcp {mptcp:.1} µs, ratio {cost_ratio:.3} ± {:.3}",
+            costs.error()
+        );
+        Ok(ratio)
+    }
+
+    /// Asks both at the same time.
+    fn round(&self, first: &Server, second: &Server) -> Result<[Report; 2]> {
+        let runs = [first.ask(self)?, second.ask(self)?];
+        let [first, second] = runs.map(|run| run.report(self));
+        Ok([first?, second?])
+    }
+}
+
+/// Two numbers of each round.
+#[derive(Default)]
+struct Sides {
+    plain: Vec<f64>,
+    mptcp: Vec<f64>,
+    ratios: Vec<f64>,
+}
+
+impl Sides {
+    fn add(&mut self, plain: f64, mptcp: f64) {
+        self.plain.push(plain);
+        self.mptcp.push(mptcp);
+        self.ratios.push(mptcp / plain);
+    }
+
+    fn count(&self) -> usize {
+        self.ratios.len()
+    }
+
+    /// The medians of both sides and of their ratios.
+    fn middle(&mut self) -> (f64, f64, f64) {
+        let [plain, mptcp, ratio] =
+            [&mut self.plain, &mut self.mptcp, &mut self.ratios].map(|values| middle(values));
+        (plain, mptcp, ratio)
+    }
+
+    /// The standard error of the median ratio: that of a normal distribution
+    /// with the same quartiles.
+    fn error(&self) -> f64 {
+        let mut ratios = self.ratios.clone();
+        ratios.sort_by(f64::total_cmp);
+        let quarter = ratios.len() / 4;
+        let width = ratios[ratios.len() - 1 - quarter] - ratios[quarter];
+        0.93 * width / (ratios.len() as f64).sqrt()
+    }
+}
+
+/// A running nginx with one worker.
+struct Server {
+    master: Child,
+    worker: u32,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Server {
+    fn start(folder: &Path, name: &str, load: &str, port: u16, parameter: &str) -> Result<Self> {
+        let place = folder.display();
+        let configuration = folder.join(format!("{name}.conf"));
+        let text = format!(
+            "{load}user root;\ndaemon off;\nworker_processes 1;\nworker_cpu_affinity 01;\n\
+             pid {place}/{name}.pid;\nerror_log {place}/{name}.log;\n\
+             events {{ worker_connections 1024; }}\n\
+             http {{\naccess_log off;\nsendfile on;\ntcp_nopush on;\n\
+             keepalive_requests 1000000;\n\
+             server {{ listen 127.0.0.1:{port} {parameter}; root {place}; }}\n}}\n"
+        );
+        fs::write(&configuration, text)?;
+        let master = Command::new("nginx").arg("-c").arg(configuration).spawn();
+        let mut server = Self {
+            master: master.map_err(|_| "nginx is missing: install it")?,
+            worker: 0,
+            folder: folder.into(),
+            port,
+        };
+        wait_until(|| {
+            let workers = children(server.master.id())?;
+            server.worker = workers.first().copied().unwrap_or(0);
+            Ok(server.worker != 0)
+        })?;
+        Ok(server)
+    }
+
+    /// Lets wrk ask for a second.
+    fn ask(&self, question: &Question) -> Result<Run<'_>> {
+        let before_ms = processor_ms(self.worker)?;
+        // On a busy machine a second can last for some.
+        let wrk = Command::new("taskset")
+            .args(["-c", "1", "wrk", "-t1", "-d1s", "--timeout=60s"])
+            .args(question.wrk)
+            .arg("-s")
+            .arg(self.folder.join("report.lua"))
+            .arg(format!("http://127.0.0.1:{}/{}", self.port, question.file))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        Ok(Run {
+            server: self,
+            wrk,
+            before_ms,
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = self.master.id() as libc::pid_t;
+        // SAFETY: kill() takes two numbers; the process is our own child,
+        // which has not been waited for.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        // Nothing is left to do where it fails.
+        let _ = self.master.wait();
+    }
+}
+
+/// A wrk that is running.
+struct Run<'server> {
+    server: &'server Server,
+    wrk: Child,
+    before_ms: f64,
+}
+
+/// What one run has shown.
+struct Report {
+    /// How much in a second.
+    rate: f64,
+    /// Microseconds of the worker for each.
+    cost_us: f64,
+}
+
+impl Run<'_> {
+    /// Waits for its end.
+    fn report(self, question: &Question) -> Result<Report> {
+        let output = self.wrk.wait_with_output()?;
+        let cost_ms = processor_ms(self.server.worker)? - self.before_ms;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let numbers = text.lines().find_map(|line| line.strip_prefix("report "));
+        let numbers = numbers.ok_or("wrk says nothing: install it, and give it 2 processors")?;
+        let numbers = numbers.split(' ').map(str::parse);
+        let numbers: Vec<f64> = numbers.collect::<std::result::Result<_, _>>()?;
+        let [microseconds, requests, bytes, 0.0] = numbers[..] else {
+            return Err(format!("requests failed: {text}").into());
+        };
+        let amount = (question.amount)(requests, bytes);
+        Ok(Report {
+            rate: amount * 1e6 / microseconds,
+            cost_us: cost_ms * 1e3 / amount,
+        })
+    }
+}

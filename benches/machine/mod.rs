@@ -1,0 +1,64 @@
+//! What every benchmark does with the machine.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Whether this is `cargo bench`: `cargo test --all-targets` runs benches too,
+/// with other arguments.
+pub fn is_bench() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// Moves this process into a network namespace of its own.
+pub fn enter_namespace() -> Result<()> {
+    // SAFETY: changes this process only, which has one thread.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        return Err("no network namespace: run it as root".into());
+    }
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()?;
+    if up.success() {
+        Ok(())
+    } else {
+        Err("ip failed".into())
+    }
+}
+
+/// The processes that a process has started.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    Ok(text
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .collect())
+}
+
+/// Processor time in milliseconds of a running process.
+pub fn processor_ms(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let ns: f64 = text.split_whitespace().next().unwrap_or("0").parse()?;
+    Ok(ns / 1e6)
+}
+
+/// Waits until `done` says so, for a minute at most.
+pub fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done()? {
+        if Instant::now() > deadline {
+            return Err("nginx does not get ready".into());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// The median.
+pub fn middle(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
