@@ -12,8 +12,9 @@ pub const FAR: [&str; 2] = ["10.0.1.2", "10.0.2.2"];
 
 /// The client's host, joined to the calling thread's by two links.
 ///
-/// An MPTCP connection to the first of [`NEAR`] begins on the first link, and
-/// a second subflow joins it from the second of [`FAR`] to that of [`NEAR`].
+/// An MPTCP connection to the first of [`NEAR`] begins on the first link, nginx's
+/// host announces the second one's address, and a second subflow joins from the
+/// second of [`FAR`].
 pub struct Hosts {
     /// What runs there is the client.
     pub client: Peer,
@@ -33,18 +34,7 @@ impl Hosts {
             ip(&format!("mptcp limits set {limits}"));
             client.run(move || ip(&format!("mptcp limits set {limits}")));
         }
-        ip(&format!(
-            "mptcp endpoint add {} dev {} signal",
-            NEAR[1],
-            near_end(1)
-        ));
-        client.run(|| {
-            ip(&format!(
-                "mptcp endpoint add {} dev {} subflow",
-                FAR[1],
-                far_end(1)
-            ));
-        });
+        announce_second();
         Self { client }
     }
 
@@ -79,6 +69,12 @@ impl Hosts {
     pub fn sent(&self) -> [u64; 2] {
         [0, 1].map(|link| link_counters(&near_end(link))[8])
     }
+}
+
+/// nginx's host announces its address on the second link to its clients.
+pub fn announce_second() {
+    let (address, end) = (NEAR[1], near_end(1));
+    ip(&format!("mptcp endpoint add {address} dev {end} signal"));
 }
 
 fn near_end(link: usize) -> String {

@@ -1,12 +1,12 @@
 //! `$mptcp` and its kin: what they say, when they are asked for, what that
 //! costs.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
 use crate::client::{Connection, Over, counter};
-use crate::harness::{Site, send_signal, wait_for, wait_until};
+use crate::harness::{Site, send_signal, wait_until};
+use crate::mptcp_log::{LOG, log_format, logged, nothing, token_in_ss};
 use crate::namespace::ip;
 use crate::server::{Conf, Nginx};
 use crate::subsystem::{Subsystem, subsystem_tests};
@@ -15,59 +15,12 @@ subsystem_tests! {
     (stream, http):
         they_tell_mptcp_clients_from_others,
         they_say_what_the_kernel_says,
-        a_connection_that_is_reset_is_logged_as_it_was,
         without_them_nothing_is_asked,
         all_of_one_line_are_one_question,
         a_variable_of_that_name_is_a_duplicate;
 }
 
 const ADDRESS: &str = "127.0.0.1:8080";
-
-/// All of them.
-const NAMES: [&str; 8] = [
-    "mptcp",
-    "mptcp_subflows",
-    "mptcp_subflows_total",
-    "mptcp_subflow_addrs",
-    "mptcp_token",
-    "mptcp_bytes_sent",
-    "mptcp_bytes_received",
-    "mptcp_retrans",
-];
-
-/// In a server: logs them all, one line to a request or session.
-pub const LOG: &str = "access_log mptcp.log mptcp;";
-
-/// The format of that, before any server.
-pub fn log_format() -> String {
-    let fields = NAMES.map(|name| format!("{name}=${name}"));
-    format!("log_format mptcp '{}';\n", fields.join(" "))
-}
-
-/// What a line of the log says of each variable.
-pub type Line = BTreeMap<String, String>;
-
-/// Waits until the log has that many lines, and returns the last of them.
-pub fn logged(site: &Site, count: usize) -> Line {
-    let text = wait_for(&format!("line {count} of the log"), || {
-        let text = site.read("mptcp.log");
-        (text.lines().count() >= count && text.ends_with('\n')).then_some(text)
-    });
-    assert_eq!(text.lines().count(), count, "{text}");
-    let fields = text.lines().last().unwrap_or_default().split(' ');
-    let fields = fields.filter_map(|field| field.split_once('='));
-    let line: Line = fields
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect();
-    assert_eq!(line.len(), NAMES.len(), "{text}");
-    line
-}
-
-/// A line of a connection that is not MPTCP.
-fn nothing() -> Line {
-    let nothing = |name: &str| (name.to_owned(), "-".to_owned());
-    NAMES.into_iter().map(nothing).collect()
-}
 
 /// Servers that log the variables.
 fn conf(on: Subsystem, words: &[&str]) -> Conf {
@@ -116,22 +69,6 @@ fn they_tell_mptcp_clients_from_others(on: Subsystem) {
     assert_eq!(line, (nothing(), false));
 }
 
-/// The token of the connection that has this port, as `ss` prints it.
-fn token_in_ss(port: u16) -> String {
-    let output = Command::new("ss").args(["-nMi", "state", "all"]).output();
-    let output = output.expect("ss is missing: install iproute2");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let lines: Vec<&str> = text.lines().collect();
-    let at = lines
-        .iter()
-        .position(|line| line.split_whitespace().nth(4) == Some(&format!("127.0.0.1:{port}")));
-    let at = at.unwrap_or_else(|| panic!("no connection from port {port}: {text}"));
-    // On the same line or on the next one, by ss's version.
-    let words = lines[at..].iter().flat_map(|line| line.split_whitespace());
-    let mut tokens = words.filter_map(|word| word.strip_prefix("token:"));
-    tokens.next().expect("ss shows tokens").to_owned()
-}
-
 fn they_say_what_the_kernel_says(on: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
@@ -165,47 +102,6 @@ fn they_say_what_the_kernel_says(on: Subsystem) {
             break;
         }
     }
-}
-
-fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
-    let site = Site::new();
-    // It has more to send than a client takes that does not read.
-    let server = match on {
-        Subsystem::Http => {
-            let file = std::fs::File::create(site.path("large"));
-            let sized = file.and_then(|file| file.set_len(64 << 20));
-            sized.expect("there is room for a sparse file");
-            "root .;".to_owned()
-        }
-        _ => {
-            let large = crate::backend::Backend::noise(64 << 20);
-            let address = large.address.clone();
-            std::mem::forget(large);
-            format!("proxy_pass {address};")
-        }
-    };
-    let server = format!("server {{\n    listen {ADDRESS} mptcp;\n    {LOG}\n    {server}\n}}\n");
-    let _nginx = site.start(&on.conf(&(log_format() + &server)));
-    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
-    if on == Subsystem::Http {
-        let request = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        connection.send(request).expect("a request can be sent");
-    }
-    connection.read_exact(&mut [0; 1]).expect("it sends");
-    let port = connection.local().port();
-    let token = token_in_ss(port);
-    connection.reset();
-    let line = logged(&site, 1);
-    for (name, value) in [
-        ("mptcp", "on"),
-        ("mptcp_subflows", "1"),
-        ("mptcp_subflows_total", "1"),
-        ("mptcp_subflow_addrs", &format!("127.0.0.1:{port}")),
-        ("mptcp_token", &token),
-    ] {
-        assert_eq!(line[name], value, "{line:?}");
-    }
-    assert_ne!(line["mptcp_bytes_sent"], "0");
 }
 
 /// The getsockopt(2) calls of a worker, by strace.
@@ -447,40 +343,4 @@ fn unix_and_udp_clients_have_none() {
         .expect("a datagram can be sent");
     client.recv(&mut [0; 1]).expect("it answers");
     assert_eq!(logged(&site, 2), nothing());
-}
-
-#[test]
-fn http_counts_subflows_that_come_and_go() {
-    let site = Site::new();
-    ip("mptcp limits set subflow 2 add_addr_accepted 2");
-    let conf = conf(Subsystem::Http, &["127.0.0.1:8080 mptcp"]);
-    let _nginx = site.start(&conf);
-    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("http takes connections");
-    let mut count = 0;
-    let mut ask = || {
-        connection
-            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .expect("a request can be sent");
-        crate::http::response(&mut connection).expect("http answers");
-        count += 1;
-        logged(&site, count)
-    };
-    let says = |line: &Line, now: usize, total: usize| {
-        assert_eq!(line["mptcp_subflows"], now.to_string(), "{line:?}");
-        assert_eq!(line["mptcp_subflows_total"], total.to_string(), "{line:?}");
-        let hosts = line["mptcp_subflow_addrs"].split(',');
-        let hosts = hosts.map(|address| address.rsplit_once(':').expect("a port").0.to_owned());
-        hosts.collect::<Vec<_>>()
-    };
-    assert_eq!(says(&ask(), 1, 1), ["127.0.0.1"]);
-
-    ip("mptcp endpoint add 127.0.0.2 id 7 dev lo subflow");
-    wait_until("a second subflow", || counter("MPJoinAckRx") == 1);
-    assert_eq!(says(&ask(), 2, 2), ["127.0.0.1", "127.0.0.2"]);
-
-    ip("mptcp endpoint delete id 7");
-    let line = wait_for("its end", || {
-        Some(ask()).filter(|line| line["mptcp_subflows"] == "1")
-    });
-    assert_eq!(says(&line, 1, 2), ["127.0.0.1"]);
 }

@@ -1,0 +1,207 @@
+//! What the variables say of connections with several paths, of those that fall
+//! back and of those that end early.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+use crate::backend::{Backend, read_head};
+use crate::client::{Connection, Over, counter};
+use crate::harness::{Site, wait_for, wait_until};
+use crate::hosts::{FAR, Hosts, NEAR, announce_second};
+use crate::http::response;
+use crate::middlebox::{Middlebox, SERVER, Strips};
+use crate::mptcp_log::{LOG, Line, log_format, logged, nothing, token_in_ss};
+use crate::namespace::ip;
+use crate::server::Nginx;
+use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::talk::Talk;
+
+subsystem_tests! {
+    (stream, http):
+        both_paths_of_a_download_are_logged,
+        a_connection_that_is_reset_is_logged_as_it_was,
+        a_connection_that_falls_back_is_logged_as_such,
+        a_connection_that_was_never_mptcp_is_logged_as_tcp;
+}
+
+const ADDRESS: &str = "127.0.0.1:8080";
+
+/// What a server sends: more than fits into the buffers on the way to a client
+/// that does not read.
+const LARGE: usize = 64 << 20;
+
+/// Starts nginx with a server that sends [`LARGE`] bytes and logs.
+fn start_large<'site>(site: &'site Site, on: Subsystem, words: &str) -> (Nginx<'site>, Backend) {
+    let backend = Backend::noise(LARGE);
+    let sends = match on {
+        Subsystem::Http => {
+            let file = File::create(site.path("large"));
+            let sized = file.and_then(|file| file.set_len(LARGE as u64));
+            sized.expect("there is room for a sparse file");
+            "root .;".to_owned()
+        }
+        _ => format!("proxy_pass {};", backend.address),
+    };
+    let server = format!("server {{\n    listen {words} mptcp;\n    {LOG}\n    {sends}\n}}\n");
+    (site.start(&on.conf(&(log_format() + &server))), backend)
+}
+
+/// Connects to it, and receives the first bytes, which are the head in http.
+fn begin_large(on: Subsystem, address: &str) -> (Connection, usize) {
+    let mut connection = Connection::open(Over::Mptcp, address).expect("it takes connections");
+    if on == Subsystem::Http {
+        let request = connection.send(b"GET /large HTTP/1.0\r\n\r\n");
+        request.expect("a request can be sent");
+        let head = read_head(&mut connection).expect("http answers");
+        return (connection, head.len());
+    }
+    connection.read_exact(&mut [0; 1]).expect("it sends");
+    (connection, 1)
+}
+
+/// The addresses in a line, without their ports.
+fn hosts(line: &Line) -> Vec<&str> {
+    let addresses = line["mptcp_subflow_addrs"].split(',');
+    let hosts = addresses.map(|address| address.rsplit_once(':').expect("a port").0);
+    hosts.collect()
+}
+
+fn says(line: &Line, expected: &[(&str, &str)]) {
+    for (name, value) in expected {
+        assert_eq!(line[*name], *value, "{name} of {line:?}");
+    }
+}
+
+fn both_paths_of_a_download_are_logged(on: Subsystem) {
+    let site = Site::new();
+    let network = Hosts::new();
+    let _large = start_large(&site, on, "8080");
+    let received = network.client.run(move || {
+        let (mut connection, mut received) = begin_large(on, &format!("{}:8080", NEAR[0]));
+        wait_until("a second subflow", || counter("MPJoinSynAckRx") == 1);
+        let mut bytes = vec![0; 1 << 20];
+        while received < LARGE {
+            received += connection.read(&mut bytes).expect("the rest comes");
+        }
+        (connection, received)
+    });
+    let (mut connection, mut received) = received;
+    let mut rest = Vec::new();
+    received += connection.read_to_end(&mut rest).expect("it ends");
+    let line = logged(&site, 1);
+    says(
+        &line,
+        &[
+            ("mptcp", "on"),
+            ("mptcp_subflows", "2"),
+            ("mptcp_subflows_total", "2"),
+            ("mptcp_bytes_sent", &received.to_string()),
+        ],
+    );
+    assert_eq!(hosts(&line), FAR);
+}
+
+fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
+    let site = Site::new();
+    let _large = start_large(&site, on, ADDRESS);
+    let (connection, _) = begin_large(on, ADDRESS);
+    let port = connection.local().port();
+    let token = token_in_ss(port);
+    connection.reset();
+    let line = logged(&site, 1);
+    says(
+        &line,
+        &[
+            ("mptcp", "on"),
+            ("mptcp_subflows", "1"),
+            ("mptcp_subflows_total", "1"),
+            ("mptcp_subflow_addrs", &format!("127.0.0.1:{port}")),
+            ("mptcp_token", &token),
+        ],
+    );
+    assert_ne!(line["mptcp_bytes_sent"], "0");
+}
+
+/// Talks to nginx through a router, at each of its addresses, and returns the
+/// client's addresses and what was logged.
+fn talk_through(strips: Strips, on: Subsystem) -> Vec<(String, Line)> {
+    let site = Site::new();
+    let network = Middlebox::new(strips);
+    let talk = Arc::new(Talk::new(on));
+    let servers = SERVER.map(|address| {
+        let server = talk.server(&format!("{address}:8080 mptcp"));
+        server.replacen("server {\n", &format!("server {{\n    {LOG}\n"), 1)
+    });
+    let _nginx = site.start(&on.conf(&(log_format() + &servers.concat())));
+    let lines = SERVER.into_iter().enumerate().map(|(index, address)| {
+        let talk = Arc::clone(&talk);
+        let client = network.client.run(move || {
+            let connection = talk.begin(Over::Mptcp, &format!("{address}:8080"));
+            let mut connection = connection.expect("it takes connections");
+            for _ in 0..4 {
+                talk.go_on(&mut connection).expect("bytes go both ways");
+            }
+            connection.local().to_string()
+        });
+        (client, logged(&site, index + 1))
+    });
+    lines.collect()
+}
+
+fn a_connection_that_falls_back_is_logged_as_such(on: Subsystem) {
+    for (client, line) in talk_through(Strips::AfterHandshake, on) {
+        says(
+            &line,
+            &[
+                ("mptcp", "fallback"),
+                ("mptcp_subflows", "1"),
+                ("mptcp_subflows_total", "1"),
+                ("mptcp_subflow_addrs", &client),
+            ],
+        );
+        assert_ne!(line["mptcp_bytes_sent"], "0", "{line:?}");
+        assert_ne!(line["mptcp_bytes_received"], "0", "{line:?}");
+    }
+}
+
+fn a_connection_that_was_never_mptcp_is_logged_as_tcp(on: Subsystem) {
+    for (_, line) in talk_through(Strips::Syn, on) {
+        assert_eq!(line, nothing());
+    }
+}
+
+#[test]
+fn http_counts_subflows_that_come_and_go() {
+    let site = Site::new();
+    let network = Hosts::new();
+    let server = Subsystem::Http.server_with("8080 mptcp", LOG, Subsystem::Http.answer());
+    let _nginx = site.start(&Subsystem::Http.conf(&(log_format() + &server)));
+    let connect = || Connection::open(Over::Mptcp, &format!("{}:8080", NEAR[0]));
+    let connection = network.client.run(connect);
+    let mut connection = connection.expect("http takes connections");
+    let mut count = 0;
+    let mut ask = || {
+        connection
+            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .expect("a request can be sent");
+        response(&mut connection).expect("http answers");
+        count += 1;
+        logged(&site, count)
+    };
+    let mut expect = |now: &str, total: &str, expected: &[&str]| {
+        let line = wait_for(&format!("{now} subflows of {total}"), || {
+            Some(ask()).filter(|line| line["mptcp_subflows"] == now)
+        });
+        assert_eq!(line["mptcp_subflows_total"], total, "{line:?}");
+        assert_eq!(hosts(&line), expected, "{line:?}");
+    };
+    expect("2", "2", &FAR);
+    ip("mptcp endpoint flush");
+    expect("1", "2", &FAR[..1]);
+    announce_second();
+    expect("2", "3", &FAR);
+    let first = format!("mptcp endpoint delete id 0 {}", FAR[0]);
+    network.client.run(move || ip(&first));
+    expect("1", "3", &FAR[1..]);
+}
