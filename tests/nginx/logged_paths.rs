@@ -96,10 +96,15 @@ fn both_paths_of_a_download_are_logged(on: Subsystem) {
             ("mptcp", "on"),
             ("mptcp_subflows", "2"),
             ("mptcp_subflows_total", "2"),
-            ("mptcp_bytes_sent", &received.to_string()),
         ],
     );
     assert_eq!(hosts(&line), FAR);
+    // The rest was in the kernel's buffer when nginx was done.
+    let sent: usize = line["mptcp_bytes_sent"].parse().expect("a number");
+    assert!(
+        (LARGE / 2..=received).contains(&sent),
+        "{sent} of {received}"
+    );
 }
 
 fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
