@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Read};
 use crate::backend::{content_length, read_head};
 use crate::client::{Connection, Over};
 use crate::harness::{Host, Site};
+use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::server::Nginx;
 use crate::subsystem::Subsystem;
 use crate::talk::Talk;
@@ -159,7 +160,7 @@ fn start_http2<'site>(site: &'site Site, words: &str) -> Nginx<'site> {
         false => ("http2", ""),
     };
     let more = format!(
-        "{directive}\n    {}",
+        "{directive}\n    {LOG}\n    {}",
         if words.contains("ssl") {
             CERTIFICATE
         } else {
@@ -168,7 +169,7 @@ fn start_http2<'site>(site: &'site Site, words: &str) -> Nginx<'site> {
     );
     let words = format!("{ADDRESS} {words} {word}");
     let server = Subsystem::Http.server_with(&words, &more, Subsystem::Http.answer());
-    let nginx = site.start(&Subsystem::Http.conf(&server));
+    let nginx = site.start(&Subsystem::Http.conf(&(log_format() + &server)));
     assert!(nginx.listener().is_mptcp());
     nginx
 }
@@ -220,7 +221,7 @@ fn http2_requests_are_answered_over_mptcp() {
 
     let site = Site::new();
     let _nginx = start_http2(&site, "mptcp");
-    for over in [Over::Mptcp, Over::Tcp] {
+    for (over, lines) in [(Over::Mptcp, 3), (Over::Tcp, 6)] {
         let mut connection = Connection::open(over, ADDRESS).expect("http takes connections");
         let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let settings = frame(SETTINGS, 0, 0, &[]);
@@ -235,5 +236,14 @@ fn http2_requests_are_answered_over_mptcp() {
             assert!(body.starts_with(b"GIF89a"), "{body:?}");
         }
         assert_eq!(connection.is_mptcp(), over == Over::Mptcp);
+        let line = logged(&site, lines);
+        match over {
+            Over::Mptcp => {
+                assert_eq!(line["mptcp"], "on");
+                let address = connection.local().to_string();
+                assert_eq!(line["mptcp_subflow_addrs"], address);
+            }
+            Over::Tcp => assert_eq!(line, nothing()),
+        }
     }
 }
