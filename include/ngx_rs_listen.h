@@ -206,9 +206,15 @@
 #define NGX_RS_KEPT 1
 
 /**
- * New sockets take its address over: close it after the commit.
+ * New sockets take its address over: close it after the commit, or drain it
+ * with ngx_rs_drain_begin.
  */
 #define NGX_RS_SUPERSEDED 2
+
+/**
+ * It was drained, and does not listen any more: close it.
+ */
+#define NGX_RS_ENDED 3
 
 /**
  * Leave fresh sockets of plain TCP, UDP and unix domain to the caller.
@@ -491,7 +497,8 @@ typedef struct {
      */
     int32_t protocol;
     /**
-     * out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED.
+     * out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_ENDED; read
+     * by ngx_rs_drain_begin and ngx_rs_drain_end.
      */
     uint32_t fate;
     /**
@@ -790,7 +797,8 @@ ngx_rs_status_t ngx_rs_open_listening(ngx_rs_listening_t *sockets,
 /**
  * Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets with outcome
  * NGX_RS_REPLACED or NGX_RS_JOINED begin to listen. The sockets that they
- * replace listen as well: close them now.
+ * replace listen as well: drain them with ngx_rs_drain_begin, or close them
+ * now, which resets the connections that wait in their queues.
  *
  * sockets  in,out  `count` elements as ngx_rs_open_listening left them;
  *                  borrowed for the call; those that failed have outcome
@@ -882,6 +890,49 @@ ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
                                            size_t *count,
                                            ngx_rs_connection_info_t *info,
                                            ngx_rs_error_t *error);
+
+/**
+ * After ngx_rs_listening_commit: new connections go to the new sockets only,
+ * from now on, while those that they replace still listen. Accept from both,
+ * in any process, until ngx_rs_drain_end has ended the old ones. Until then
+ * one of several sockets that share an address by NGX_RS_LISTENING_REUSEPORT
+ * gets all new connections of that address.
+ *
+ * sockets  in      `count` elements as ngx_rs_listening_commit left them; the
+ *                  caller may have set `fd` of those with NGX_RS_LEFT
+ * how      in      as it was passed to ngx_rs_open_listening: its inherited
+ *                  sockets with fate NGX_RS_SUPERSEDED are drained; the caller
+ *                  may have added some that drain already, and removed others
+ * error    out     optional, may be NULL; that of the first that failed
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
+ * where new connections may still go to an old socket, and be lost with it.
+ * Any thread. Linear in the number of sockets.
+ */
+ngx_rs_status_t ngx_rs_drain_begin(ngx_rs_listening_t *sockets,
+                                   size_t count,
+                                   const ngx_rs_open_t *how,
+                                   ngx_rs_error_t *error);
+
+/**
+ * Ends the listening of sockets that drain, in every process that has them,
+ * where nothing is under way any more: no handshake, and nothing that waits
+ * for accept(2). Those that have ended, here or in another process, have fate
+ * NGX_RS_ENDED afterwards: close them.
+ *
+ * sockets  in      as for ngx_rs_drain_begin
+ * how      in,out  likewise
+ * now      in      not 0: end all of them at once, whatever is under way
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+ * Any thread; needs no privilege. Linear in the number of sockets.
+ */
+ngx_rs_status_t ngx_rs_drain_end(ngx_rs_listening_t *sockets,
+                                 size_t count,
+                                 const ngx_rs_open_t *how,
+                                 uint32_t now,
+                                 ngx_rs_error_t *error);
 
 #ifdef __cplusplus
 }  // extern "C"

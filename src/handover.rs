@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use crate::create;
 use crate::error::Error;
-use crate::listen::{Inherited, Listening, Outcome};
+use crate::listen::{Fate, Inherited, Listening, Outcome};
 
 /// Lets other sockets be bound to the address of an inherited one.
 pub(crate) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
@@ -35,14 +35,15 @@ pub(crate) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
 /// Makes the inherited sockets what they were before.
 pub fn rollback(inherited: &mut [Inherited<'_>]) {
     for socket in inherited {
+        socket.fate = Fate::Unused;
         if std::mem::take(&mut socket.shared) {
             unshare(&SockRef::from(&socket.fd));
         }
     }
 }
 
-/// Lets the prepared sockets listen. Those that they replace still do: close
-/// them now.
+/// Lets the prepared sockets listen. Those that they replace still do:
+/// [`crate::drain`] them, or close them now.
 ///
 /// # Errors
 /// [`Error::Syscall`] of the first that failed. All the others listen; those

@@ -28,6 +28,7 @@
 pub mod assign;
 pub mod capi;
 pub mod connection;
+pub mod drain;
 pub mod handover;
 pub mod open;
 pub mod parse;

@@ -220,8 +220,10 @@ pub enum Fate {
     /// It goes on.
     Kept,
     /// New sockets of another protocol take its address over; close it when
-    /// they have been committed.
+    /// they have been committed, or drain it: see [`crate::drain`].
     Replaced,
+    /// It was drained, and does not listen any more.
+    Ended,
 }
 
 impl<'a> Inherited<'a> {

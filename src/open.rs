@@ -67,9 +67,6 @@ pub fn listening(
     if result.is_err() {
         close(sockets);
         handover::rollback(inherited);
-        for socket in &mut *inherited {
-            socket.fate = Fate::Unused;
-        }
     }
     result
 }
@@ -105,6 +102,7 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         groups.reserve(inherited.len());
         let mut behind = vec![None; inherited.len()];
         for (index, socket) in inherited.iter_mut().enumerate() {
+            socket.fate = Fate::Unused;
             let Some(key) = identify(index, socket)? else {
                 continue;
             };
@@ -132,7 +130,7 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
 
 /// Address and type of an inherited socket, asked from the kernel where the
 /// caller did not say; None where nothing can be listening there.
-fn identify(
+pub(crate) fn identify(
     index: usize,
     socket: &mut Inherited<'_>,
 ) -> Result<Option<(SocketAddress, c_int)>, Error> {

@@ -1,7 +1,8 @@
 //! The calls that socket2 lacks.
 
+use std::collections::HashSet;
 use std::ffi::{CString, c_int};
-use std::io;
+use std::io::{self, Read};
 use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,7 +10,7 @@ use std::ptr;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::connection::linux::{MPTCP_FULL_INFO, SOL_MPTCP, mptcp_info};
+use crate::connection::linux::{MPTCP_FULL_INFO, SOL_MPTCP, mptcp_info, tcp_info};
 use crate::protocol::Protocol;
 
 /// socket(2), and nothing else: no close-on-exec, which would break nginx's
@@ -59,6 +60,20 @@ pub(crate) fn get_option(
         0 => Ok(value.len().min(length as usize)),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// getsockopt(2) of an integer.
+pub(crate) fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value = [0; size_of::<c_int>()];
+    get_option(fd, level, name, &mut value).map(|_| c_int::from_ne_bytes(value))
+}
+
+/// How many connections wait in the queue of a listening socket.
+pub(crate) fn waiting(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0; tcp_info::UNACKED + size_of::<u32>()];
+    get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    let count = info.last_chunk().copied().unwrap_or_default();
+    Ok(u32::from_ne_bytes(count))
 }
 
 /// `struct mptcp_full_info` of linux/mptcp.h. Its names are the kernel's.
@@ -117,6 +132,55 @@ pub(crate) fn full_info(
     match failed {
         0 => Ok(size_of::<FullInfo>().min(length as usize)),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The local ports of all TCP handshakes of an address family that wait for
+/// their last packet, as the kernel's sock_diag(7) tells them.
+pub(crate) fn half_open(family: u8) -> io::Result<HashSet<u16>> {
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    const SYN_RECV: u32 = 1 << 3;
+    const HEADER: usize = 16;
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    // struct nlmsghdr, struct inet_diag_req_v2
+    let mut request = [0u8; HEADER + 56];
+    let length = request.len() as u32;
+    request[..4].copy_from_slice(&length.to_ne_bytes());
+    request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request[6..8].copy_from_slice(&flags.to_ne_bytes());
+    request[HEADER] = family;
+    request[HEADER + 1] = libc::IPPROTO_TCP as u8;
+    request[HEADER + 4..HEADER + 8].copy_from_slice(&SYN_RECV.to_ne_bytes());
+
+    let protocol = Some(libc::NETLINK_SOCK_DIAG.into());
+    let mut socket = Socket::new_raw(
+        Domain::from(libc::AF_NETLINK),
+        Type::RAW.cloexec(),
+        protocol,
+    )?;
+    socket.send(&request)?;
+    let (mut ports, mut answer) = (HashSet::new(), [0; 16 * 1024]);
+    loop {
+        let size = socket.read(&mut answer)?;
+        let mut rest = &answer[..size];
+        while let Some(header) = rest.get(..HEADER) {
+            let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
+            let message = rest.get(..length as usize).unwrap_or_default();
+            match c_int::from(u16::from_ne_bytes([header[4], header[5]])) {
+                libc::NLMSG_DONE => return Ok(ports),
+                // The port comes 4 bytes into struct inet_diag_msg.
+                kind if kind == SOCK_DIAG_BY_FAMILY.into() && message.len() >= HEADER + 6 => {
+                    let port = [message[HEADER + 4], message[HEADER + 5]];
+                    ports.insert(u16::from_be_bytes(port));
+                }
+                _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+            }
+            let next = (length as usize).next_multiple_of(4).min(rest.len());
+            rest = &rest[next..];
+        }
+        if size == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
     }
 }
 

@@ -163,6 +163,26 @@ impl Array {
     }
 }
 
+impl Array {
+    /// Takes every descriptor, whosever it is, until
+    /// [`Array::write_committed`] gives it back.
+    ///
+    /// # Safety
+    /// They are open.
+    pub(super) unsafe fn adopt_all(&self, sockets: &mut [Listening]) {
+        for (element, socket) in self.0.read().zip(sockets) {
+            let Ok(element) = element else { continue };
+            if element.outcome == NGX_RS_FAILED {
+                socket.outcome = Outcome::Failed;
+            }
+            if element.fd >= 0 {
+                // SAFETY: our caller's contract.
+                socket.fd = Some(unsafe { OwnedFd::from_raw_fd(element.fd) });
+            }
+        }
+    }
+}
+
 /// The inherited sockets of our caller.
 pub(super) struct InheritedArray(Sized<ngx_rs_inherited_t>);
 
@@ -189,6 +209,7 @@ impl InheritedArray {
                     Fate::Unused => NGX_RS_UNUSED,
                     Fate::Kept => NGX_RS_KEPT,
                     Fate::Replaced => NGX_RS_SUPERSEDED,
+                    Fate::Ended => NGX_RS_ENDED,
                 };
             });
         }

@@ -14,7 +14,7 @@ use super::guard::{Report, outside, read_sized, slice_of};
 use super::types::*;
 use crate::address::SocketAddress;
 use crate::error::Error;
-use crate::listen::{self, Inherited, Listen, Listening, Options};
+use crate::listen::{self, Fate, Inherited, Listen, Listening, Options};
 use crate::open::{self, Open};
 use crate::parse::{Rules, Subsystem};
 use crate::protocol::{Protocol, Wish};
@@ -243,6 +243,12 @@ pub(super) fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, 
     }
     socket.protocol = Protocol::from_number(from.protocol);
     socket.shared = from.shared != 0;
+    socket.fate = match from.fate {
+        NGX_RS_KEPT => Fate::Kept,
+        NGX_RS_SUPERSEDED => Fate::Replaced,
+        NGX_RS_ENDED => Fate::Ended,
+        _ => Fate::Unused,
+    };
     Ok(socket)
 }
 

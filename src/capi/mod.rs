@@ -11,6 +11,7 @@ compile_error!("the panic guard of the C ABI needs panic = \"unwind\"");
 mod array;
 mod connection;
 mod convert;
+mod drain;
 mod guard;
 mod types;
 
@@ -27,6 +28,7 @@ use crate::open::{self, Open};
 use crate::parse;
 use crate::protocol::Protocol;
 use crate::resolve;
+pub use drain::*;
 use guard::{guard, out, slice_of, writable};
 pub use types::*;
 
@@ -295,7 +297,8 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
 
 /// Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets with outcome
 /// NGX_RS_REPLACED or NGX_RS_JOINED begin to listen. The sockets that they
-/// replace listen as well: close them now.
+/// replace listen as well: drain them with ngx_rs_drain_begin, or close them
+/// now, which resets the connections that wait in their queues.
 ///
 /// sockets  in,out  `count` elements as ngx_rs_open_listening left them;
 ///                  borrowed for the call; those that failed have outcome

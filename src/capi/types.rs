@@ -204,8 +204,11 @@ pub struct ngx_rs_listening_t {
 pub const NGX_RS_UNUSED: u32 = 0;
 /// It goes on.
 pub const NGX_RS_KEPT: u32 = 1;
-/// New sockets take its address over: close it after the commit.
+/// New sockets take its address over: close it after the commit, or drain it
+/// with ngx_rs_drain_begin.
 pub const NGX_RS_SUPERSEDED: u32 = 2;
+/// It was drained, and does not listen any more: close it.
+pub const NGX_RS_ENDED: u32 = 3;
 
 /// A socket that the caller has already. Begin with NGX_RS_INHERITED_INIT.
 #[repr(C)]
@@ -223,7 +226,8 @@ pub struct ngx_rs_inherited_t {
     pub r#type: i32,
     /// in: IPPROTO_*, or 0 to ask the kernel, which happens only if it matters.
     pub protocol: i32,
-    /// out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED.
+    /// out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_ENDED; read
+    /// by ngx_rs_drain_begin and ngx_rs_drain_end.
     pub fate: u32,
     /// in,out: 0; whether SO_REUSEPORT was set on it, to be rolled back.
     pub shared: u32,

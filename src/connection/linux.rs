@@ -62,6 +62,8 @@ pub mod mptcp_subflow_info {
 /// `struct tcp_info`
 pub mod tcp_info {
     pub const STATE: usize = 0;
+    /// Of a listening socket: how many wait for accept(2).
+    pub const UNACKED: usize = 24;
     pub const LAST_DATA_SENT: usize = 44;
     pub const LAST_DATA_RECV: usize = 52;
     pub const LAST_ACK_RECV: usize = 56;

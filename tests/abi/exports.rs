@@ -5,10 +5,12 @@ use std::process::Command;
 use crate::common::library;
 
 /// Every export, sorted.
-pub const EXPORTS: [&str; 13] = [
+pub const EXPORTS: [&str; 15] = [
     "ngx_rs_abi_version",
     "ngx_rs_connection_info",
     "ngx_rs_connection_subflows",
+    "ngx_rs_drain_begin",
+    "ngx_rs_drain_end",
     "ngx_rs_listen_addresses",
     "ngx_rs_listen_classify",
     "ngx_rs_listen_free",

@@ -181,6 +181,7 @@ fn what_the_kernel_says_of_connections_is_where_the_headers_have_it() {
         mptcp_full_info::tcp_info = 32,
         mptcp_full_info::mptcp_info = 40,
         tcp_info::tcpi_state = tcp_info::STATE,
+        tcp_info::tcpi_unacked = tcp_info::UNACKED,
         tcp_info::tcpi_last_data_sent = tcp_info::LAST_DATA_SENT,
         tcp_info::tcpi_last_data_recv = tcp_info::LAST_DATA_RECV,
         tcp_info::tcpi_last_ack_recv = tcp_info::LAST_ACK_RECV,
@@ -201,7 +202,7 @@ fn what_the_kernel_says_of_connections_is_where_the_headers_have_it() {
     }
     // Those of Linux 5.16 and of TCP.
     assert!(
-        there >= 16,
+        there >= 17,
         "only {there} fields are in these headers: they are too old"
     );
 

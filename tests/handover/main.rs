@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod drained;
 mod kept;
 mod replaced;
 mod undone;

@@ -1,0 +1,91 @@
+//! Replaced sockets that go on for a while.
+
+use super::array::{Array, InheritedArray};
+use super::guard::guard;
+use super::*;
+use crate::drain;
+use crate::listen::{Inherited, Listening};
+
+/// After ngx_rs_listening_commit: new connections go to the new sockets only,
+/// from now on, while those that they replace still listen. Accept from both,
+/// in any process, until ngx_rs_drain_end has ended the old ones. Until then
+/// one of several sockets that share an address by NGX_RS_LISTENING_REUSEPORT
+/// gets all new connections of that address.
+///
+/// sockets  in      `count` elements as ngx_rs_listening_commit left them; the
+///                  caller may have set `fd` of those with NGX_RS_LEFT
+/// how      in      as it was passed to ngx_rs_open_listening: its inherited
+///                  sockets with fate NGX_RS_SUPERSEDED are drained; the caller
+///                  may have added some that drain already, and removed others
+/// error    out     optional, may be NULL; that of the first that failed
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
+/// where new connections may still go to an old socket, and be lost with it.
+/// Any thread. Linear in the number of sockets.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_drain_begin(
+    sockets: *mut ngx_rs_listening_t,
+    count: usize,
+    how: *const ngx_rs_open_t,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        unsafe { with(sockets, count, how, drain::begin) }
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Ends the listening of sockets that drain, in every process that has them,
+/// where nothing is under way any more: no handshake, and nothing that waits
+/// for accept(2). Those that have ended, here or in another process, have fate
+/// NGX_RS_ENDED afterwards: close them.
+///
+/// sockets  in      as for ngx_rs_drain_begin
+/// how      in,out  likewise
+/// now      in      not 0: end all of them at once, whatever is under way
+/// error    out     optional, may be NULL
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+/// Any thread; needs no privilege. Linear in the number of sockets.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_drain_end(
+    sockets: *mut ngx_rs_listening_t,
+    count: usize,
+    how: *const ngx_rs_open_t,
+    now: u32,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        let end = |new: &[Listening], old: &mut [Inherited<'_>]| drain::end(new, old, now != 0);
+        // SAFETY: our caller's contract.
+        unsafe { with(sockets, count, how, end) }
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// # Safety
+/// The pointers are what the exports above say.
+unsafe fn with(
+    sockets: *mut ngx_rs_listening_t,
+    count: usize,
+    how: *const ngx_rs_open_t,
+    work: impl FnOnce(&[Listening], &mut [Inherited<'_>]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    // SAFETY: our caller's contract.
+    let array = unsafe { Array::new(sockets, count) }?;
+    // SAFETY: our caller's contract.
+    let how = unsafe { convert::open(how) }?;
+    // SAFETY: our caller's contract.
+    let old = unsafe { InheritedArray::new(&how) }?;
+    let mut sockets = array.read()?;
+    let mut inherited = old.read()?;
+    // SAFETY: our caller's contract; they are given back just below.
+    unsafe { array.adopt_all(&mut sockets) };
+    let result = work(&sockets, &mut inherited);
+    array.write_committed(sockets);
+    old.write(&inherited);
+    result
+}

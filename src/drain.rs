@@ -1,0 +1,196 @@
+//! Replaced sockets go on until what they have begun is done: what waits for
+//! accept(2), and handshakes that are under way.
+//!
+//! New connections have to find the new sockets alone from the first moment.
+//! Both are in one SO_REUSEPORT group, over which the kernel spreads them, as
+//! long as a listener that the kernel's search meets has SO_REUSEPORT. So the
+//! new ones lose it for that time. On IPv4 the newest listener is met first.
+//! On IPv6 an old one may be: bound to an interface that does not exist, it is
+//! passed over, and its handshakes, which the kernel finds without it, go on.
+//! That it is bound so says to any process that it drains.
+//! Source: kernel net/ipv4/inet_hashtables.c, __inet_hash() and
+//! inet_lhash2_lookup(); net/ipv6/inet6_hashtables.c.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use libc::SOL_SOCKET;
+use socket2::{Domain, SockRef};
+
+use crate::address::{AddressMap, SocketAddress};
+use crate::error::Error;
+use crate::listen::{Fate, Inherited, Listening, Outcome, flag};
+use crate::open::identify;
+use crate::sys;
+
+/// No interface has this number.
+const NOWHERE: i32 = i32::MAX;
+
+/// From now on new connections go to the new sockets only, while those that
+/// they replace ([`Fate::Replaced`]) still listen: accept from both until
+/// [`end`]. Where several sockets share an address by `reuseport`, one of them
+/// gets all until then.
+///
+/// # Errors
+/// [`Error::Syscall`] of the first that failed: some new connections may go to
+/// the old socket of its address, and be lost at the end. All others are safe.
+pub fn begin(sockets: &[Listening], old: &mut [Inherited<'_>]) -> Result<(), Error> {
+    let mut result = Ok(());
+    for place in places(sockets, old)? {
+        // Where one could not listen, an old one may have to go on for good.
+        let failed = |new: &&Listening| new.outcome == Outcome::Failed;
+        if !place.new.iter().any(failed) {
+            result = result.and(place.steer(old));
+        }
+    }
+    result
+}
+
+/// Ends the listening of sockets that drain, in every process that has them:
+/// with `now` at once, otherwise where nothing is under way any more. Those
+/// that have ended, here or before, are [`Fate::Ended`]: close them.
+///
+/// # Errors
+/// [`Error::Syscall`] where a descriptor is no socket.
+pub fn end(sockets: &[Listening], old: &mut [Inherited<'_>], now: bool) -> Result<(), Error> {
+    let mut half_open = HalfOpen::default();
+    for place in places(sockets, old)? {
+        if place.listens(old) {
+            if !now && place.is_busy(old, &mut half_open) {
+                continue;
+            }
+            place.finish(old);
+        }
+        place.spread();
+        for &index in &place.old {
+            old[index].fate = Fate::Ended;
+        }
+    }
+    Ok(())
+}
+
+/// One address: the sockets that drain, and those that have taken over.
+struct Place<'a> {
+    address: SocketAddress,
+    new: Vec<&'a Listening>,
+    old: Vec<usize>,
+}
+
+/// Every address where a socket drains.
+fn places<'a>(
+    sockets: &'a [Listening],
+    old: &mut [Inherited<'_>],
+) -> Result<Vec<Place<'a>>, Error> {
+    let mut places = Vec::new();
+    let mut known: AddressMap<SocketAddress, usize> = AddressMap::default();
+    for (index, socket) in old.iter_mut().enumerate() {
+        if socket.fate != Fate::Replaced {
+            continue;
+        }
+        let Some((address, _)) = identify(index, socket)? else {
+            continue;
+        };
+        let place = *known.entry(address.clone()).or_insert_with(|| {
+            let (new, old) = (Vec::new(), Vec::new());
+            places.push(Place { address, new, old });
+            places.len() - 1
+        });
+        places[place].old.push(index);
+    }
+    for socket in sockets.iter().filter(|socket| socket.is_inet_stream()) {
+        if let Some(&place) = known.get(&socket.address) {
+            places[place].new.push(socket);
+        }
+    }
+    Ok(places)
+}
+
+impl Place<'_> {
+    fn steer(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
+        let set = |fd, name, value, text: &str| {
+            sys::set_option(fd, SOL_SOCKET, name, value).map_err(|source| {
+                Error::syscall(format!("setsockopt({text}) {}", self.address), source)
+            })
+        };
+        let mut result = Ok(());
+        for fd in self.successors() {
+            result = result.and(set(fd, libc::SO_REUSEPORT, 0, "SO_REUSEPORT"));
+        }
+        for &index in &self.old {
+            let (fd, name) = (old[index].fd, libc::SO_BINDTOIFINDEX);
+            let hidden = set(fd, name, NOWHERE, "SO_BINDTOIFINDEX");
+            if self.address.domain() == Domain::IPV6 {
+                result = result.and(hidden);
+            }
+        }
+        result
+    }
+
+    /// The new sockets, but for those that drain themselves by now.
+    fn successors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let fds = self.new.iter().filter_map(|new| new.fd.as_ref());
+        let bound = |fd| sys::option(fd, SOL_SOCKET, libc::SO_BINDTOIFINDEX);
+        fds.map(AsFd::as_fd)
+            .filter(move |&fd| !bound(fd).is_ok_and(|interface| interface == NOWHERE))
+    }
+
+    /// Whether an old socket does still listen: another process may have been
+    /// faster.
+    fn listens(&self, old: &[Inherited<'_>]) -> bool {
+        let listens = |&index: &usize| SockRef::from(&old[index].fd).is_listener();
+        self.old.iter().any(|index| listens(index).unwrap_or(false))
+    }
+
+    /// Whether the old sockets may still have, or get, connections.
+    fn is_busy(&self, old: &[Inherited<'_>], half_open: &mut HalfOpen) -> bool {
+        // Set by whoever is about to replace the new ones: until then old and
+        // new share what comes.
+        let shares = |fd| SockRef::from(&fd).reuse_port().unwrap_or(true);
+        let waits = |&index: &usize| sys::waiting(old[index].fd).map_or(true, |count| count > 0);
+        // In this order: what leaves the handshake waits.
+        self.successors().any(shares)
+            || half_open.any_at(&self.address)
+            || self.old.iter().any(waits)
+    }
+
+    fn finish(&self, old: &[Inherited<'_>]) {
+        // Several cannot end in one moment: in between none may be chosen.
+        if self.old.len() > 1 {
+            let _ = self.steer(old);
+        }
+        for &index in &self.old {
+            let _ = SockRef::from(&old[index].fd).shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Gives the new sockets SO_REUSEPORT back where they are to share. If that
+    /// fails, one of them serves all.
+    fn spread(&self) {
+        if self.new.iter().any(|new| new.options.has(flag::REUSEPORT)) {
+            for fd in self.successors() {
+                let _ = SockRef::from(&fd).set_reuse_port(true);
+            }
+        }
+    }
+}
+
+/// The ports of handshakes that are under way, for each address family; asked
+/// once, and None where the kernel does not say.
+#[derive(Default)]
+struct HalfOpen(HashMap<i32, Option<HashSet<u16>>>);
+
+impl HalfOpen {
+    fn any_at(&mut self, address: &SocketAddress) -> bool {
+        let Some(address_port) = address.as_socket().map(|address| address.port()) else {
+            return false;
+        };
+        let family = i32::from(address.domain());
+        let ask = || -> io::Result<HashSet<u16>> { sys::half_open(family as u8) };
+        let ports = self.0.entry(family).or_insert_with(|| ask().ok());
+        ports
+            .as_ref()
+            .is_none_or(|ports| ports.contains(&address_port))
+    }
+}

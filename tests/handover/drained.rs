@@ -1,0 +1,188 @@
+//! Sockets that were replaced go on until nothing is under way on them.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+
+use ngx_rs_listen::{
+    Fate, Inherited, Listening, Open, Protocol, Wish, drain, flag, handover, open,
+};
+use socket2::Socket;
+
+use crate::common::namespace;
+use crate::common::seccomp::{Argument, refuse};
+use crate::common::socket::*;
+
+const CLIENTS: usize = 60;
+
+/// Replaces listeners of one address, as far as they drain.
+fn replace<'a>(
+    text: &str,
+    old: &'a [Socket],
+    wish: Wish,
+    count: usize,
+    share: bool,
+) -> (Vec<Listening>, Vec<Inherited<'a>>) {
+    let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+    let mut sockets: Vec<_> = (0..count).map(|_| stream(text, Some(wish))).collect();
+    if share {
+        let shared = |socket: &mut Listening| socket.options.flags |= flag::REUSEPORT;
+        sockets.iter_mut().for_each(shared);
+    }
+    let mut how = Open {
+        prepare: true,
+        ..Open::default()
+    };
+    open::listening(&mut sockets, &mut inherited, &mut how).expect("both protocols are there");
+    handover::commit(&mut sockets).expect("all can listen");
+    (sockets, inherited)
+}
+
+fn served(sockets: &[Listening]) -> Vec<usize> {
+    sockets.iter().map(|socket| waiting(fd(socket))).collect()
+}
+
+/// Old and new sockets at `text`, where clients come to `client`.
+fn drains(text: &str, client: &str, from: Protocol, old: usize, new: usize) {
+    let share = new > 1;
+    let to = match from {
+        Protocol::Tcp => MPTCP,
+        _ => OFF,
+    };
+    let old: Vec<_> = (0..old).map(|_| listener(text, from, old > 1)).collect();
+    let before = connect(client, CLIENTS);
+    let (sockets, mut inherited) = replace(text, &old, to, new, share);
+    drain::begin(&sockets, &mut inherited).expect("they can be steered");
+    let during = connect(client, CLIENTS);
+    assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS, "{text}");
+    assert!(old.iter().all(listens), "the old ones go on");
+
+    drain::end(&sockets, &mut inherited, false).expect("sockets");
+    assert!(old.iter().all(listens), "what waits is not lost");
+    assert_eq!(old.iter().map(waiting).sum::<usize>(), CLIENTS);
+
+    drain::end(&sockets, &mut inherited, false).expect("sockets");
+    assert!(!old.iter().any(listens), "nothing is under way");
+    assert!(inherited.iter().all(|old| old.fate() == Fate::Ended));
+    assert!(sockets.iter().all(|socket| shares(fd(socket)) == share));
+    let after = connect(client, CLIENTS);
+    let served = served(&sockets);
+    assert_eq!(served.iter().sum::<usize>(), CLIENTS, "{text}");
+    assert!(served.iter().all(|&count| count > 0), "{served:?}");
+    drop((before, during, after));
+}
+
+#[test]
+fn new_connections_go_to_the_new_sockets_and_old_ones_are_not_lost() {
+    for (text, client) in [
+        ("127.0.0.1:80", "127.0.0.1:80"),
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("[::1]:80", "[::1]:80"),
+        ("[::]:80", "[::1]:80"),
+    ] {
+        for from in [Protocol::Tcp, Protocol::Mptcp] {
+            for (old, new) in [(1, 1), (1, 3), (3, 1), (3, 2)] {
+                namespace::run(|| drains(text, client, from, old, new));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handshake_that_is_under_way_is_waited_for() {
+    namespace::run(|| {
+        for text in ["127.0.0.1:80", "[::1]:80"] {
+            let old = [listener(text, Protocol::Tcp, false)];
+            // Holds the handshake until the client has sent something.
+            let (level, name, second) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 60);
+            set(&old[0], level, name, second);
+            let mut client = connect(text, 1).remove(0);
+            let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
+            drain::begin(&sockets, &mut inherited).expect("it can be steered");
+            drain::end(&sockets, &mut inherited, false).expect("sockets");
+            assert!(listens(&old[0]), "{text}: a handshake is under way");
+            client.write_all(b"x").expect("the handshake goes on");
+            assert_eq!(waiting(&old[0]), 1, "{text}");
+            drain::end(&sockets, &mut inherited, false).expect("sockets");
+            assert!(!listens(&old[0]));
+        }
+    });
+}
+
+#[test]
+fn time_is_up_for_those_that_do_not_end() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let _waits = connect(text, 1);
+        let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
+        drain::end(&sockets, &mut inherited, true).expect("sockets");
+        assert!(!listens(&old[0]));
+        assert_eq!(inherited[0].fate(), Fate::Ended);
+    });
+}
+
+#[test]
+fn a_socket_is_replaced_again_while_another_drains() {
+    for text in ["127.0.0.1:80", "[::1]:80"] {
+        namespace::run(|| {
+            let first = [listener(text, Protocol::Tcp, false)];
+            let (new_second, mut drains_first) = replace(text, &first, MPTCP, 1, false);
+            drain::begin(&new_second, &mut drains_first).expect("it can be steered");
+            let second = [Socket::from(
+                fd(&new_second[0]).try_clone().expect("a descriptor"),
+            )];
+            let (third, mut drains_second) = replace(text, &second, OFF, 1, false);
+            drain::begin(&third, &mut drains_second).expect("it can be steered");
+            let _clients = connect(text, CLIENTS);
+            assert_eq!(served(&third), [CLIENTS], "{text}");
+            drain::end(&new_second, &mut drains_first, false).expect("sockets");
+            drain::end(&third, &mut drains_second, false).expect("sockets");
+            assert!(!listens(&first[0]) && !listens(&second[0]));
+            assert!(!shares(fd(&third[0])));
+        });
+    }
+}
+
+#[test]
+fn whoever_prepares_to_replace_the_new_socket_stops_the_end() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
+        drain::begin(&sockets, &mut inherited).expect("it can be steered");
+        let new = fd(&sockets[0]);
+        set(new, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
+        drain::end(&sockets, &mut inherited, false).expect("sockets");
+        assert!(listens(&old[0]), "both get connections now");
+        set(new, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, i32::MAX);
+        drain::end(&sockets, &mut inherited, false).expect("sockets");
+        assert!(!listens(&old[0]));
+    });
+}
+
+#[test]
+fn a_kernel_that_cannot_steer_is_reported() {
+    const OPTION: Argument = (libc::SYS_setsockopt, 2);
+    namespace::run(|| {
+        let old = [listener("[::1]:80", Protocol::Tcp, false)];
+        let (sockets, mut inherited) = replace("[::1]:80", &old, MPTCP, 1, false);
+        refuse(OPTION, libc::SO_BINDTOIFINDEX, libc::ENOPROTOOPT);
+        let error = drain::begin(&sockets, &mut inherited).expect_err("it is refused");
+        let message = "setsockopt(SO_BINDTOIFINDEX) [::1]:80 failed";
+        assert_eq!(error.to_string(), message);
+        assert_eq!(error.os_errno(), libc::ENOPROTOOPT);
+        let _clients = connect("[::1]:80", CLIENTS);
+        let both = waiting(&old[0]) + served(&sockets)[0];
+        assert_eq!(both, CLIENTS, "both serve");
+    });
+}
+
+fn set(fd: &impl AsRawFd, level: i32, name: i32, value: i32) {
+    let (size, place) = (
+        size_of::<i32>() as libc::socklen_t,
+        (&raw const value).cast(),
+    );
+    // SAFETY: `value` has `size` bytes, and lives through the call.
+    let failed = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, place, size) };
+    assert_eq!(failed, 0, "setsockopt({level}, {name}, {value})");
+}
