@@ -12,7 +12,7 @@ BENCH_PACKAGES = $(TEST_PACKAGES) wrk
 # nginx gives its functions parameters that not all of them use.
 C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter
 
-.PHONY: help demo test build module static bench header lint packages
+.PHONY: help demo test build module static bench soak header lint packages
 
 help:			## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -45,6 +45,10 @@ bench: module		## measure, in ratios
 	@tests/packages.sh $(BENCH_PACKAGES)
 	benches/library.sh
 	cargo bench --locked --no-fail-fast --bench nginx --bench http
+
+soak: packages module	## change protocols under load for minutes: 0 lost
+	cargo test --locked --release --test nginx soak:: -- --ignored \
+	    --nocapture --test-threads 1
 
 header:			## write include/ngx_rs_listen.h anew
 	NGX_RS_WRITE_HEADER=1 cargo test --locked --test header

@@ -12,6 +12,7 @@
 
 static void *ngx_mail_rs_sockets_create_conf(ngx_cycle_t *cycle);
 static ngx_int_t ngx_mail_rs_sockets_init_module(ngx_cycle_t *cycle);
+static ngx_int_t ngx_mail_rs_sockets_init_process(ngx_cycle_t *cycle);
 static char *ngx_mail_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 
@@ -39,7 +40,7 @@ ngx_module_t  ngx_mail_rs_sockets_module = {
     NGX_CORE_MODULE,                       /* module type */
     NULL,                                  /* init master */
     ngx_mail_rs_sockets_init_module,       /* init module */
-    NULL,                                  /* init process */
+    ngx_mail_rs_sockets_init_process,      /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     NULL,                                  /* exit process */
@@ -103,6 +104,15 @@ ngx_mail_rs_sockets_init_module(ngx_cycle_t *cycle)
     return ngx_rs_listen_commit(cycle,
                                 ngx_get_conf(cycle->conf_ctx,
                                              ngx_mail_rs_sockets_module));
+}
+
+
+static ngx_int_t
+ngx_mail_rs_sockets_init_process(ngx_cycle_t *cycle)
+{
+    return ngx_rs_listen_init_process(cycle,
+                                      ngx_get_conf(cycle->conf_ctx,
+                                                ngx_mail_rs_sockets_module));
 }
 
 

@@ -51,6 +51,9 @@ typedef struct {
 } ngx_rs_place_t;
 
 
+typedef struct ngx_rs_drain_s  ngx_rs_drain_t;
+
+
 /* the configuration of a core module of ours, one per cycle */
 
 typedef struct {
@@ -69,6 +72,8 @@ typedef struct {
     ngx_rs_open_t               open;
     ngx_uint_t                 *old_indices;
 
+    ngx_rs_drain_t             *drain;
+
     unsigned                    opened:1;
     unsigned                    waiting:1;  /* some do not listen yet */
     unsigned                    committed:1;
@@ -80,6 +85,12 @@ ngx_rs_listen_conf_t *ngx_rs_listen_create_conf(ngx_cycle_t *cycle,
 char *ngx_rs_listen_directive(ngx_conf_t *cf, void *conf, void *core_conf);
 char *ngx_rs_listen_prepare(ngx_cycle_t *cycle, void *conf);
 ngx_int_t ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf);
+ngx_listening_t *ngx_rs_listen_successor(ngx_cycle_t *cycle,
+    ngx_rs_listen_conf_t *rlcf, ngx_listening_t *old, ngx_uint_t *start);
+
+void ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf);
+void ngx_rs_listen_forget(ngx_rs_listen_conf_t *rlcf);
+ngx_int_t ngx_rs_listen_init_process(ngx_cycle_t *cycle, void *conf);
 
 
 #pragma GCC visibility pop

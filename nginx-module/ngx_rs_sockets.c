@@ -20,7 +20,7 @@ static void ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf,
 static void ngx_rs_listen_report(void *data, uint32_t event,
     const ngx_rs_error_t *error);
 static void ngx_rs_listen_keep_old(ngx_cycle_t *cycle,
-    ngx_rs_listen_conf_t *rlcf, ngx_listening_t *ls);
+    ngx_rs_listen_conf_t *rlcf, ngx_uint_t n);
 static void ngx_rs_listen_rollback(void *data);
 
 
@@ -95,6 +95,8 @@ ngx_rs_listen_prepare(ngx_cycle_t *cycle, void *conf)
     open->delay_ms = 500;
     open->report = ngx_rs_listen_report;
     open->data = cycle->log;
+
+    ngx_rs_listen_forget(rlcf);
 
     if (ngx_test_config) {
         open->flags |= NGX_RS_OPEN_CHECK;
@@ -388,32 +390,26 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
 {
     ngx_rs_listen_conf_t  *rlcf = conf;
 
-    ngx_uint_t        i;
-    ngx_rs_error_t    error = NGX_RS_ERROR_INIT;
-    ngx_listening_t  *ls;
+    ngx_uint_t      i;
+    ngx_rs_error_t  error = NGX_RS_ERROR_INIT;
 
     rlcf->committed = 1;
 
-    if (!rlcf->waiting) {
-        return NGX_OK;
-    }
-
-    if (ngx_rs_listening_commit(rlcf->sockets, rlcf->nsockets, &error)
-        == NGX_RS_OK)
+    if (rlcf->waiting
+        && ngx_rs_listening_commit(rlcf->sockets, rlcf->nsockets, &error)
+           != NGX_RS_OK)
     {
-        return NGX_OK;
-    }
+        ngx_log_error(NGX_LOG_ALERT, cycle->log, error.os_errno,
+                      "%s", error.message);
 
-    ngx_log_error(NGX_LOG_ALERT, cycle->log, error.os_errno,
-                  "%s", error.message);
-
-    ls = cycle->listening.elts;
-
-    for (i = 0; i < rlcf->nsockets; i++) {
-        if (rlcf->sockets[i].outcome == NGX_RS_FAILED) {
-            ngx_rs_listen_keep_old(cycle, rlcf, &ls[rlcf->indices[i]]);
+        for (i = 0; i < rlcf->nsockets; i++) {
+            if (rlcf->sockets[i].outcome == NGX_RS_FAILED) {
+                ngx_rs_listen_keep_old(cycle, rlcf, i);
+            }
         }
     }
+
+    ngx_rs_listen_drain(cycle, rlcf);
 
     return NGX_OK;
 }
@@ -426,13 +422,16 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
 
 static void
 ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
-    ngx_listening_t *ls)
+    ngx_uint_t n)
 {
     ngx_uint_t           i;
     ngx_socket_t         fd;
     ngx_rs_open_t        open;
-    ngx_listening_t     *old, *olds;
+    ngx_listening_t     *ls, *old, *olds;
     ngx_rs_inherited_t  *inherited, *found;
+
+    ls = cycle->listening.elts;
+    ls += rlcf->indices[n];
 
     olds = cycle->old_cycle->listening.elts;
     inherited = rlcf->open.inherited;
@@ -473,6 +472,7 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
     }
 
     ls->fd = fd;
+    rlcf->sockets[n].fd = fd;
     found->fate = NGX_RS_KEPT;
 
     /* nothing is beside it any more */
@@ -485,6 +485,37 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
 
     ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
                   "the old socket of %V goes on", &ls->addr_text);
+}
+
+
+/*
+ * The listener that takes over from an old one of the same address; both are
+ * mostly in the same order, so the search goes on where it ended before.
+ */
+
+ngx_listening_t *
+ngx_rs_listen_successor(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
+    ngx_listening_t *old, ngx_uint_t *start)
+{
+    ngx_uint_t        i, n;
+    ngx_listening_t  *ls;
+
+    for (i = 0; i < rlcf->nsockets; i++) {
+        n = (*start + i) % rlcf->nsockets;
+
+        ls = cycle->listening.elts;
+        ls += rlcf->indices[n];
+
+        if (ngx_cmp_sockaddr(ls->sockaddr, ls->socklen,
+                             old->sockaddr, old->socklen, 1)
+            == NGX_OK)
+        {
+            *start = n;
+            return ls;
+        }
+    }
+
+    return NULL;
 }
 
 

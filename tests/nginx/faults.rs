@@ -52,8 +52,17 @@ fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{ADDRESS} {more} {word}")).workers(2);
     let nginx = site.start(&conf(""));
+    let descriptors = nginx.descriptors().len();
+    let nothing_leaks = || {
+        wait_until("descriptors as before", || {
+            nginx.descriptors().len() == descriptors
+        });
+    };
     for (old, new) in [("", "mptcp"), ("mptcp", "")] {
-        let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors().len());
+        // The master forgets the sockets that were replaced.
+        nginx.reload(&conf(old));
+        nothing_leaks();
+        let listeners = nginx.listeners();
         let clients = Steady::start(on, ADDRESS);
         let fault = NoListen::attach(&nginx);
         nginx.reload(&conf(new));
@@ -71,10 +80,7 @@ fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
                 .contains("the old socket of 127.0.0.1:8080 goes on")
         );
         assert_eq!(nginx.listeners(), listeners, "the old sockets go on");
-        // The master closes its channel to a worker a little after its end.
-        wait_until("the descriptors to be as many as before", || {
-            nginx.descriptors().len() == descriptors
-        });
+        nothing_leaks();
         on.serves(ADDRESS, !old.is_empty());
 
         nginx.reload(&conf(new));

@@ -10,7 +10,7 @@ use std::process::Command;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::client::Over;
-use crate::harness::{Host, Outcome, Site};
+use crate::harness::{Host, Outcome, Site, wait_until};
 use crate::namespace::set_sysctl;
 use crate::server::Conf;
 use crate::subsystem::{Subsystem, subsystem_tests};
@@ -92,10 +92,10 @@ fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
     set_sysctl("mptcp/enabled", "1");
     on.serves("127.0.0.1:8080", false);
     nginx.reload(&conf);
-    assert!(
-        nginx.listener().is_mptcp(),
-        "a reload looks again at what the kernel can do"
-    );
+    // A reload looks again at what the kernel can do.
+    wait_until("the MPTCP socket alone", || {
+        nginx.listeners().len() == 1 && nginx.listener().is_mptcp()
+    });
     on.serves("127.0.0.1:8080", true);
 }
 

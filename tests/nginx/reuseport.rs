@@ -103,8 +103,11 @@ fn the_protocol_changes_with_reuseport(on: Subsystem) {
     each_worker_serves(on, &nginx, 2, false);
     let descriptors = nginx.descriptors().len();
     for word in ["mptcp", "", "multipath"] {
-        nginx.reload(&conf(on, &format!("{word} reuseport"), 2));
+        let conf = conf(on, &format!("{word} reuseport"), 2);
+        nginx.reload(&conf);
         each_worker_serves(on, &nginx, 2, !word.is_empty());
+        // Lets the master forget the sockets that were replaced.
+        nginx.reload(&conf);
         wait_until("descriptors as before", || {
             nginx.descriptors().len() == descriptors
         });

@@ -17,6 +17,7 @@ pub struct Conf {
     load: Option<Vec<PathBuf>>,
     workers: usize,
     daemon: bool,
+    accept_mutex: bool,
 }
 
 /// The block of a subsystem.
@@ -42,6 +43,7 @@ impl Conf {
             load: None,
             workers: 1,
             daemon: true,
+            accept_mutex: false,
         }
     }
 
@@ -77,6 +79,12 @@ impl Conf {
         self
     }
 
+    /// Has the workers take turns at accepting.
+    pub fn accept_mutex(mut self) -> Self {
+        self.accept_mutex = true;
+        self
+    }
+
     /// Leaves out the lines that load our modules. Where they are linked into
     /// nginx they stay, and have nothing to do as long as none of our words is
     /// there.
@@ -101,10 +109,11 @@ impl Conf {
             None => self.blocks.iter().map(Block::modules).collect(),
         };
         let blocks: String = self.blocks.iter().map(Block::text).collect();
-        let daemon = if self.daemon { "on" } else { "off" };
+        let on = |on: bool| if on { "on" } else { "off" };
+        let (daemon, accept_mutex) = (on(self.daemon), on(self.accept_mutex));
         format!(
             "{modules}user root;\ndaemon {daemon};\nworker_processes {};\npid nginx.pid;\nerror_log error.log notice;\n{}\
-             events {{\n    worker_connections 1024;\n}}\n{blocks}",
+             events {{\n    worker_connections 1024;\n    accept_mutex {accept_mutex};\n}}\n{blocks}",
             self.workers, self.main
         )
     }

@@ -113,6 +113,8 @@ fn a_reload_changes_the_protocol_of_all_at_once() {
             nginx.listeners().len() == 3 && Subsystem::ALL.iter().all(alone)
         });
         all_serve(word == "mptcp" || word == "mptcp=auto");
+        // The master forgets the sockets that were replaced.
+        nginx.reload(&conf(word));
         wait_until("descriptors as before", || {
             nginx.descriptors().len() == descriptors
         });

@@ -1,0 +1,548 @@
+
+/*
+ * Copyright (C) the ngx-rs-listen authors
+ */
+
+
+#include "ngx_rs_listen.h"
+
+
+/*
+ * How long a handshake may take, in milliseconds, when other handshakes at the
+ * address hide whether it is over: two packets in a row may get lost, of which
+ * the second is sent again after 3 seconds.
+ */
+
+#define NGX_RS_DRAIN_TIME  5000
+
+/*
+ * How often to look whether all is done.  The workers of the old cycle have
+ * closed their descriptors before the first look: the master tells them to
+ * after 100 milliseconds.
+ */
+
+#define NGX_RS_DRAIN_TICK  500
+
+
+/*
+ * Sockets that have been replaced.  The listeners are in no cycle's array, so
+ * that nginx neither pairs them with those of the next configuration nor hands
+ * them to a new binary.
+ */
+
+struct ngx_rs_drain_s {
+    ngx_listening_t            *listening;
+    ngx_rs_open_t               open;       /* inherited: the same sockets */
+    ngx_uint_t                  left;       /* that are not closed yet */
+
+    ngx_rs_listen_conf_t       *conf;
+
+    /* the master of the old binary, as long as it may go on with them */
+    ngx_pid_t                   lender;
+
+    ngx_msec_t                  end;
+    ngx_event_t                 timer;
+    ngx_connection_t            dumb;       /* for nginx's debug log */
+    ngx_log_t                   log;
+};
+
+
+static ngx_rs_drain_t *ngx_rs_drain_create(ngx_cycle_t *cycle,
+    ngx_rs_listen_conf_t *rlcf, ngx_uint_t n);
+static void ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
+    ngx_rs_drain_t *old);
+static void ngx_rs_drain_take(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
+    ngx_listening_t *old, ngx_rs_inherited_t *inherited, ngx_uint_t *start);
+static void ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log);
+static ngx_uint_t ngx_rs_drain_listens(ngx_socket_t fd);
+static ngx_int_t ngx_rs_drain_add(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
+    ngx_listening_t *ls);
+static void ngx_rs_drain_accept(ngx_event_t *ev);
+static void ngx_rs_drain_tick(ngx_event_t *ev);
+static void ngx_rs_drain_close(ngx_rs_drain_t *drain, ngx_uint_t i);
+static void ngx_rs_drain_cleanup(void *data);
+
+
+/* in the master: those of the running cycle, for each subsystem */
+
+static ngx_rs_drain_t  *ngx_rs_drains[NGX_RS_SUBSYSTEM_MAIL + 1];
+
+
+/*
+ * The new cycle has succeeded, and its sockets listen: those that they replace
+ * become ours, and the workers of the new cycle accept from both.
+ */
+
+void
+ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
+{
+    ngx_uint_t           i, n;
+    ngx_rs_drain_t      *drain, *old;
+    ngx_core_conf_t     *ccf;
+    ngx_rs_inherited_t  *inherited;
+
+    ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
+
+    old = ngx_rs_drains[rlcf->subsystem->subsystem];
+    n = old ? old->left : 0;
+
+    inherited = rlcf->open.inherited;
+
+    for (i = 0; i < rlcf->open.inherited_count; i++) {
+        if (inherited[i].fate == NGX_RS_SUPERSEDED) {
+            n++;
+        }
+    }
+
+    /* a single process starts no workers */
+
+    if (n == 0 || !ccf->master) {
+        return;
+    }
+
+    drain = ngx_rs_drain_create(cycle, rlcf, n);
+    if (drain == NULL) {
+        return;
+    }
+
+    ngx_rs_drain_take_over(cycle, drain, old);
+
+    rlcf->drain = drain;
+    ngx_rs_drains[rlcf->subsystem->subsystem] = drain;
+
+    if (ngx_inherited && getppid() == ngx_parent) {
+        drain->lender = ngx_parent;
+
+    } else {
+        ngx_rs_drain_steer(drain, cycle->log);
+    }
+}
+
+
+static ngx_rs_drain_t *
+ngx_rs_drain_create(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
+    ngx_uint_t n)
+{
+    ngx_rs_open_t        init = NGX_RS_OPEN_INIT;
+    ngx_rs_drain_t      *drain;
+    ngx_pool_cleanup_t  *cln;
+
+    drain = ngx_pcalloc(cycle->pool, sizeof(ngx_rs_drain_t));
+    if (drain == NULL) {
+        return NULL;
+    }
+
+    drain->conf = rlcf;
+    drain->open = init;
+    drain->end = ngx_current_msec + NGX_RS_DRAIN_TIME;
+    drain->open.inherited = ngx_palloc(cycle->pool,
+                                       n * sizeof(ngx_rs_inherited_t));
+    drain->listening = ngx_palloc(cycle->pool, n * sizeof(ngx_listening_t));
+    cln = ngx_pool_cleanup_add(cycle->pool, 0);
+
+    if (drain->open.inherited == NULL || drain->listening == NULL
+        || cln == NULL)
+    {
+        return NULL;
+    }
+
+    cln->handler = ngx_rs_drain_cleanup;
+    cln->data = drain;
+
+    return drain;
+}
+
+
+/* those that are replaced now, and those that still drain */
+
+static void
+ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
+    ngx_rs_drain_t *old)
+{
+    ngx_uint_t             i, start;
+    ngx_listening_t       *ls;
+    ngx_rs_inherited_t    *inherited;
+    ngx_rs_listen_conf_t  *rlcf;
+
+    rlcf = drain->conf;
+
+    /* all that listen at an address now take over, whoever opened them */
+
+    ls = cycle->listening.elts;
+
+    for (i = 0; i < rlcf->nsockets; i++) {
+        rlcf->sockets[i].fd = ls[rlcf->indices[i]].fd;
+    }
+
+    inherited = rlcf->open.inherited;
+    ls = cycle->old_cycle->listening.elts;
+    start = 0;
+
+    for (i = 0; i < rlcf->open.inherited_count; i++) {
+        if (inherited[i].fate == NGX_RS_SUPERSEDED) {
+            ngx_rs_drain_take(cycle, drain, &ls[rlcf->old_indices[i]],
+                              &inherited[i], &start);
+        }
+    }
+
+    if (old == NULL) {
+        return;
+    }
+
+    start = 0;
+
+    for (i = 0; i < old->open.inherited_count; i++) {
+        if (old->listening[i].fd != (ngx_socket_t) -1) {
+            ngx_rs_drain_take(cycle, drain, &old->listening[i],
+                              &old->open.inherited[i], &start);
+        }
+    }
+}
+
+
+static void
+ngx_rs_drain_take(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
+    ngx_listening_t *old, ngx_rs_inherited_t *inherited, ngx_uint_t *start)
+{
+    ngx_listening_t  *ls, *new;
+
+    new = ngx_rs_listen_successor(cycle, drain->conf, old, start);
+
+    if (new == NULL) {
+        return;
+    }
+
+    ls = &drain->listening[drain->left];
+
+    *ls = *new;
+    ls->fd = old->fd;
+    ls->connection = NULL;
+    ls->previous = NULL;
+    ls->deferred_accept = old->deferred_accept;
+
+#if (NGX_HAVE_REUSEPORT)
+    /* nginx is not to add it to the event loop anew for fairness */
+    ls->reuseport = 1;
+#endif
+
+    drain->open.inherited[drain->left] = *inherited;
+    drain->open.inherited[drain->left].sockaddr = ls->sockaddr;
+    drain->open.inherited_count = ++drain->left;
+
+    /* whoever had it would close it */
+    old->fd = (ngx_socket_t) -1;
+
+    /* a new binary is not told of it */
+
+    if (fcntl(ls->fd, F_SETFD, FD_CLOEXEC) == -1) {
+        ngx_log_error(NGX_LOG_ALERT, cycle->log, ngx_errno,
+                      "fcntl(FD_CLOEXEC) %V failed", &ls->addr_text);
+    }
+}
+
+
+static void
+ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log)
+{
+    ngx_rs_error_t         error = NGX_RS_ERROR_INIT;
+    ngx_rs_listen_conf_t  *rlcf;
+
+    rlcf = drain->conf;
+
+    if (ngx_rs_drain_begin(rlcf->sockets, rlcf->nsockets, &drain->open, &error)
+        != NGX_RS_OK)
+    {
+        ngx_log_error(NGX_LOG_NOTICE, log, error.os_errno,
+                      "%s, connections that begin before the old socket ends "
+                      "may be lost", error.message);
+    }
+}
+
+
+/* before a reload: those that have ended only take up descriptors */
+
+void
+ngx_rs_listen_forget(ngx_rs_listen_conf_t *rlcf)
+{
+    ngx_uint_t       i;
+    ngx_rs_drain_t  *drain;
+
+    drain = ngx_rs_drains[rlcf->subsystem->subsystem];
+
+    if (drain == NULL) {
+        return;
+    }
+
+    for (i = 0; i < drain->open.inherited_count; i++) {
+        if (!ngx_rs_drain_listens(drain->listening[i].fd)) {
+            ngx_rs_drain_close(drain, i);
+        }
+    }
+}
+
+
+/* a worker accepts from the old sockets, too */
+
+ngx_int_t
+ngx_rs_listen_init_process(ngx_cycle_t *cycle, void *conf)
+{
+    ngx_rs_listen_conf_t  *rlcf = conf;
+
+    ngx_uint_t       i;
+    ngx_rs_drain_t  *drain;
+
+    drain = rlcf->drain;
+
+    if (drain == NULL) {
+        return NGX_OK;
+    }
+
+    if (ngx_process != NGX_PROCESS_WORKER) {
+        ngx_rs_drain_cleanup(drain);
+        return NGX_OK;
+    }
+
+    drain->log = *cycle->log;
+    drain->log.log_level = NGX_LOG_EMERG;
+
+    for (i = 0; i < drain->open.inherited_count; i++) {
+
+        if (drain->listening[i].fd == (ngx_socket_t) -1) {
+            continue;
+        }
+
+        if (ngx_rs_drain_add(cycle, drain, &drain->listening[i]) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    drain->dumb.fd = (ngx_socket_t) -1;
+    drain->dumb.data = drain;
+
+    drain->timer.handler = ngx_rs_drain_tick;
+    drain->timer.data = &drain->dumb;
+    drain->timer.log = cycle->log;
+
+    if (drain->left) {
+        ngx_add_timer(&drain->timer, NGX_RS_DRAIN_TICK);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_rs_drain_add(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
+    ngx_listening_t *ls)
+{
+    ngx_event_t       *rev;
+    ngx_connection_t  *c;
+
+    /* clients come first */
+
+    if (cycle->free_connection_n < cycle->connection_n / 4) {
+        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                      "worker_connections are not enough to accept from the "
+                      "old socket of %V", &ls->addr_text);
+        return NGX_OK;
+    }
+
+    c = ngx_get_connection(ls->fd, cycle->log);
+    if (c == NULL) {
+        return NGX_ERROR;
+    }
+
+    c->type = SOCK_STREAM;
+    c->log = &ls->log;
+    c->listening = ls;
+    ls->connection = c;
+
+    rev = c->read;
+
+    /* another worker may end it between the look and accept() */
+    rev->log = &drain->log;
+
+    rev->accept = 1;
+    rev->handler = ngx_rs_drain_accept;
+
+#if (NGX_HAVE_DEFERRED_ACCEPT)
+    rev->deferred_accept = ls->deferred_accept;
+#endif
+
+    return ngx_add_event(rev, NGX_READ_EVENT, 0);
+}
+
+
+static void
+ngx_rs_drain_accept(ngx_event_t *ev)
+{
+    ngx_rs_drain_t    *drain;
+    ngx_connection_t  *c;
+
+    c = ev->data;
+
+    if (ngx_rs_drain_listens(c->fd)) {
+        ngx_event_accept(ev);
+        return;
+    }
+
+    drain = (ngx_rs_drain_t *) ((u_char *) ev->log
+                                - offsetof(ngx_rs_drain_t, log));
+
+    ngx_rs_drain_close(drain, c->listening - drain->listening);
+
+    /* a worker that is exiting waits for its timers */
+
+    if (drain->left == 0 && drain->timer.timer_set) {
+        ngx_del_timer(&drain->timer);
+    }
+}
+
+
+static ngx_uint_t
+ngx_rs_drain_listens(ngx_socket_t fd)
+{
+    int        listens;
+    socklen_t  len;
+
+    len = sizeof(int);
+
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0
+           && listens;
+}
+
+
+/*
+ * Each worker ends what nothing is under way on, or what has had its time; one
+ * that is exiting first does this, too.
+ */
+
+static void
+ngx_rs_drain_tick(ngx_event_t *ev)
+{
+    uint32_t               now;
+    ngx_uint_t             i;
+    ngx_rs_error_t         error = NGX_RS_ERROR_INIT;
+    ngx_rs_drain_t        *drain;
+    ngx_connection_t      *c;
+    ngx_rs_listen_conf_t  *rlcf;
+
+    c = ev->data;
+    drain = c->data;
+    rlcf = drain->conf;
+
+    if (drain->lender && kill(drain->lender, 0) == -1
+        && ngx_errno == NGX_ESRCH)
+    {
+        drain->lender = 0;
+        drain->end = ngx_current_msec + NGX_RS_DRAIN_TIME;
+
+        if (!ngx_exiting) {
+            ngx_rs_drain_steer(drain, ev->log);
+        }
+    }
+
+    if (drain->lender) {
+
+        if (ngx_exiting) {
+            /* the old binary goes on */
+            ngx_rs_drain_cleanup(drain);
+            return;
+        }
+
+        ngx_add_timer(ev, NGX_RS_DRAIN_TICK);
+        return;
+    }
+
+    now = ((ngx_msec_int_t) (ngx_current_msec - drain->end) >= 0);
+
+    if (ngx_rs_drain_end(rlcf->sockets, rlcf->nsockets, &drain->open, now,
+                         &error)
+        != NGX_RS_OK)
+    {
+        ngx_log_error(NGX_LOG_ALERT, ev->log, error.os_errno,
+                      "%s", error.message);
+        ngx_rs_drain_cleanup(drain);
+        return;
+    }
+
+    for (i = 0; i < drain->open.inherited_count; i++) {
+        if (drain->open.inherited[i].fate == NGX_RS_ENDED) {
+            ngx_rs_drain_close(drain, i);
+        }
+    }
+
+    if (drain->left) {
+        ngx_add_timer(ev, NGX_RS_DRAIN_TICK);
+    }
+}
+
+
+static void
+ngx_rs_drain_close(ngx_rs_drain_t *drain, ngx_uint_t i)
+{
+    ngx_event_t       *rev;
+    ngx_listening_t   *ls;
+    ngx_connection_t  *c;
+
+    ls = &drain->listening[i];
+
+    if (ls->fd == (ngx_socket_t) -1) {
+        return;
+    }
+
+    c = ls->connection;
+
+    if (c) {
+        rev = c->read;
+
+        if (rev->posted) {
+            ngx_delete_posted_event(rev);
+        }
+
+        if (rev->timer_set) {
+            ngx_del_timer(rev);
+        }
+
+        /* other processes may have it open: epoll would go on to report it */
+
+        if (rev->active) {
+            (void) ngx_del_event(rev, NGX_READ_EVENT, 0);
+        }
+
+        ngx_free_connection(c);
+
+        c->fd = (ngx_socket_t) -1;
+        ls->connection = NULL;
+    }
+
+    if (ngx_close_socket(ls->fd) == -1) {
+        ngx_log_error(NGX_LOG_ALERT, ngx_cycle->log, ngx_socket_errno,
+                      ngx_close_socket_n " %V failed", &ls->addr_text);
+    }
+
+    ls->fd = (ngx_socket_t) -1;
+    drain->open.inherited[i].fate = NGX_RS_ENDED;
+    drain->left--;
+}
+
+
+/* of the pool of the cycle, too: in the master, and in a worker that exits */
+
+static void
+ngx_rs_drain_cleanup(void *data)
+{
+    ngx_rs_drain_t  *drain = data;
+
+    ngx_uint_t  i;
+
+    for (i = 0; i < drain->open.inherited_count; i++) {
+        ngx_rs_drain_close(drain, i);
+    }
+
+    i = drain->conf->subsystem->subsystem;
+
+    if (ngx_rs_drains[i] == drain) {
+        ngx_rs_drains[i] = NULL;
+    }
+}

@@ -1,0 +1,256 @@
+//! A listener changes its protocol, in every way there is, while clients come
+//! and go: not one is lost.
+
+use std::time::Duration;
+
+use crate::harness::{Site, wait_until};
+use crate::server::{Conf, Nginx};
+use crate::steady::{Steady, Tally};
+use crate::subsystem::Subsystem;
+use crate::upgrade::{retire, upgrade};
+
+/// How a change comes about.
+#[derive(Clone, Copy)]
+enum Way {
+    /// By a reload.
+    Reload,
+    /// By a reload, and then once more at once, to and fro.
+    Twice,
+    /// By a reload that fails at first.
+    RolledBack,
+    /// By a new binary.
+    Upgrade,
+}
+
+/// One case.
+pub struct Change {
+    /// What is special.
+    pub name: &'static str,
+    on: Subsystem,
+    /// Listen addresses and further words.
+    listen: &'static [&'static str],
+    /// Where the clients connect.
+    clients: &'static [&'static str],
+    accept_mutex: bool,
+    /// The numbers of workers, in turn.
+    workers: &'static [usize],
+    way: Way,
+}
+
+const PLAIN: Change = Change {
+    name: "1 worker",
+    on: Subsystem::Stream,
+    listen: &["127.0.0.1:8080"],
+    clients: &["127.0.0.1:8080"],
+    accept_mutex: false,
+    workers: &[1],
+    way: Way::Reload,
+};
+
+/// All of them.
+pub const ROWS: [Change; 14] = [
+    PLAIN,
+    Change {
+        name: "4 workers",
+        workers: &[4],
+        ..PLAIN
+    },
+    Change {
+        name: "4 workers, http",
+        on: Subsystem::Http,
+        workers: &[4],
+        ..PLAIN
+    },
+    Change {
+        name: "2 workers, mail",
+        on: Subsystem::Mail,
+        workers: &[2],
+        ..PLAIN
+    },
+    Change {
+        name: "4 workers, accept_mutex",
+        accept_mutex: true,
+        workers: &[4],
+        ..PLAIN
+    },
+    Change {
+        name: "1 to 4 workers",
+        workers: &[1, 3, 2, 4],
+        ..PLAIN
+    },
+    Change {
+        name: "reuseport, 4 workers",
+        listen: &["127.0.0.1:8080 reuseport"],
+        workers: &[4],
+        ..PLAIN
+    },
+    Change {
+        name: "reuseport, 1 to 4 workers",
+        listen: &["127.0.0.1:8080 reuseport"],
+        workers: &[1, 3, 2, 4],
+        ..PLAIN
+    },
+    Change {
+        name: "IPv6, 2 workers",
+        listen: &["[::1]:8080"],
+        clients: &["[::1]:8080"],
+        workers: &[2],
+        ..PLAIN
+    },
+    Change {
+        name: "IPv6, reuseport, 1 to 4 workers",
+        listen: &["[::]:8080 reuseport"],
+        clients: &["[::1]:8080"],
+        workers: &[4, 2, 3, 1],
+        ..PLAIN
+    },
+    Change {
+        name: "five addresses",
+        listen: &[
+            "*:8080",
+            "[::]:8080",
+            "127.0.0.2:8081",
+            "127.0.0.1:8081-8082",
+        ],
+        clients: &[
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "127.0.0.2:8081",
+            "127.0.0.1:8081",
+            "127.0.0.1:8082",
+        ],
+        workers: &[2],
+        ..PLAIN
+    },
+    Change {
+        name: "twice at once",
+        workers: &[2],
+        way: Way::Twice,
+        ..PLAIN
+    },
+    Change {
+        name: "rolled back first",
+        workers: &[2],
+        way: Way::RolledBack,
+        ..PLAIN
+    },
+    Change {
+        name: "binary upgrade",
+        workers: &[2],
+        way: Way::Upgrade,
+        ..PLAIN
+    },
+];
+
+impl Change {
+    fn conf(&self, mptcp: bool, workers: usize) -> Conf {
+        let word = if mptcp { " mptcp" } else { "" };
+        let words: Vec<String> = self
+            .listen
+            .iter()
+            .map(|one| format!("{one}{word}"))
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let conf = self.on.servers(&words).workers(workers);
+        if self.accept_mutex {
+            conf.accept_mutex()
+        } else {
+            conf
+        }
+    }
+
+    fn change<'site>(
+        &self,
+        site: &'site Site,
+        nginx: Nginx<'site>,
+        confs: &[Conf; 2],
+        workers: usize,
+    ) -> Nginx<'site> {
+        let [before, after] = confs;
+        let reload = |conf| {
+            let log = nginx.try_reload(conf);
+            log.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+        };
+        match self.way {
+            Way::Reload => reload(after),
+            Way::Twice => [after, before, after].into_iter().for_each(reload),
+            Way::RolledBack => {
+                let broken = after.clone().and(&self.on.log_to("missing/access.log"));
+                nginx
+                    .try_reload(&broken)
+                    .expect_err("the folder is missing");
+                reload(after);
+            }
+            Way::Upgrade => {
+                site.write(after);
+                let new = upgrade(site, &nginx, workers);
+                retire(&nginx);
+                return new;
+            }
+        }
+        nginx.wait_for_workers(workers);
+        nginx
+    }
+
+    /// Changes to and fro under clients, and returns what became of them.
+    pub fn run(&self, site: &Site, changes: usize, clients: usize, pause: Duration) -> Tally {
+        let workers = |round: usize| self.workers[round % self.workers.len()];
+        let mut nginx = site.start(&self.conf(false, workers(0)));
+        let count = clients.div_ceil(self.clients.len()).next_multiple_of(2);
+        let clients = Steady::many(self.on, self.clients, count, pause);
+        clients.wait_for_more(100);
+        for round in 1..=2 * changes {
+            let mptcp = round % 2 == 1;
+            let confs = [!mptcp, mptcp].map(|mptcp| self.conf(mptcp, workers(round)));
+            nginx = self.change(site, nginx, &confs, workers(round));
+            clients.wait_for_more(100);
+        }
+        let tally = clients.stop();
+        self.nothing_is_left(&nginx, workers(2 * changes));
+        tally
+    }
+
+    /// The old sockets go, and with them what helped to hand over.
+    fn nothing_is_left(&self, nginx: &Nginx, workers: usize) {
+        let shares = self.listen[0].contains("reuseport");
+        let count = if shares { workers } else { self.clients.len() };
+        wait_until("the old sockets to go", || {
+            nginx.listeners().len() == count
+                && nginx
+                    .listeners()
+                    .iter()
+                    .all(|one| !one.is_mptcp() && one.option("SO_REUSEPORT") == i32::from(shares))
+        });
+    }
+}
+
+/// A test for each case.
+macro_rules! changes {
+    ($($test:ident: $row:expr;)+) => {$(
+        #[test]
+        fn $test() {
+            let site = Site::new();
+            let pause = Duration::from_millis(2);
+            let tally = ROWS[$row].run(&site, 1, 4, pause);
+            assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+            assert!(tally.served > 300);
+        }
+    )+};
+}
+
+changes! {
+    with_one_worker: 0;
+    with_four_workers: 1;
+    of_http: 2;
+    of_mail: 3;
+    with_accept_mutex: 4;
+    with_the_number_of_workers: 5;
+    with_reuseport: 6;
+    with_reuseport_and_the_number_of_workers: 7;
+    on_ipv6: 8;
+    on_ipv6_with_reuseport: 9;
+    of_five_addresses: 10;
+    twice_at_once: 11;
+    after_a_failed_reload: 12;
+    by_a_new_binary: 13;
+}
