@@ -47,7 +47,7 @@ bench: module		## measure, in ratios
 	cargo bench --locked --no-fail-fast --bench nginx --bench http
 
 soak: packages module	## change protocols under load for minutes: 0 lost
-	cargo test --locked --release --test nginx soak:: -- --ignored \
+	cargo test --locked --test nginx soak:: -- --ignored \
 	    --nocapture --test-threads 1
 
 header:			## write include/ngx_rs_listen.h anew
