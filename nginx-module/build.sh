@@ -55,6 +55,20 @@ for option do
     esac
 done
 
+# modules of nginx that were built apart from the binary, as in Debian 11
+
+for option do
+    case $option in
+        --modules-path=*) folder=${option#*=} ;;
+    esac
+done
+
+for name in stream mail; do
+    case " $* " in *" --with-$name "* | *" --with-$name=dynamic "*) continue ;; esac
+    [ ! -f "${folder:-}/ngx_${name}_module.so" ] \
+        || set -- "$@" "--with-$name=dynamic"
+done
+
 # configure writes where it runs: never into the source
 
 mkdir -p "$OUT/build"
