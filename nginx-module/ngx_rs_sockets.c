@@ -475,6 +475,10 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
     rlcf->sockets[n].fd = fd;
     found->fate = NGX_RS_KEPT;
 
+#if (NGX_RS_HAVE_LISTENING_PROTOCOL)
+    ls->protocol = olds[rlcf->old_indices[found - inherited]].protocol;
+#endif
+
     /* nothing is beside it any more */
 
     open = rlcf->open;

@@ -82,6 +82,8 @@ fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
         assert_eq!(nginx.listeners(), listeners, "the old sockets go on");
         nothing_leaks();
         on.serves(ADDRESS, !old.is_empty());
+        nginx.reload(&conf(old));
+        assert_eq!(nginx.listeners(), listeners, "they are what they were");
 
         nginx.reload(&conf(new));
         wait_until("the new sockets alone", || {
