@@ -1,8 +1,7 @@
 //! What the kernel refuses: a protocol it lacks, an address, a port.
 
-use std::fs::{self, Permissions};
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -195,10 +194,12 @@ fn a_protocol_that_the_kernel_lacks_is_refused(on: Subsystem) {
 /// lie in a folder that is closed to others.
 fn check_as_nobody(on: Subsystem, site: &Site, words: &str) -> Outcome {
     let host = Host::get();
+    // By another process: while this one has a program open to write, no
+    // child that another test starts meanwhile lets anyone run it.
     let copy = |from: &Path, name: &str| {
-        fs::copy(from, site.path(name)).expect("a file can be copied");
-        fs::set_permissions(site.path(name), Permissions::from_mode(0o755))
-            .expect("root can set permissions");
+        let mut install = Command::new("install");
+        install.args(["-m", "755"]).arg(from).arg(site.path(name));
+        site.run(&mut install).succeeds();
     };
     copy(&host.nginx, "nginx");
     let mut conf = on.listen(words).without_module();
