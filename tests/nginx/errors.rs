@@ -20,6 +20,8 @@ subsystem_tests! {
         a_refused_configuration_does_not_start;
     (stream):
         mptcp_with_udp_is_refused;
+    (http):
+        mptcp_with_quic_is_refused;
 }
 
 /// `nginx -t` on a server that listens as `words` say must fail, name the
@@ -54,6 +56,15 @@ fn mptcp_with_udp_is_refused(on: Subsystem) {
         let message = format!("\"{word}\" parameter is incompatible with \"udp\"");
         refuses(on, &format!("127.0.0.1:8080 {word} udp"), &message);
         refuses(on, &format!("127.0.0.1:8080 udp {word}"), &message);
+    }
+}
+
+/// By nginx without HTTP/3, too: our parameters are read first.
+fn mptcp_with_quic_is_refused(on: Subsystem) {
+    for word in ["mptcp", "multipath", "mptcp=auto", "protocol=mptcp"] {
+        let message = format!("\"{word}\" parameter is incompatible with \"quic\"");
+        refuses(on, &format!("127.0.0.1:8080 {word} quic"), &message);
+        refuses(on, &format!("127.0.0.1:8080 quic {word}"), &message);
     }
 }
 
@@ -170,6 +181,8 @@ fn what_nginx_refuses_is_refused_in_its_own_words(on: Subsystem) {
         ("127.0.0.1:8080", "reuseport=1"),
         ("127.0.0.1:8080", "http3"),
         ("127.0.0.1:8080", "mptcpx"),
+        // A word of nginx, but not on Linux.
+        ("127.0.0.1:8080", "setfib=1"),
         ("127.0.0.1:8080", "protocols=tcp"),
         ("127.0.0.1:99999", ""),
         ("127.0.0.1:8081-8080", ""),
@@ -183,6 +196,7 @@ fn what_nginx_refuses_is_refused_in_its_own_words(on: Subsystem) {
         "fastopen=5",
         "deferred",
         "default_server",
+        "proxy_protocol",
         "http2",
     ];
     let foreign = others.into_iter().filter(|words| !on.knows(words));

@@ -70,6 +70,17 @@ impl Host {
         }
     }
 
+    /// Whether nginx was built with this option.
+    pub fn has(&self, option: &str) -> bool {
+        self.built.split_whitespace().any(|word| word == option)
+    }
+
+    /// Whether nginx has a `multipath` parameter of its own, and knows of
+    /// every listening socket which protocol it is of.
+    pub fn knows_protocols(&self) -> bool {
+        self.version >= (1, 29, 7)
+    }
+
     /// The modules of a subsystem.
     pub fn modules(&self, subsystem: Subsystem) -> Modules {
         Modules {
@@ -102,23 +113,19 @@ fn own_module(built: &str, subsystem: Subsystem) -> Option<PathBuf> {
     let name = subsystem.name();
     let mut words = built.split_whitespace();
     let has = |word: &str| words.clone().any(|known| known == word);
-    if has(&format!("--with-{name}=dynamic")) {
-        let folder = words.find_map(|word| word.strip_prefix("--modules-path="));
-        let folder = folder.expect("nginx -V names its --modules-path");
-        let file = Path::new(folder).join(format!("ngx_{name}_module.so"));
-        assert!(
-            file.is_file(),
-            "no {}: install the package libnginx-mod-{name}",
-            file.display()
-        );
-        return Some(file);
-    }
     let is_default = subsystem == Subsystem::Http && !has("--without-http");
+    if is_default || has(&format!("--with-{name}")) {
+        return None;
+    }
+    // Debian's 1.18 has modules that its configure arguments do not name.
+    let folder = words.find_map(|word| word.strip_prefix("--modules-path="));
+    let file = Path::new(folder.unwrap_or_default()).join(format!("ngx_{name}_module.so"));
     assert!(
-        is_default || has(&format!("--with-{name}")),
-        "this nginx has no {name} module: set NGX_RS_NGINX to one built --with-{name}"
+        file.is_file(),
+        "no {}: install the package libnginx-mod-{name}, or set NGX_RS_NGINX to an nginx built --with-{name}",
+        file.display()
     );
-    None
+    Some(file)
 }
 
 fn our_module(built: &str, subsystem: Subsystem) -> Option<PathBuf> {

@@ -53,24 +53,27 @@ impl Subsystem {
 
     /// Whether its listen directive knows all of these words of nginx.
     pub fn knows(self, words: &str) -> bool {
-        let unknown: &[&str] = match self {
-            Self::Stream if self.merges_servers() => &["http2", "quic"],
-            Self::Stream => &["http2", "quic", "default_server", "deferred"],
-            Self::Http => &["udp"],
-            Self::Mail => &[
-                "http2",
-                "quic",
-                "default_server",
-                "deferred",
-                "udp",
-                "reuseport",
-                "fastopen",
-            ],
-        };
         let mut names = words
             .split_whitespace()
             .filter_map(|word| word.split('=').next());
-        names.all(|name| !unknown.contains(&name))
+        names.all(|name| self.knows_name(name))
+    }
+
+    /// The words that nginx has not everywhere or not in every version, by
+    /// its CHANGES.
+    fn knows_name(self, name: &str) -> bool {
+        let host = Host::get();
+        match (name, self) {
+            ("udp", _) => self == Self::Stream,
+            ("http2", _) => self == Self::Http,
+            ("quic", _) => self == Self::Http && host.has("--with-http_v3_module"),
+            ("reuseport", _) => self != Self::Mail,
+            ("fastopen", Self::Stream) => host.version >= (1, 21, 0),
+            ("fastopen", _) => self == Self::Http,
+            ("deferred" | "default_server", _) => self != Self::Mail && self.merges_servers(),
+            ("proxy_protocol", Self::Mail) => host.version >= (1, 19, 8),
+            _ => true,
+        }
     }
 
     /// What the servers of most tests answer; as a mail server's name it can

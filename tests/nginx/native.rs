@@ -1,0 +1,76 @@
+//! The `multipath` that nginx has of its own from 1.29.7 on, and ours.
+
+use crate::harness::{Host, Site, wait_until};
+use crate::server::Conf;
+use crate::steady::Steady;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        multipath_is_nginx_own_word_where_it_has_one,
+        a_listener_goes_between_nginx_own_multipath_and_ours,
+        nginx_own_multipath_is_replaced_by_our_tcp;
+}
+
+const ADDRESS: &str = "127.0.0.1:8080";
+
+/// `multipath` without our module. Where that is linked in it is there still.
+fn native(on: Subsystem) -> Conf {
+    on.listen("127.0.0.1:8080 multipath").without_module()
+}
+
+fn is_known(on: Subsystem) -> bool {
+    let host = Host::get();
+    host.knows_protocols() || host.modules(on).ours.is_none()
+}
+
+fn multipath_is_nginx_own_word_where_it_has_one(on: Subsystem) {
+    let site = Site::new();
+    if !is_known(on) {
+        let text = site.check(&native(on)).fails();
+        assert!(
+            text.contains("[emerg]") && text.contains("invalid") && text.contains("\"multipath\""),
+            "{text}"
+        );
+        return;
+    }
+    let nginx = site.start(&native(on));
+    assert!(nginx.listener().is_mptcp());
+    on.serves(ADDRESS, true);
+}
+
+fn a_listener_goes_between_nginx_own_multipath_and_ours(on: Subsystem) {
+    let site = Site::new();
+    let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
+    let listener = nginx.listener();
+    let clients = Steady::start(on, ADDRESS);
+    for ours in ["multipath", "mptcp"] {
+        if is_known(on) {
+            nginx.reload(&native(on));
+        } else {
+            let log = nginx.try_reload(&native(on)).expect_err("an unknown word");
+            assert!(log.contains("\"multipath\""), "{log}");
+        }
+        assert_eq!(nginx.listener(), listener);
+        nginx.reload(&on.listen(&format!("127.0.0.1:8080 {ours}")));
+        assert_eq!(nginx.listener(), listener);
+        clients.wait_for_more(50);
+    }
+    clients.all_were_served();
+    on.serves(ADDRESS, true);
+}
+
+fn nginx_own_multipath_is_replaced_by_our_tcp(on: Subsystem) {
+    let site = Site::new();
+    // An older nginx has such a socket only from our module.
+    let nginx = match is_known(on) {
+        true => site.start(&native(on)),
+        false => site.start(&on.listen("127.0.0.1:8080 multipath")),
+    };
+    for (word, mptcp) in [("", false), ("mptcp", true), ("mptcp=off", false)] {
+        nginx.reload(&on.listen(&format!("127.0.0.1:8080 {word}")));
+        wait_until("the new socket alone", || nginx.listeners().len() == 1);
+        assert_eq!(nginx.listener().is_mptcp(), mptcp, "{word:?}");
+        on.serves(ADDRESS, mptcp);
+    }
+}
