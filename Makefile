@@ -12,7 +12,7 @@ BENCH_PACKAGES = $(TEST_PACKAGES) wrk
 # nginx gives its functions parameters that not all of them use.
 C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter
 
-.PHONY: help demo test build module static bench soak header lint packages
+.PHONY: help demo test matrix build module static bench soak header lint packages
 
 help:			## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -26,6 +26,10 @@ demo:			## show nginx with a multipath listener, from nothing
 test: packages module static	## run every test
 	cargo test --locked
 	NGX_RS_NGINX=$(NGINX_STATIC) cargo test --locked --test nginx
+
+matrix:			## test on every nginx of Debian, 1.18 to 1.30
+	@tests/packages.sh debootstrap
+	@tests/matrix.sh $(RELEASES)
 
 build:			## build the library: target/release/libngx_rs_listen.{so,a}
 	cargo build --release --locked --lib

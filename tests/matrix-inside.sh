@@ -1,0 +1,34 @@
+#!/bin/sh
+# A line of tests/matrix.sh, inside of its release: the nginx tests with the
+# modules loaded into the packaged nginx, or linked into one from its source.
+#
+#   matrix-inside.sh loaded|linked
+
+set -eu
+
+# Debian 11 has no package of nginx's headers, and what they want besides.
+. /etc/os-release
+case $VERSION_CODENAME in
+    bullseye) headers="libpcre3-dev libssl-dev zlib1g-dev" ;;
+    *) headers=nginx-dev ;;
+esac
+
+tests/packages.sh binutils gcc iproute2 libc6-dev libnginx-mod-mail \
+    libnginx-mod-stream make nginx openssl procps strace $headers
+
+case $1 in
+    loaded)
+        if [ "$headers" != nginx-dev ]; then
+            export NGINX_SOURCE="$PWD/target/nginx-source"
+            tests/nginx-source.sh "$NGINX_SOURCE"
+        fi
+        make module
+        ;;
+    linked)
+        export NGX_RS_NGINX="$PWD/target/nginx-static/nginx"
+        make static
+        ;;
+esac
+
+"${NGX_RS_NGINX:-nginx}" -v
+cargo test --locked --test nginx

@@ -1,0 +1,57 @@
+#!/bin/bash
+# Runs the nginx tests on the nginx of several releases of Debian, each in a
+# folder of its own below target/matrix, which later runs find there; to have
+# a release anew, remove its folder. Whatever cannot be fetched, built or
+# tested stands in the table, and fails the whole.
+#
+#   matrix.sh [RELEASE...]
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The version of each, until Debian's unstable release moves on.
+declare -A versions=([bullseye]=1.18 [bookworm]=1.22 [trixie]=1.26 [sid]=1.30)
+logs=target/matrix
+format='%-9s %-9s %-8s %7s %7s %6s  %s\n'
+table=
+failed=0
+
+# What a pattern captures in the last line of a log that has it.
+captured() {
+    sed -n "s,$2,\1,p" "$1" | tail -n 1
+}
+
+run() {
+    local release=$1 modules=$2 began=$SECONDS log=$logs/$1-$2.log
+    local version passed broken note=
+    echo "nginx of Debian $release, modules $modules: see $log"
+    tests/root.sh "$release" tests/matrix-inside.sh "$modules" > "$log" 2>&1 || {
+        failed=1
+        note="failed: $(tail -n 1 "$log")"
+        sed -n 's/^test \(.*\) \.\.\. FAILED$/    failed: \1/p' "$log"
+    }
+    version=$(captured "$log" '^nginx version: nginx/\([0-9.]*\).*')
+    passed=$(captured "$log" '^test result: .* \([0-9]*\) passed.*')
+    broken=$(captured "$log" '^test result: .* \([0-9]*\) failed.*')
+    [[ -z $version || $version = "${versions[$release]:-}".* ]] \
+        || note="$note (not ${versions[$release]:-known} any more)"
+    table+=$(printf "$format" "${version:--}" "$release" "$modules" \
+        "${passed:--}" "${broken:--}" "$((SECONDS - began)) s" "$note")$'\n'
+}
+
+mkdir -p "$logs"
+cargo fetch --locked --quiet
+
+[ $# != 0 ] || set -- bullseye bookworm trixie sid
+
+for release do
+    run "$release" loaded
+    case $release in
+        bookworm | sid) run "$release" linked ;;
+    esac
+done
+
+echo
+printf "$format" nginx Debian modules passed failed time ''
+printf '%s' "$table"
+exit "$failed"
