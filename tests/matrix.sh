@@ -33,8 +33,8 @@ run() {
     version=$(captured "$log" '^nginx version: nginx/\([0-9.]*\).*')
     passed=$(captured "$log" '^test result: .* \([0-9]*\) passed.*')
     broken=$(captured "$log" '^test result: .* \([0-9]*\) failed.*')
-    [[ -z $version || $version = "${versions[$release]:-}".* ]] \
-        || note="$note (not ${versions[$release]:-known} any more)"
+    [[ -z $version || $version = "${versions[$release]:-}"* ]] \
+        || note="$note (no longer ${versions[$release]})"
     table+=$(printf "$format" "${version:--}" "$release" "$modules" \
         "${passed:--}" "${broken:--}" "$((SECONDS - began)) s" "$note")$'\n'
 }
