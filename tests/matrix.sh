@@ -27,7 +27,7 @@ run() {
     echo "nginx of Debian $release, modules $modules: see $log"
     tests/root.sh "$release" tests/matrix-inside.sh "$modules" > "$log" 2>&1 || {
         failed=1
-        note="failed: $(tail -n 1 "$log")"
+        note="failed: $(grep -v '^make: ' "$log" | tail -n 1)"
         sed -n 's/^test \(.*\) \.\.\. FAILED$/    failed: \1/p' "$log"
     }
     version=$(captured "$log" '^nginx version: nginx/\([0-9.]*\).*')

@@ -29,5 +29,9 @@ mkdir -p lists/partial
 $apt update > log 2>&1 || { tail log >&2; exit 1; }
 # The upstream part alone: it is what nginx's own configure works on.
 $apt source --download-only --tar-only "nginx=$version" > log 2>&1 \
-    || { tail log >&2; exit 1; }
+    || {
+        tail log >&2
+        echo "nginx-source.sh: no source of nginx $version to fetch" >&2
+        exit 1
+    }
 tar -x -f nginx_*.orig.tar.* -C "$folder" --strip-components=1

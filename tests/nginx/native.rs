@@ -4,12 +4,14 @@ use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
 use crate::steady::Steady;
 use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::upgrade::{retire, upgrade};
 
 subsystem_tests! {
     (stream, http, mail):
         multipath_is_nginx_own_word_where_it_has_one,
         a_listener_goes_between_nginx_own_multipath_and_ours,
-        nginx_own_multipath_is_replaced_by_our_tcp;
+        nginx_own_multipath_is_replaced_by_our_tcp,
+        an_upgrade_that_brings_the_module_keeps_nginx_own_multipath;
 }
 
 const ADDRESS: &str = "127.0.0.1:8080";
@@ -17,6 +19,14 @@ const ADDRESS: &str = "127.0.0.1:8080";
 /// `multipath` without our module. Where that is linked in it is there still.
 fn native(on: Subsystem) -> Conf {
     on.listen("127.0.0.1:8080 multipath").without_module()
+}
+
+/// An older nginx gets such a socket only from our module.
+fn native_or_ours(on: Subsystem) -> Conf {
+    match is_known(on) {
+        true => native(on),
+        false => on.listen("127.0.0.1:8080 multipath"),
+    }
 }
 
 fn is_known(on: Subsystem) -> bool {
@@ -62,15 +72,23 @@ fn a_listener_goes_between_nginx_own_multipath_and_ours(on: Subsystem) {
 
 fn nginx_own_multipath_is_replaced_by_our_tcp(on: Subsystem) {
     let site = Site::new();
-    // An older nginx has such a socket only from our module.
-    let nginx = match is_known(on) {
-        true => site.start(&native(on)),
-        false => site.start(&on.listen("127.0.0.1:8080 multipath")),
-    };
+    let nginx = site.start(&native_or_ours(on));
     for (word, mptcp) in [("", false), ("mptcp", true), ("mptcp=off", false)] {
         nginx.reload(&on.listen(&format!("127.0.0.1:8080 {word}")));
         wait_until("the new socket alone", || nginx.listeners().len() == 1);
         assert_eq!(nginx.listener().is_mptcp(), mptcp, "{word:?}");
         on.serves(ADDRESS, mptcp);
     }
+}
+
+fn an_upgrade_that_brings_the_module_keeps_nginx_own_multipath(on: Subsystem) {
+    let site = Site::new();
+    let old = site.start(&native_or_ours(on));
+    let listener = old.listener();
+    site.write(&on.listen("127.0.0.1:8080 mptcp"));
+    let new = upgrade(&site, &old, 1);
+    assert_eq!(new.listener(), listener);
+    retire(&old);
+    assert_eq!(new.listener(), listener);
+    on.serves(ADDRESS, true);
 }
