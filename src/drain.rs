@@ -61,7 +61,11 @@ pub fn end(sockets: &[Listening], old: &mut [Inherited<'_>], now: bool) -> Resul
             if !now && place.is_busy(old, &mut half_open) {
                 continue;
             }
-            place.finish(old);
+            for &index in &place.old {
+                // Another process may be faster. SO_REUSEPORT of the new ones
+                // stays: who replaces them just now needs it.
+                let _ = SockRef::from(&old[index].fd).shutdown(Shutdown::Both);
+            }
         }
         place.spread();
         for &index in &place.old {
@@ -153,16 +157,6 @@ impl Place<'_> {
         self.successors().any(shares)
             || half_open.any_at(&self.address)
             || self.old.iter().any(waits)
-    }
-
-    fn finish(&self, old: &[Inherited<'_>]) {
-        // Several cannot end in one moment: in between none may be chosen.
-        if self.old.len() > 1 {
-            let _ = self.steer(old);
-        }
-        for &index in &self.old {
-            let _ = SockRef::from(&old[index].fd).shutdown(Shutdown::Both);
-        }
     }
 
     /// Gives the new sockets SO_REUSEPORT back where they are to share. If that
