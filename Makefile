@@ -5,14 +5,30 @@ NGINX_STATIC = $(CURDIR)/target/nginx-static/nginx
 # What a fresh Debian 12 lacks, besides Rust.
 BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
-TEST_PACKAGES  = $(DEMO_PACKAGES) g++ libclang-dev libnginx-mod-mail nftables \
-                 openssl procps strace valgrind
+TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
+                 libnginx-mod-mail nftables openssl pkg-config procps \
+                 python3 strace systemd valgrind
 BENCH_PACKAGES = $(TEST_PACKAGES) wrk
 
 # nginx gives its functions parameters that not all of them use.
 C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter
 
-.PHONY: help demo test matrix build module static bench soak header lint packages
+# Where the library goes; cargo-c's layout. DESTDIR comes before all of it.
+PREFIX = /usr/local
+LIBDIR = $(PREFIX)/lib
+
+LIBRARY = target/release/libngx_rs_listen
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# As in build.rs: 0.1.4 -> 0.1, 1.2.3 -> 1
+SOVERSION = $(shell echo $(VERSION) | sed 's/^\(0\.[0-9]*\|[0-9]*\)\..*/\1/')
+
+INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
+                libngx_rs_listen.so libngx_rs_listen.so.$(SOVERSION) \
+                libngx_rs_listen.so.$(VERSION) pkgconfig/ngx_rs_listen.pc) \
+            $(DESTDIR)$(PREFIX)/include/ngx_rs_listen.h
+
+.PHONY: help demo test matrix build install uninstall module static bench \
+        soak header lint packages
 
 help:			## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -31,8 +47,36 @@ matrix:			## test on every nginx of Debian, 1.18 to 1.30
 	@tests/packages.sh debootstrap
 	@tests/matrix.sh $(RELEASES)
 
+# Without the rlib, of which cargo leaves out the optimization at link time.
+# .libs are the libraries that the static one needs, in the linker's words.
 build:			## build the library: target/release/libngx_rs_listen.{so,a}
-	cargo build --release --locked --lib
+	cargo rustc --release --locked --lib --crate-type cdylib,staticlib
+	@rustc --crate-type staticlib -o $(LIBRARY).none.a \
+	    --print native-static-libs=$(LIBRARY).libs /dev/null
+	@rm $(LIBRARY).none.a
+
+# With it built, installing needs no Rust: root may have none.
+$(LIBRARY).libs: Cargo.toml Cargo.lock build.rs $(wildcard src/*.rs src/*/*.rs)
+	$(MAKE) build
+
+install: $(LIBRARY).libs	## install it: PREFIX=/usr/local LIBDIR= DESTDIR=
+	install -d $(sort $(dir $(INSTALLED)))
+	install -m 644 include/ngx_rs_listen.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(LIBRARY).a $(DESTDIR)$(LIBDIR)
+	install -m 755 $(LIBRARY).so \
+	    $(DESTDIR)$(LIBDIR)/libngx_rs_listen.so.$(VERSION)
+	for link in so so.$(SOVERSION); do \
+	    ln -sf libngx_rs_listen.so.$(VERSION) \
+	        $(DESTDIR)$(LIBDIR)/libngx_rs_listen.$$link || exit 1; \
+	done
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
+	    -e "s|@LIBS@|$$(cat $(LIBRARY).libs)|" \
+	    -e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|' \
+	    ngx_rs_listen.pc.in | install -m 644 /dev/stdin \
+	        $(DESTDIR)$(LIBDIR)/pkgconfig/ngx_rs_listen.pc
+
+uninstall:			## take it away again: the same PREFIX, LIBDIR, DESTDIR
+	rm -f $(INSTALLED)
 
 module:			## build the modules for an nginx: target/nginx/*.so
 	@tests/packages.sh $(if $(NGINX_SOURCE),gcc binutils,$(BUILD_PACKAGES))
@@ -62,6 +106,7 @@ lint: packages		## check format, lints, C warnings, shell syntax
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 	CFLAGS='$(C_WARNINGS)' OUT=target/lint nginx-module/build.sh
+	! gofmt -d examples | grep .
 	for script in .ci/run nginx-module/build.sh tests/*.sh benches/*.sh; do \
 	    bash -n $$script || exit 1; \
 	done

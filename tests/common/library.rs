@@ -20,7 +20,9 @@ pub fn folder() -> &'static Path {
         let target = target.expect("target/tmp is in target");
         let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--release", "--lib", "--target-dir"]);
+        // As `make build` does it.
+        build.args(["rustc", "--quiet", "--release", "--lib"]);
+        build.args(["--crate-type", "cdylib,staticlib", "--target-dir"]);
         run(build.arg(target).current_dir(root()));
         target.join("release")
     })
