@@ -1,0 +1,120 @@
+//! The program in C gets sockets from a service manager.
+
+use std::fs;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ngx_rs_listen::Protocol;
+use socket2::Socket;
+
+use crate::common::{namespace, socket};
+use crate::program::{PATIENCE, Program, beside_examples, commands, serves, talk, two_paths};
+
+/// What a service manager passes on begins here.
+const FIRST: RawFd = 3;
+
+/// Starts the program in C with sockets from a service manager: only the
+/// process that LISTEN_PID names may take them.
+fn activated(folder: &Path, sockets: &[&Socket], pid: &str) -> Program {
+    let build = commands("-std=c99 -o echo examples/echo.c");
+    let build = build.lines().next().expect("it is built, then run");
+    let mut moves = String::new();
+    for (index, socket) in sockets.iter().enumerate() {
+        // Far from those that they become, and not closed by exec.
+        // SAFETY: F_DUPFD takes no pointer.
+        let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD, 100) };
+        assert!(fd >= 100, "{}", std::io::Error::last_os_error());
+        moves += &format!(" {}<&{fd}-", FIRST + index as RawFd);
+    }
+    let count = sockets.len();
+    let words = "127.0.0.1:7000-7003 mptcp";
+    let run = format!("env LISTEN_PID={pid} LISTEN_FDS={count} ./echo {words} 2>&1 {moves}");
+    Program::start(&format!("{build}\n{run}"), folder)
+}
+
+/// The inode of a socket: which one it is, whoever has it.
+fn inode(fd: &Path) -> String {
+    let link = fs::read_link(fd).unwrap_or_default();
+    link.to_string_lossy().into_owned()
+}
+
+fn has(program: &Program, socket: &Socket) -> bool {
+    let own = format!("/proc/thread-self/fd/{}", socket.as_raw_fd());
+    let own = inode(Path::new(&own));
+    assert!(own.starts_with("socket:["), "{own}");
+    let fds = fs::read_dir(format!("/proc/{}/fd", program.child.id()));
+    let mut fds = fds.expect("it runs").map_while(Result::ok);
+    fds.any(|fd| inode(&fd.path()) == own)
+}
+
+#[test]
+fn takes_sockets_from_a_service_manager() {
+    let folder = beside_examples("activated");
+    namespace::run(|| {
+        two_paths();
+        let kept = socket::listener("127.0.0.1:7000", Protocol::Mptcp, false);
+        let replaced = socket::listener("127.0.0.1:7003", Protocol::Tcp, false);
+        let unused = socket::listener("127.0.0.1:7004", Protocol::Mptcp, false);
+        let program = activated(&folder, &[&unused, &kept, &replaced], "$$");
+        for line in [
+            "127.0.0.1:7000: MPTCP, inherited",
+            "127.0.0.1:7001: MPTCP, opened",
+            "127.0.0.1:7002: MPTCP, opened",
+            "127.0.0.1:7003: MPTCP, replaced",
+            "listening on 4 sockets",
+        ] {
+            assert_eq!(program.line(), line);
+        }
+        assert!(has(&program, &kept));
+        assert!(!has(&program, &replaced) && !has(&program, &unused));
+        // The service manager still has all of them.
+        assert!(socket::listens(&kept) && socket::listens(&unused));
+        assert!(!socket::listens(&replaced));
+        serves(&program);
+        assert_eq!(program.stop().code(), Some(0));
+        assert!(socket::listens(&kept), "for the next process");
+    });
+}
+
+#[test]
+fn leaves_sockets_that_are_for_another_process() {
+    let folder = beside_examples("another");
+    namespace::run(|| {
+        let socket = socket::listener("127.0.0.1:7000", Protocol::Mptcp, false);
+        let mut program = activated(&folder, &[&socket], "1");
+        let said = program.line();
+        let wanted = "bind() to 127.0.0.1:7000 failed: Address already in use";
+        assert!(said.ends_with(wanted), "{said}");
+        let ended = program.child.wait().expect("it is our child");
+        assert_eq!(ended.code(), Some(1));
+        assert!(socket::listens(&socket));
+    });
+}
+
+/// As README.md says, with systemd's own: it listens, and passes the socket on
+/// with the first connection waiting.
+#[test]
+fn takes_a_socket_from_systemd() {
+    let folder = beside_examples("systemd");
+    let build = commands("-std=c99 -o echo examples/echo.c");
+    let build = build.lines().next().expect("it is built, then run");
+    // It passes on nothing of the environment by itself.
+    let run = commands("systemd-socket-activate");
+    let run = run.replace("-activate", "-activate -E LD_LIBRARY_PATH");
+    namespace::run(|| {
+        let program = Program::start(&format!("{build}\n{run}"), &folder);
+        let end = Instant::now() + PATIENCE;
+        while socket::is_free("127.0.0.1:7000") {
+            assert!(Instant::now() < end, "systemd does not listen");
+            thread::sleep(Duration::from_millis(2));
+        }
+        let wanted = talk("127.0.0.1:7000", Protocol::Tcp);
+        assert_eq!(program.line(), "127.0.0.1:7000: TCP, inherited");
+        assert_eq!(program.line(), "127.0.0.1:7001: TCP, opened");
+        while program.line() != "listening on 4 sockets" {}
+        assert_eq!(program.line(), wanted);
+        assert_eq!(program.stop().code(), Some(0));
+    });
+}

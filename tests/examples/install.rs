@@ -1,0 +1,88 @@
+//! `make install` and `make uninstall`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::common::library;
+
+/// A new folder for one test.
+pub fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("examples-{name}"));
+    // It is there if the test ran before.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("target/ can be written");
+    folder
+}
+
+fn make(words: &[&str]) {
+    let mut make = Command::new("make");
+    library::run(make.arg("-s").args(words).current_dir(library::root()));
+}
+
+/// The folder where the library is installed for all tests: lib and include.
+pub fn prefix() -> &'static Path {
+    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
+    PREFIX.get_or_init(|| {
+        let folder = folder("prefix");
+        make(&["install", &format!("PREFIX={}", folder.display())]);
+        folder
+    })
+}
+
+/// All that is no folder, with what links point to, sorted.
+fn files(folder: &Path) -> Vec<String> {
+    let mut find = Command::new("find");
+    find.arg(folder)
+        .args(["!", "-type", "d", "-printf", "%P %m %l\n"]);
+    let found = library::run(&mut find);
+    let mut files: Vec<_> = found.lines().map(|line| line.trim_end().into()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn installs_what_cargo_c_installs_and_takes_it_away() {
+    let folder = folder("install");
+    let words = [
+        &format!("DESTDIR={}", folder.display()),
+        "PREFIX=/opt/mptcp",
+        "LIBDIR=/opt/mptcp/lib/somewhere",
+    ];
+    make(&[&["install"], &words[..]].concat());
+    // With SOVERSION as in tests/abi/exports.rs.
+    let full = concat!("libngx_rs_listen.so.", env!("CARGO_PKG_VERSION"));
+    let abi = match env!("CARGO_PKG_VERSION_MAJOR") {
+        "0" => concat!("0.", env!("CARGO_PKG_VERSION_MINOR")),
+        major => major,
+    };
+    let lib = "opt/mptcp/lib/somewhere";
+    let wanted = [
+        "opt/mptcp/include/ngx_rs_listen.h 644".to_owned(),
+        format!("{lib}/libngx_rs_listen.a 644"),
+        format!("{lib}/libngx_rs_listen.so 777 {full}"),
+        format!("{lib}/libngx_rs_listen.so.{abi} 777 {full}"),
+        format!("{lib}/{full} 755"),
+        format!("{lib}/pkgconfig/ngx_rs_listen.pc 644"),
+    ];
+    assert_eq!(files(&folder), wanted);
+
+    let config = folder.join(lib).join("pkgconfig/ngx_rs_listen.pc");
+    let config = fs::read_to_string(config).expect("it is there");
+    for line in [
+        "prefix=/opt/mptcp",
+        "libdir=${prefix}/lib/somewhere",
+        "Libs: -L${libdir} -lngx_rs_listen",
+        "Cflags: -I${includedir}",
+        concat!("Version: ", env!("CARGO_PKG_VERSION")),
+        concat!("Description: ", env!("CARGO_PKG_DESCRIPTION")),
+    ] {
+        assert!(
+            config.lines().any(|found| found == line),
+            "{line}: {config}"
+        );
+    }
+    make(&[&["uninstall"], &words[..]].concat());
+    assert_eq!(files(&folder), [""; 0]);
+}

@@ -1,0 +1,11 @@
+//! What README.md says on using the library from other languages: `make
+//! install`, and the commands that build and run each of the examples, which
+//! then serve a TCP client and an MPTCP client of two paths.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod activation;
+mod install;
+mod languages;
+mod program;

@@ -1,0 +1,154 @@
+//! Programs that README.md tells how to build and to run, and their clients.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ngx_rs_listen::{Protocol, connection};
+use socket2::{Domain, Socket, Type};
+
+use crate::common::{library, socket};
+use crate::install::{folder, prefix};
+
+/// A compiler may have to begin from nothing.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A folder where the examples are what they are in the repository.
+pub fn beside_examples(name: &str) -> PathBuf {
+    let folder = folder(name);
+    let examples = library::root().join("examples");
+    symlink(examples, folder.join("examples")).expect("the folder is ours");
+    folder
+}
+
+/// The commands of README.md that speak of an example; `which` is what tells
+/// them from others of the same example.
+pub fn commands(which: &str) -> String {
+    let readme = fs::read_to_string(library::root().join("README.md"));
+    let readme = readme.expect("there is a README.md");
+    let mut blocks = readme.split("```sh\n").skip(1);
+    let block = blocks.find(|block| block.contains(which));
+    let block = block.unwrap_or_else(|| panic!("README.md has no command with {which}"));
+    block.split("```").next().unwrap_or(block).into()
+}
+
+/// A program that README.md tells how to build and to run.
+pub struct Program {
+    pub child: Child,
+    lines: Receiver<String>,
+}
+
+impl Program {
+    /// Runs commands in a folder, the last of them in the place of the shell.
+    pub fn start(commands: &str, folder: &Path) -> Self {
+        let commands = commands.trim_end();
+        let last = commands.rfind('\n').map_or(0, |end| end + 1);
+        let (first, last) = commands.split_at(last);
+        let lib = prefix().join("lib");
+        let mut command = Command::new("bash");
+        command.args(["-ec", &format!("{first} exec {last}")]);
+        command
+            .current_dir(folder)
+            .env("PKG_CONFIG_PATH", lib.join("pkgconfig"))
+            .env("LD_LIBRARY_PATH", lib)
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().expect("bash is needed");
+        let stdout = child.stdout.take().expect("it is a pipe");
+        let (say, lines) = channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines();
+            // Until the program ends, or nobody listens any more.
+            lines
+                .map_while(Result::ok)
+                .try_for_each(|line| say.send(line))
+        });
+        Self { child, lines }
+    }
+
+    pub fn line(&self) -> String {
+        let line = self.lines.recv_timeout(PATIENCE);
+        line.expect("the program says something")
+    }
+
+    /// Asks it to end.
+    pub fn stop(mut self) -> ExitStatus {
+        let pid = self.child.id() as libc::pid_t;
+        // SAFETY: kill(2) takes no pointer; the child was not waited for yet.
+        let failed = unsafe { libc::kill(pid, libc::SIGTERM) };
+        assert_eq!(failed, 0, "it runs");
+        self.child.wait().expect("it is our child")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It has ended already where the test did not fail.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lets an MPTCP client have a second path.
+pub fn two_paths() {
+    for words in [
+        "mptcp limits set subflow 2 add_addr_accepted 2",
+        "mptcp endpoint add 127.0.0.2 dev lo subflow",
+    ] {
+        library::run(Command::new("ip").args(words.split(' ')));
+    }
+}
+
+/// Connects and is echoed; gives back what the program has to say of it.
+pub fn talk(address: &str, protocol: Protocol) -> String {
+    let number = Some(protocol.number().into());
+    let client = Socket::new(Domain::IPV4, Type::STREAM, number).expect("MPTCP is there");
+    client.set_read_timeout(Some(PATIENCE)).expect("any socket");
+    let address = socket::inet(address).into();
+    client.connect(&address).expect("somebody listens");
+    let message: Vec<u8> = (0..100_000).map(|number| number as u8).collect();
+    for part in message.chunks(4096) {
+        let mut echo = vec![0; part.len()];
+        (&client).write_all(part).expect("it is connected");
+        (&client).read_exact(&mut echo).expect("it is connected");
+        assert_eq!(echo, part);
+    }
+    let (kind, paths) = match protocol {
+        Protocol::Mptcp => ("MPTCP", 2),
+        _ => ("TCP", 1),
+    };
+    // The second path comes by itself.
+    let end = Instant::now() + PATIENCE;
+    let subflows = loop {
+        let said = connection::subflows(client.as_fd());
+        let (_, subflows) = said.expect("it is connected");
+        if subflows.len() == paths {
+            break subflows;
+        }
+        assert!(Instant::now() < end, "{paths} paths: {subflows:?}");
+        thread::sleep(Duration::from_millis(2));
+    };
+    client.shutdown(Shutdown::Write).expect("it is connected");
+    assert_eq!((&client).read(&mut [0]).expect("it is connected"), 0);
+    let subflows = subflows
+        .iter()
+        .map(|path| format!("{} -> {}", path.local, path.remote));
+    format!("{kind} {}", subflows.collect::<Vec<_>>().join(", "))
+}
+
+/// Both clients are served.
+pub fn serves(program: &Program) {
+    for (address, protocol) in [
+        ("127.0.0.1:7000", Protocol::Tcp),
+        ("127.0.0.1:7003", Protocol::Mptcp),
+    ] {
+        let wanted = talk(address, protocol);
+        assert_eq!(program.line(), wanted);
+    }
+}
