@@ -11,6 +11,8 @@ pub type Facts = BTreeMap<String, i64>;
 pub struct Seen {
     pub facts: Facts,
     pub functions: Vec<String>,
+    /// The functions with their arguments and results, in Rust's words.
+    pub prototypes: Vec<String>,
     pub strings: BTreeMap<String, String>,
 }
 
@@ -31,6 +33,7 @@ pub fn read(header: bindgen::Builder, allowed: &str) -> Seen {
     Seen {
         facts: items.iter().filter_map(|item| fact(item)).collect(),
         functions: items.iter().filter_map(|item| function(item)).collect(),
+        prototypes: items.iter().filter_map(|item| prototype(item)).collect(),
         strings: items.iter().filter_map(|item| string(item)).collect(),
     }
 }
@@ -67,8 +70,13 @@ fn constant(item: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// `unsafe extern "C" { pub fn NAME (...) -> ...`
-fn function(item: &str) -> Option<String> {
+fn prototype(item: &str) -> Option<String> {
     let (_, rest) = item.rsplit_once("pub fn ")?;
-    let (name, _) = rest.split_once('(')?;
+    Some(format!("fn {}", rest.trim()))
+}
+
+fn function(item: &str) -> Option<String> {
+    let prototype = prototype(item)?;
+    let (name, _) = prototype.strip_prefix("fn ")?.split_once('(')?;
     Some(name.trim().into())
 }

@@ -1,6 +1,7 @@
 //! include/ngx_rs_listen.h against src/capi, in both directions.
 
 use std::mem::{align_of, offset_of, size_of};
+use std::{env, fs};
 
 use ngx_rs_listen::capi::*;
 use ngx_rs_listen::{Protocol, flag};
@@ -153,36 +154,34 @@ fn words_have_the_layout_of_nginx_strings() {
     assert_eq!(offset_of!(ngx_rs_str_t, data), size_of::<usize>());
 }
 
+/// A program that was compiled with an older header depends on every line of
+/// the list: what is in it stays while the soname does.
+#[cfg(target_pointer_width = "64")]
 #[test]
-fn numbers_are_never_reused() {
-    // Written down once more: a program that was compiled with an older header
-    // depends on every one of them.
-    let released = [
-        (ngx_rs_status_t::NGX_RS_OK as i64, 0),
-        (ngx_rs_status_t::NGX_RS_ERR_ARGUMENT as i64, 1),
-        (ngx_rs_status_t::NGX_RS_ERR_SYNTAX as i64, 2),
-        (ngx_rs_status_t::NGX_RS_ERR_HOST_NOT_FOUND as i64, 3),
-        (ngx_rs_status_t::NGX_RS_ERR_CONFLICT as i64, 4),
-        (ngx_rs_status_t::NGX_RS_ERR_UNSUPPORTED as i64, 5),
-        (ngx_rs_status_t::NGX_RS_ERR_SYSCALL as i64, 6),
-        (ngx_rs_status_t::NGX_RS_ERR_PANIC as i64, 7),
-        (NGX_RS_UNTOUCHED.into(), 0),
-        (NGX_RS_OPENED.into(), 1),
-        (NGX_RS_INHERITED.into(), 2),
-        (NGX_RS_REPLACED.into(), 3),
-        (NGX_RS_LEFT.into(), 4),
-        (NGX_RS_JOINED.into(), 5),
-        (NGX_RS_FAILED.into(), 6),
-        (NGX_RS_CONNECTION_UNASKED.into(), 0),
-        (NGX_RS_CONNECTION_OTHER.into(), 1),
-        (NGX_RS_CONNECTION_TCP.into(), 2),
-        (NGX_RS_CONNECTION_MPTCP.into(), 3),
-        (NGX_RS_CONNECTION_FALLBACK.into(), 4),
-        (NGX_RS_UNKNOWN, -1),
-    ];
-    for (now, then) in released {
-        assert_eq!(now, then);
+fn nothing_changes_by_accident() {
+    let Seen {
+        facts, prototypes, ..
+    } = header();
+    let facts = facts
+        .into_iter()
+        .map(|(name, value)| format!("{name} = {value}"));
+    let mut lines: Vec<_> = facts.chain(prototypes).collect();
+    lines.sort();
+    let now: String = lines.iter().map(|line| format!("{line}\n")).collect();
+
+    let path = library::root().join("tests/abi/list.txt");
+    if env::var_os("NGX_RS_WRITE_ABI").is_some() {
+        fs::write(&path, &now).expect("tests/ can be written");
     }
+    let then = fs::read_to_string(&path).expect("the list is there");
+    let gone = then.lines().filter(|line| !now.lines().any(|n| n == *line));
+    let new = now.lines().filter(|line| !then.lines().any(|n| n == *line));
+    let (gone, new): (Vec<_>, Vec<_>) = (gone.collect(), new.collect());
+    assert!(
+        gone.is_empty() && new.is_empty(),
+        "the ABI is not that of tests/abi/list.txt\ngone: {gone:#?}\nnew: {new:#?}\n\
+         if that is meant: NGX_RS_WRITE_ABI=1 cargo test --test abi, and say it in CHANGELOG.md"
+    );
 }
 
 #[test]
