@@ -99,6 +99,24 @@ pub struct Question {
 /// Asks for a connection's state: two system calls for TCP and MPTCP, three
 /// after a fallback; two more at most until the process has met MPTCP.
 ///
+/// ```
+/// use std::io::Write;
+/// use std::net::{TcpListener, TcpStream};
+/// use std::os::fd::AsFd;
+///
+/// use ngx_rs_listen::connection::{self, Kind};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut client = TcpStream::connect(listener.local_addr()?)?;
+/// client.write_all(b"hello")?;
+///
+/// let connection = connection::info(client.as_fd())?;
+/// assert_eq!(connection.kind, Kind::Tcp); // this client asks for no more
+/// assert_eq!(connection.token, None);
+/// assert_eq!(connection.bytes_sent, Some(5));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
 pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
@@ -109,6 +127,23 @@ pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
 /// as long as it is there. Of plain TCP, and after a fallback, for the one pair
 /// of addresses: two system calls more than [`info`]. For MPTCP none more from
 /// Linux 6.5, one more from 5.16; before that the kernel does not tell.
+///
+/// ```
+/// use std::net::{TcpListener, TcpStream};
+/// use std::os::fd::AsFd;
+///
+/// use ngx_rs_listen::connection;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let client = TcpStream::connect(listener.local_addr()?)?;
+/// let (server, _) = listener.accept()?;
+///
+/// let (_, paths) = connection::subflows(server.as_fd())?;
+/// assert_eq!(paths.len(), 1);
+/// assert_eq!(paths[0].local, listener.local_addr()?);
+/// assert_eq!(paths[0].remote, client.local_addr()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.

@@ -9,15 +9,43 @@
 //! 2. [`open::listening`] opens them all, or none of them.
 //!
 //! ```
-//! use ngx_rs_listen::{Inherited, Open, open, parse, resolve};
+//! use ngx_rs_listen::{Open, open, parse, resolve};
 //!
-//! let words = [b"127.0.0.1:0".as_slice(), b"mptcp=auto", b"backlog=64"];
-//! # let words = [b"127.0.0.1".as_slice(), b"mptcp=auto", b"backlog=64"];
+//! let words = [b"127.0.0.1:7000".as_slice(), b"mptcp=auto", b"backlog=64"];
+//! # let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+//! # let words = [free.as_bytes(), b"mptcp=auto", b"backlog=64"];
 //! let listen = parse::listen(&words, &parse::Rules::default())?;
 //! let mut sockets = resolve::sockets(&listen)?;
 //! open::listening(&mut sockets, &mut [], &mut Open::default())?;
 //! assert!(sockets.iter().all(|socket| socket.fd.is_some()));
-//! # Ok::<(), ngx_rs_listen::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Sockets that are there already, from before a reload or from a service
+//! manager, are [`Inherited`]: one of the same address and protocol goes on, and
+//! one of another protocol is replaced. With [`Open::prepare`] nothing changes
+//! for its clients until [`handover::commit`]:
+//!
+//! ```
+//! use ngx_rs_listen::{Fate, Inherited, Open, Outcome, handover, open, parse, resolve};
+//!
+//! let old = std::net::TcpListener::bind("127.0.0.1:0")?;
+//! let address = old.local_addr()?.to_string();
+//!
+//! let words = [address.as_bytes(), b"mptcp"];
+//! let listen = parse::listen(&words, &parse::Rules::default())?;
+//! let mut sockets = resolve::sockets(&listen)?;
+//! let mut inherited = [Inherited::new(&old)];
+//! let mut how = Open::default();
+//! how.prepare = true;
+//! open::listening(&mut sockets, &mut inherited, &mut how)?;
+//!
+//! // What may still fail comes here; `handover::rollback` takes it all back.
+//! handover::commit(&mut sockets)?;
+//! assert_eq!(sockets[0].outcome, Outcome::Replaced);
+//! assert_eq!(inherited[0].fate(), Fate::Replaced);
+//! drop(old);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! [`connection::info`] says of an accepted connection whether it is MPTCP, and

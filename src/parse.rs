@@ -51,6 +51,23 @@ pub enum Owner {
 
 /// Reads the words that follow `listen`: an address, then parameters.
 ///
+/// ```
+/// use ngx_rs_listen::parse::{self, Rules};
+/// use ngx_rs_listen::{Protocol, Wish, flag};
+///
+/// let listen = parse::listen(&[b"443", b"ssl", b"mptcp"], &Rules::default())?;
+/// assert_eq!(listen.wish, Some(Wish::only(Protocol::Mptcp)));
+/// assert!(listen.options.has(flag::SSL));
+///
+/// let wrong = parse::listen(&[b"443", b"udp", b"mptcp"], &Rules::default());
+/// let error = wrong.expect_err("MPTCP takes the place of TCP");
+/// assert_eq!(
+///     error.to_string(),
+///     r#""mptcp" parameter is incompatible with "udp""#
+/// );
+/// # Ok::<(), ngx_rs_listen::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Syntax`] with nginx's message and the index of the word.
 pub fn listen(words: &[&[u8]], rules: &Rules) -> Result<Listen, Error> {

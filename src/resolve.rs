@@ -37,6 +37,16 @@ pub fn addresses(listen: &Listen) -> Result<Vec<IpAddr>, Error> {
 /// The sockets that the directive asks for: of each address all ports, in
 /// nginx's order.
 ///
+/// ```
+/// use ngx_rs_listen::{parse, resolve};
+///
+/// let listen = parse::listen(&[b"[::1]:7000-7003"], &parse::Rules::default())?;
+/// let sockets = resolve::sockets(&listen)?;
+/// assert_eq!(sockets.len(), 4);
+/// assert_eq!(sockets[3].address.to_string(), "[::1]:7003");
+/// # Ok::<(), ngx_rs_listen::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::HostNotFound`]; [`Error::Argument`] for a path that no socket can
 /// have.
