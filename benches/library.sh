@@ -12,7 +12,7 @@ for tool in cargo cc valgrind; do
     command -v $tool > /dev/null || { echo "$0: $tool is needed" >&2; exit 1; }
 done
 
-cargo build --quiet --release --lib
+cargo rustc --quiet --release --locked --lib --crate-type cdylib,staticlib
 mkdir -p "$out"
 for name in open parse; do
     cc -std=c99 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude \
