@@ -3,8 +3,9 @@
 # target/matrix that is made once, with a kernel, a checkout and a Rust that
 # are the machine's own.
 #
-#   root.sh RELEASE COMMAND...
+#   root.sh RELEASE[-NAME] COMMAND...
 #
+# With a NAME it is a folder of its own, apart from others of the release.
 # What runs in there finds a target/ of its own, and ends with the command.
 
 set -euo pipefail
@@ -34,7 +35,7 @@ make_root() {
     apt-config dump | sed -n '/::IndexTargets/d; /^Acquire::/p' \
         > "$root.new/etc/apt/apt.conf.d/machine"
     cp /etc/hosts "$root.new/etc/hosts"
-    debootstrap --variant=minbase "$release" "$root.new" "$mirror" \
+    debootstrap --variant=minbase "${release%-*}" "$root.new" "$mirror" \
         > "$root.log" 2>&1 || {
         tail -n 5 "$root.log" >&2
         die "Debian $release cannot be fetched"
