@@ -9,6 +9,7 @@ TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
                  libnginx-mod-mail nftables openssl pkg-config procps \
                  python3 strace systemd valgrind
 BENCH_PACKAGES = $(TEST_PACKAGES) wrk
+DEB_PACKAGES   = $(BUILD_PACKAGES) debhelper libnginx-mod-mail
 
 # nginx gives its functions parameters that not all of them use.
 C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter
@@ -89,6 +90,12 @@ $(NGINX_STATIC): $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
 	@tests/packages.sh $(BUILD_PACKAGES)
 	@tests/build-static.sh $(dir $@)
 
+.PHONY: deb
+
+deb:			## build the Debian packages: target/deb/*.deb
+	@tests/packages.sh $(DEB_PACKAGES)
+	@debian/build.sh target/deb
+
 bench: module		## measure, in ratios
 	@tests/packages.sh $(BENCH_PACKAGES)
 	benches/library.sh
@@ -107,7 +114,8 @@ lint: packages		## check format, lints, C warnings, shell syntax
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 	CFLAGS='$(C_WARNINGS)' OUT=target/lint nginx-module/build.sh
 	! gofmt -d examples | grep .
-	for script in .ci/run nginx-module/build.sh tests/*.sh benches/*.sh; do \
+	for script in .ci/run nginx-module/build.sh debian/build.sh tests/*.sh \
+	              benches/*.sh; do \
 	    bash -n $$script || exit 1; \
 	done
 
