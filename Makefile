@@ -32,7 +32,7 @@ INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
         soak header lint packages
 
 help:			## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
 	    | expand -t 16
 
 demo:			## show nginx with a multipath listener, from nothing
@@ -90,11 +90,15 @@ $(NGINX_STATIC): $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
 	@tests/packages.sh $(BUILD_PACKAGES)
 	@tests/build-static.sh $(dir $@)
 
-.PHONY: deb
+.PHONY: deb test-deb
 
 deb:			## build the Debian packages: target/deb/*.deb
 	@tests/packages.sh $(DEB_PACKAGES)
 	@debian/build.sh target/deb
+
+test-deb: deb		## install, use, remove the packages on a clean Debian 12
+	@tests/packages.sh debootstrap iproute2 lintian
+	@tests/deb.sh
 
 bench: module		## measure, in ratios
 	@tests/packages.sh $(BENCH_PACKAGES)

@@ -1,0 +1,173 @@
+#!/bin/bash
+# What tests/deb.sh does inside of the clean Debian.
+#
+#   deb-inside.sh fetch     the packages that ours depend on, from the network
+#   deb-inside.sh use       ours installed, used and removed, without network
+
+set -euo pipefail
+
+export DEBIAN_FRONTEND=noninteractive
+modules="./target/deb/libnginx-mod-*-rs-listen_*.deb"
+library="./target/deb/libngx-rs-listen*.deb"
+compiler="gcc libc6-dev pkg-config"
+folder=/etc/nginx/modules-enabled
+
+die() {
+    echo "deb-inside.sh: $*" >&2
+    exit 1
+}
+
+# apt, which is heard only if it fails.
+quietly() {
+    "$@" > /tmp/apt.log 2>&1 || {
+        cat /tmp/apt.log >&2
+        die "$* failed"
+    }
+}
+
+fetch() {
+    apt-get -q -y --download-only install $modules \
+        && apt-get -q -y --download-only install $library $compiler
+}
+
+# What an answer begins with, and whether the connection is MPTCP: to ask this
+# of one that has fallen back to TCP fails.
+ask() {
+    perl -MSocket -e '
+        my ($protocol, $port, $words) = @ARGV;
+        alarm 10;
+        socket(my $socket, AF_INET, SOCK_STREAM, $protocol) or die "socket: $!";
+        connect($socket, pack_sockaddr_in($port, INADDR_LOOPBACK))
+            or die "connect to port $port: $!";
+        syswrite $socket, $words;
+        my $line = <$socket> // die "port $port gives no answer";
+        my ($SOL_MPTCP, $MPTCP_INFO) = (284, 1);
+        my $info = getsockopt($socket, $SOL_MPTCP, $MPTCP_INFO);
+        print defined $info ? "MPTCP: " : "TCP: ", $line;
+    ' "$@"
+}
+
+answers() {
+    local answer
+    answer=$(ask "$1" "$2" "$3" | tr -d '\r')
+    [ "$answer" = "$4" ] || die "port $2 answers \"$answer\", not \"$4\""
+}
+
+# Clients of both kinds are served; those of MPTCP over what is given.
+serves() {
+    local request=$'HEAD / HTTP/1.0\r\n\r\n' mptcp=$1
+    answers 6 80 "$request" "TCP: HTTP/1.1 200 OK"
+    answers 262 80 "$request" "$mptcp: HTTP/1.1 200 OK"
+    answers 6 12345 "" "TCP: stream"
+    answers 262 12345 "" "$mptcp: stream"
+    answers 6 110 "" "TCP: +OK POP3 ready"
+    answers 262 110 "" "$mptcp: +OK POP3 ready"
+    echo "http, stream and mail answer over $mptcp"
+}
+
+# The ports of the listening MPTCP sockets, as soon as they are as given.
+listening() {
+    local ports tries
+    for tries in {1..100}; do
+        ports=$(ss -HlnM | awk '{ sub(".*:", "", $4); print $4 }' \
+                    | sort -nu | xargs)
+        [ "$ports" != "$1" ] || return 0
+        sleep 0.1
+    done
+    die "MPTCP sockets listen on \"$ports\", not on \"$1\": $(nginx -t 2>&1)"
+}
+
+# nginx loads what ends in .conf; what was removed and is not purged yet has
+# another ending there.
+enabled() {
+    [ "$(cd $folder && find . -name '*rs-listen.conf' | sort | xargs)" = "$*" ] \
+        || die "$folder has $(ls $folder)"
+}
+
+all_enabled() {
+    enabled ./50-mod-http-rs-listen.conf ./70-mod-mail-rs-listen.conf \
+        ./70-mod-stream-rs-listen.conf
+}
+
+case $1 in
+    fetch)
+        # Later runs find all of it there.
+        fetch > /tmp/apt.log 2>&1 || {
+            quietly apt-get -q update
+            quietly fetch
+        }
+        exit
+        ;;
+esac
+
+# Where there is no init, packages start their service only if this allows it.
+printf '#!/bin/sh\nexit 0\n' > /usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+
+echo "installing the modules, and with them nginx"
+quietly apt -y install $modules
+all_enabled
+[ -f /run/nginx.pid ] || die "nginx was not started"
+listening ""
+
+echo "adding a word to its configuration"
+sed -i 's/listen 80 default_server;/listen 80 default_server mptcp;/' \
+    /etc/nginx/sites-available/default
+cat >> /etc/nginx/nginx.conf << 'END'
+stream {
+    server {
+        listen 12345 mptcp;
+        return "stream\n";
+    }
+}
+mail {
+    server_name localhost;
+    auth_http 127.0.0.1:80/;
+    server {
+        listen 110 mptcp;
+        protocol pop3;
+    }
+}
+END
+nginx -t -q
+quietly nginx -s reload
+listening "80 110 12345"
+serves MPTCP
+
+echo "removing the modules: the running nginx goes on"
+quietly apt -y remove 'libnginx-mod-*-rs-listen'
+enabled
+nginx -t -q 2> /tmp/refused && die "the word is known without the module"
+grep -q 'invalid parameter "mptcp"' /tmp/refused || die "$(cat /tmp/refused)"
+serves MPTCP
+
+echo "installing them again"
+quietly apt -y install $modules
+all_enabled
+nginx -t -q
+serves MPTCP
+
+echo "purging them: nginx starts without"
+quietly apt -y purge 'libnginx-mod-*-rs-listen'
+left=$(find /etc /usr /var/lib/dpkg -name '*rs[-_]listen*')
+[ -z "$left" ] || die "purged, but there is still $left"
+sed -i 's/ mptcp;/;/' /etc/nginx/nginx.conf /etc/nginx/sites-available/default
+nginx -t -q
+quietly service nginx restart
+listening ""
+serves TCP
+
+echo "installing the library: the C program of README"
+quietly apt -y install $library $compiler
+sed -n '/^```c$/,/^```$/{ /^```c$/d; /^```$/q; p }' README.md > /tmp/program.c
+flags=$(pkg-config --cflags --libs ngx_rs_listen)
+cc -Wall -Wextra -Werror -o /tmp/shared /tmp/program.c $flags
+flags=$(pkg-config --cflags --libs --static ngx_rs_listen)
+cc -Wall -Wextra -Werror -o /tmp/static /tmp/program.c \
+    ${flags/-lngx_rs_listen/-l:libngx_rs_listen.a}
+[[ $(ldd /tmp/shared) = *libngx_rs_listen.so* ]] || die "linked without the .so"
+[[ $(ldd /tmp/static) != *libngx_rs_listen* ]] || die "linked with the .so"
+for program in shared static; do
+    [ "$("/tmp/$program" | grep -c 'listens, over MPTCP$')" = 4 ] \
+        || die "the program, linked $program, does not listen over MPTCP"
+done
