@@ -42,7 +42,7 @@ impl Listener {
 }
 
 /// The options that a listen directive can set, by their names in C.
-const OPTIONS: [(&str, i32, i32); 10] = [
+pub const OPTIONS: [(&str, i32, i32); 10] = [
     ("SO_RCVBUF", libc::SOL_SOCKET, libc::SO_RCVBUF),
     ("SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF),
     ("SO_KEEPALIVE", libc::SOL_SOCKET, libc::SO_KEEPALIVE),
@@ -79,6 +79,14 @@ pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
 /// The listening stream sockets that a process holds, in the order of their
 /// descriptors.
 pub fn listeners(pid: i32) -> Vec<Listener> {
+    let sockets = sockets(pid).into_iter();
+    sockets
+        .filter_map(|(socket, inode)| listener(&socket, inode))
+        .collect()
+}
+
+/// Duplicates of all sockets of a process, with their inodes.
+pub fn sockets(pid: i32) -> Vec<(OwnedFd, u64)> {
     let process =
         open_process(pid).unwrap_or_else(|error| panic!("cannot open process {pid}: {error}"));
     descriptors(pid)
@@ -90,8 +98,7 @@ pub fn listeners(pid: i32) -> Vec<Listener> {
                 .parse()
                 .ok()?;
             // It may have been closed in between.
-            let socket = duplicate(&process, fd).ok()?;
-            listener(&socket, inode)
+            Some((duplicate(&process, fd).ok()?, inode))
         })
         .collect()
 }
@@ -164,7 +171,7 @@ fn listener(socket: &OwnedFd, inode: u64) -> Option<Listener> {
 }
 
 /// The length of a listener's queue, which is in the kernel's `tcp_info`.
-fn backlog(socket: &OwnedFd) -> Option<u32> {
+pub fn backlog(socket: &impl AsFd) -> Option<u32> {
     const AT: usize = offset_of!(libc::tcp_info, tcpi_sacked);
     let info = option::<{ size_of::<libc::tcp_info>() }>(socket, libc::IPPROTO_TCP, libc::TCP_INFO)
         .ok()?;
