@@ -26,6 +26,9 @@ const CXX: [&str; 5] = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror"];
 enum Link {
     Shared,
     Static,
+    /// As static, with a program that watches itself: its memory, that which the
+    /// library has from malloc(), and undefined behaviour.
+    Sanitized,
 }
 
 /// A folder for one test.
@@ -44,7 +47,10 @@ fn compile(compiler: &[&str], source: &Path, folder: &Path, link: Link) -> PathB
     command.arg("-I").arg(library::root().join("include"));
     command.arg(source).arg("-o").arg(&program);
     match link {
-        Link::Static => {
+        Link::Static | Link::Sanitized => {
+            if let Link::Sanitized = link {
+                command.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
+            }
             command.arg(library::folder().join("libngx_rs_listen.a"));
         }
         Link::Shared => {
@@ -77,10 +83,11 @@ fn succeeds(command: &mut Command) -> String {
     })
 }
 
-/// A program of tests/c, both ways, and under valgrind.
-fn check(name: &str) {
+/// A program of tests/c, both ways, under valgrind, and with sanitizers.
+fn check(name: &str) -> PathBuf {
     let source = library::root().join(format!("tests/c/{name}.c"));
     let folder = folder(name);
+    succeeds(&mut Command::new(compile(&C, &source, &folder, Link::Sanitized)));
     for link in [Link::Shared, Link::Static] {
         let program = compile(&C, &source, &folder, link);
         succeeds(&mut Command::new(&program));
@@ -88,6 +95,7 @@ fn check(name: &str) {
         valgrind.args(["--quiet", "--error-exitcode=1", "--leak-check=full"]);
         succeeds(valgrind.arg("--track-fds=no").arg(&program));
     }
+    folder.join("static")
 }
 
 #[test]
@@ -112,7 +120,10 @@ fn mistakes() {
 
 #[test]
 fn threads() {
-    check("threads");
+    let program = check("threads");
+    let mut helgrind = Command::new("valgrind");
+    helgrind.args(["--quiet", "--error-exitcode=1", "--tool=helgrind"]);
+    succeeds(helgrind.arg(program));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -216,6 +217,48 @@ static void wrong_protocols(void)
     CHECK(ngx_rs_protocol_check(IPPROTO_UDP, NULL) == NGX_RS_ERR_UNSUPPORTED);
 }
 
+/* Every port of several addresses, and more of them than there can be. */
+static void too_many_sockets(void)
+{
+    ngx_rs_str_t beyond[] = { NGX_RS_STR("0-65535"), NGX_RS_STR("1-65536") };
+    ngx_rs_str_t words[] = { NGX_RS_STR("127.0.0.1:1-65535"),
+                             NGX_RS_STR("127.0.0.2:1-65535"),
+                             NGX_RS_STR("[::1]:1-65535") };
+    ngx_rs_listening_t *all, *sockets;
+    ngx_rs_listen_t *listen[3];
+    struct rlimit before, few;
+    size_t total = 0, count, i;
+
+    for (i = 0; i < 2; i++) {
+        FAILS(ngx_rs_listen_parse(&beyond[i], 1, NULL, listen, &error),
+              NGX_RS_ERR_SYNTAX, "invalid port in ");
+    }
+    all = malloc(3 * 65535 * sizeof(*all));
+    CHECK(all != NULL);
+    for (i = 0; i < 3; i++) {
+        WORKS(ngx_rs_listen_parse(&words[i], 1, NULL, &listen[i], &error));
+        WORKS(ngx_rs_listen_sockets(listen[i], &sockets, &count, &error));
+        memcpy(all + total, sockets, count * sizeof(*all));
+        total += count;
+    }
+    CHECK(total == 3 * 65535);
+    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    few = before;
+    few.rlim_cur = 64;
+    CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    FAILS(ngx_rs_open_listening(all, total, NULL, &error), NGX_RS_ERR_SYSCALL,
+          "socket() 127.0.0.1:");
+    CHECK(error.os_errno == EMFILE);
+    CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    for (i = 0; i < total; i++) {
+        CHECK(all[i].fd == -1 && all[i].outcome == NGX_RS_UNTOUCHED);
+    }
+    for (i = 0; i < 3; i++) {
+        ngx_rs_listen_free(listen[i]);
+    }
+    free(all);
+}
+
 int main(void)
 {
     int before = dup(1), after;
@@ -228,6 +271,7 @@ int main(void)
     wrong_ways();
     wrong_descriptors();
     wrong_protocols();
+    too_many_sockets();
     /* The lowest free descriptor is what it was: all were closed. */
     after = dup(1);
     CHECK(before == after && close(after) == 0);
