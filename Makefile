@@ -2,6 +2,9 @@
 
 NGINX_STATIC = $(CURDIR)/target/nginx-static/nginx
 
+# Of each fuzz target: `make fuzz FUZZ_SECONDS=600`.
+export FUZZ_SECONDS ?= 60
+
 # What a fresh Debian 12 lacks, besides Rust.
 BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
@@ -28,8 +31,8 @@ INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
                 libngx_rs_listen.so.$(VERSION) pkgconfig/ngx_rs_listen.pc) \
             $(DESTDIR)$(PREFIX)/include/ngx_rs_listen.h
 
-.PHONY: help demo test matrix build install uninstall module static bench \
-        soak header lint packages
+.PHONY: help demo test fuzz matrix build install uninstall deb test-deb \
+        module static bench soak header lint packages
 
 help:			## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -43,6 +46,9 @@ demo:			## show nginx with a multipath listener, from nothing
 test: packages module static	## run every test
 	cargo test --locked
 	NGX_RS_NGINX=$(NGINX_STATIC) cargo test --locked --test nginx
+
+fuzz:			## fuzz the parser, the C ABI and the opening
+	fuzz/run.sh
 
 matrix:			## test on every nginx of Debian, 1.18 to 1.30
 	@tests/packages.sh debootstrap
@@ -90,8 +96,6 @@ $(NGINX_STATIC): $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
 	@tests/packages.sh $(BUILD_PACKAGES)
 	@tests/build-static.sh $(dir $@)
 
-.PHONY: deb test-deb
-
 deb:			## build the Debian packages: target/deb/*.deb
 	@tests/packages.sh $(DEB_PACKAGES)
 	@debian/build.sh target/deb
@@ -114,12 +118,13 @@ header:			## write include/ngx_rs_listen.h anew
 
 lint: packages		## check format, lints, C warnings, shell syntax
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 	CFLAGS='$(C_WARNINGS)' OUT=target/lint nginx-module/build.sh
 	! gofmt -d examples | grep .
-	for script in .ci/run nginx-module/build.sh debian/build.sh tests/*.sh \
-	              benches/*.sh; do \
+	for script in .ci/run nginx-module/build.sh debian/build.sh fuzz/run.sh \
+	              tests/*.sh benches/*.sh; do \
 	    bash -n $$script || exit 1; \
 	done
 

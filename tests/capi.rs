@@ -87,7 +87,12 @@ fn succeeds(command: &mut Command) -> String {
 fn check(name: &str) -> PathBuf {
     let source = library::root().join(format!("tests/c/{name}.c"));
     let folder = folder(name);
-    succeeds(&mut Command::new(compile(&C, &source, &folder, Link::Sanitized)));
+    succeeds(&mut Command::new(compile(
+        &C,
+        &source,
+        &folder,
+        Link::Sanitized,
+    )));
     for link in [Link::Shared, Link::Static] {
         let program = compile(&C, &source, &folder, link);
         succeeds(&mut Command::new(&program));

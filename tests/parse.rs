@@ -6,8 +6,9 @@ mod common;
 use std::net::{IpAddr, SocketAddr};
 
 use common::table::{self, Line};
+use common::words;
 use ngx_rs_listen::parse::{self, Owner, Rules, Subsystem};
-use ngx_rs_listen::{Address, Error, Host, Listen, Options, flag, resolve};
+use ngx_rs_listen::{Address, Error, Host, Listen, Options, resolve};
 
 const ACCEPTED: &str = include_str!("data/accepted.txt");
 const REJECTED: &str = include_str!("data/rejected.txt");
@@ -64,45 +65,9 @@ fn print(listen: &Listen) -> String {
             });
         }
     }
-    words.extend(print_options(&listen.options));
+    words.extend(words::options(&listen.options));
     words.extend(listen.wish.map(|wish| wish.to_string()));
     words.join(" ")
-}
-
-fn print_options(options: &Options) -> Vec<String> {
-    const FLAGS: [(u32, &str); 10] = [
-        (flag::SSL, "ssl"),
-        (flag::HTTP2, "http2"),
-        (flag::QUIC, "quic"),
-        (flag::UDP, "udp"),
-        (flag::DEFAULT_SERVER, "default_server"),
-        (flag::PROXY_PROTOCOL, "proxy_protocol"),
-        (flag::BIND, "bind"),
-        (flag::REUSEPORT, "reuseport"),
-        (flag::DEFERRED, "deferred"),
-        (flag::IPV6ONLY_OFF, "ipv6only=off"),
-    ];
-    let set = FLAGS.iter().filter(|(flag, _)| options.has(*flag));
-    let mut words: Vec<_> = set.map(|(_, name)| name.to_string()).collect();
-    let backlog = Some(options.backlog).filter(|&backlog| backlog != ngx_rs_listen::BACKLOG);
-    for (name, value) in [
-        ("backlog", backlog),
-        ("rcvbuf", options.rcvbuf_bytes),
-        ("sndbuf", options.sndbuf_bytes),
-        ("fastopen", options.fastopen),
-    ] {
-        words.extend(value.map(|value| format!("{name}={value}")));
-    }
-    let times = [options.keepidle_sec, options.keepintvl_sec, options.keepcnt];
-    if options.has(flag::KEEPALIVE_OFF) {
-        words.push("so_keepalive=off".into());
-    } else if options.has(flag::KEEPALIVE_ON) && times == [None; 3] {
-        words.push("so_keepalive=on".into());
-    } else if options.has(flag::KEEPALIVE_ON) {
-        let times = times.map(|time| time.map_or(String::new(), |time| time.to_string()));
-        words.push(format!("so_keepalive={}", times.join(":")));
-    }
-    words
 }
 
 fn check(text: &str, outcome: impl Fn(&Line, Subsystem) -> String) {
@@ -142,11 +107,11 @@ fn every_accepted_directive_keeps_its_meaning_when_it_is_written_out() {
     for line in table::lines(ACCEPTED) {
         for &subsystem in &line.subsystems {
             let listen = parse(&line.words(), subsystem).expect("accepted");
-            let mut words = vec![line.words[0].as_str()];
-            let options = print_options(&listen.options);
-            words.extend(options.iter().map(String::as_str));
-            let wish = listen.wish.map(|wish| wish.to_string());
-            words.extend(wish.as_deref());
+            let words = words::of(&listen);
+            let words: Vec<_> = words
+                .iter()
+                .map(|word| str::from_utf8(word).expect("the lines are UTF-8"))
+                .collect();
             let again = parse(&words, subsystem).expect("accepted again");
             assert_eq!(print(&again), print(&listen), "{words:?}");
         }

@@ -6,3 +6,4 @@ pub mod namespace;
 pub mod seccomp;
 pub mod socket;
 pub mod table;
+pub mod words;

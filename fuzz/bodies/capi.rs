@@ -1,0 +1,313 @@
+//! The C ABI with arbitrary sizes, lengths and versions of its structs: what a
+//! caller can do wrong without a pointer to nowhere.
+
+use std::collections::BTreeSet;
+use std::ffi::c_void;
+use std::mem::size_of;
+use std::ptr;
+
+use ngx_rs_listen::capi::*;
+
+use super::bytes::Bytes;
+use super::capi_memory::{Answer, Memory};
+use super::kernel::{self, Kernel, Socket};
+
+const OK: ngx_rs_status_t = ngx_rs_status_t::NGX_RS_OK;
+
+pub fn run(data: &[u8]) {
+    let mut bytes = Bytes(data);
+    let bytes = &mut bytes;
+    let mut call = Call {
+        answer: Answer::new(bytes),
+        memory: Memory::default(),
+        kernel: Kernel::default(),
+    };
+    match bytes.u8() % 8 {
+        0 | 1 => call.directive(bytes),
+        2 => call.assign(bytes),
+        3 | 4 => call.open(bytes),
+        5 => call.opened_elsewhere(bytes),
+        6 => call.connection(bytes),
+        _ => call.protocol(bytes),
+    }
+}
+
+struct Call {
+    answer: Answer,
+    memory: Memory,
+    kernel: Kernel,
+}
+
+impl Call {
+    /// Calls a function with the rest of the input as its kernel.
+    fn says(
+        &mut self,
+        function: impl FnOnce(*mut ngx_rs_error_t) -> ngx_rs_status_t,
+    ) -> ngx_rs_status_t {
+        let place = self.answer.place();
+        let status = self.kernel.run(|| function(place));
+        self.answer.check(status);
+        status
+    }
+
+    fn directive(&mut self, bytes: &mut Bytes<'_>) {
+        let mut words = self.memory.words(bytes);
+        let real = words.len();
+        let count = Memory::count(bytes, real, size_of::<ngx_rs_str_t>());
+        let rules = self.memory.rules(bytes);
+        let mut owners = vec![99_u8; real];
+        let (owned, missing) = (bytes.u8(), bytes.u8());
+        let place = match owned {
+            255 => ptr::null_mut(),
+            _ => owners.as_mut_ptr(),
+        };
+        words.shrink_to_fit();
+        let first = match owned {
+            254 => ptr::null(),
+            // Not aligned.
+            253 if count == real && real > 0 => words.as_ptr().wrapping_byte_add(1),
+            _ => words.as_ptr(),
+        };
+        // SAFETY: everything is as long as it says.
+        let status =
+            self.says(|error| unsafe { ngx_rs_listen_classify(first, count, rules, place, error) });
+        assert!(status != OK || owners[..count].iter().all(|&owner| owner <= 2));
+
+        let mut listen = ptr::null_mut();
+        let place = match missing {
+            255 => ptr::null_mut(),
+            _ => &raw mut listen,
+        };
+        // SAFETY: as above.
+        let status =
+            self.says(|error| unsafe { ngx_rs_listen_parse(first, count, rules, place, error) });
+        assert_eq!(status == OK, !listen.is_null());
+        if !is_wide(&words) {
+            self.parsed(listen, missing);
+        }
+        // SAFETY: it came from ngx_rs_listen_parse, or is NULL.
+        unsafe { ngx_rs_listen_free(listen) };
+    }
+
+    fn parsed(&mut self, listen: *mut ngx_rs_listen_t, missing: u8) {
+        let (mut sockets, mut words) = (ptr::null_mut(), ptr::null());
+        let mut count = 77;
+        let counted = match missing {
+            254 => ptr::null_mut(),
+            _ => &raw mut count,
+        };
+        // SAFETY: NULL, or what ngx_rs_listen_parse has made.
+        let status = self
+            .says(|error| unsafe { ngx_rs_listen_sockets(listen, &mut sockets, counted, error) });
+        assert_eq!(status == OK, !listen.is_null() && !counted.is_null());
+        if status == OK {
+            // SAFETY: there are `count` elements.
+            let sockets = unsafe { std::slice::from_raw_parts(sockets, count) };
+            assert!(
+                sockets
+                    .iter()
+                    .all(|socket| socket.fd == -1 && socket.socklen > 2)
+            );
+        }
+        // SAFETY: as above.
+        let status = self
+            .says(|error| unsafe { ngx_rs_listen_addresses(listen, &mut words, counted, error) });
+        assert_eq!(status == OK, !listen.is_null() && !counted.is_null());
+        if status == OK && count > 0 {
+            // SAFETY: there are `count` words.
+            for word in unsafe { std::slice::from_raw_parts(words, count) } {
+                // SAFETY: each is followed by a 0.
+                let text = unsafe { std::slice::from_raw_parts(word.data, word.len + 1) };
+                assert_eq!(text.last(), Some(&0));
+            }
+        }
+    }
+
+    fn assign(&mut self, bytes: &mut Bytes<'_>) {
+        let stride = size_of::<ngx_rs_listening_t>();
+        let (sockets, count) = self.sockets(bytes, |_, _| {});
+        let (asked, asked_count) = self.sockets(bytes, |_, _| {});
+        let count = Memory::count(bytes, count, stride);
+        let asked_count = Memory::count(bytes, asked_count, stride);
+        // SAFETY: everything is as long as it says.
+        self.says(|error| unsafe {
+            ngx_rs_listening_assign(sockets, count, asked, asked_count, error)
+        });
+    }
+
+    /// An array of sockets, and how many are there.
+    fn sockets(
+        &mut self,
+        bytes: &mut Bytes<'_>,
+        change: impl Fn(&mut Kernel, &mut ngx_rs_listening_t),
+    ) -> (*mut ngx_rs_listening_t, usize) {
+        let count = bytes.below(5);
+        let mut elements = Vec::new();
+        for _ in 0..count {
+            let mut element = self.memory.listening(bytes);
+            change(&mut self.kernel, &mut element);
+            elements.push(element);
+        }
+        (self.memory.array(bytes, &elements), count)
+    }
+
+    fn how(&mut self, bytes: &mut Bytes<'_>) -> *const ngx_rs_open_t {
+        if bytes.bool() {
+            return ptr::null();
+        }
+        let count = bytes.below(4);
+        let mut inherited = Vec::new();
+        for _ in 0..count {
+            let protocol = bytes.one_of(&[6, 262]);
+            let fd = match bytes.u8() {
+                255 => -1,
+                254 => 1234,
+                _ => self.kernel.add(bound(bytes, protocol)),
+            };
+            inherited.push(self.memory.inherited(bytes, fd));
+        }
+        let how = ngx_rs_open_t {
+            size: 0,
+            flags: bytes.below(9) as u32,
+            tries: bytes.below(4) as u32,
+            delay_ms: 0,
+            inherited: self.memory.array(bytes, &inherited),
+            inherited_count: Memory::count(bytes, count, size_of::<ngx_rs_inherited_t>()),
+            report: bytes
+                .bool()
+                .then_some(told as unsafe extern "C" fn(_, _, _)),
+            data: ptr::null_mut(),
+        };
+        self.memory.array(bytes, &[how])
+    }
+
+    /// Opens, and commits or takes back.
+    fn open(&mut self, bytes: &mut Bytes<'_>) {
+        let (sockets, real) = self.sockets(bytes, |_, _| {});
+        let how = self.how(bytes);
+        let count = Memory::count(bytes, real, size_of::<ngx_rs_listening_t>());
+        let commits = bytes.bool();
+        let before: BTreeSet<i32> = self.kernel.sockets.keys().copied().collect();
+        self.kernel.plan(bytes.0);
+        // SAFETY: everything is as long as it says.
+        let status =
+            self.says(|error| unsafe { ngx_rs_open_listening(sockets, count, how, error) });
+        if status != OK {
+            self.has(&before);
+            return;
+        }
+        if commits {
+            // SAFETY: as above.
+            self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, error) });
+        }
+        // SAFETY: as above.
+        let status =
+            self.says(|error| unsafe { ngx_rs_listening_rollback(sockets, count, how, error) });
+        assert_eq!(status, OK);
+        self.has(&before);
+    }
+
+    /// Whether these are open, and nothing else.
+    fn has(&self, before: &BTreeSet<i32>) {
+        assert!(self.kernel.sockets.keys().eq(before), "a leak");
+        assert!(!self.kernel.closed_twice);
+    }
+
+    /// Commits or takes back what was never opened so.
+    fn opened_elsewhere(&mut self, bytes: &mut Bytes<'_>) {
+        let (sockets, real) = self.sockets(bytes, |kernel, element| {
+            element.fd = match element.inherited {
+                0 => -1,
+                1 => i32::MIN,
+                2 => 1234,
+                _ => kernel.add(bound(&mut Bytes(&[]), 262)),
+            };
+        });
+        let how = self.how(bytes);
+        let count = Memory::count(bytes, real, size_of::<ngx_rs_listening_t>());
+        let commits = bytes.bool();
+        self.kernel.plan(bytes.0);
+        let before: BTreeSet<i32> = self.kernel.sockets.keys().copied().collect();
+        if commits {
+            // SAFETY: everything is as long as it says.
+            self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, error) });
+            assert!(
+                self.kernel.sockets.keys().eq(&before),
+                "commit closes nothing"
+            );
+        }
+        // SAFETY: as above.
+        let status =
+            self.says(|error| unsafe { ngx_rs_listening_rollback(sockets, count, how, error) });
+        assert!(status == OK || self.kernel.sockets.keys().eq(&before));
+    }
+
+    fn connection(&mut self, bytes: &mut Bytes<'_>) {
+        let protocol = bytes.one_of(&[262, 262, 6, 0]);
+        let fd = match bytes.u8() {
+            255 => -1,
+            254 => 1234,
+            _ => self.kernel.add(bound(bytes, protocol)),
+        };
+        let info = self.memory.info(bytes);
+        let room = bytes.below(20);
+        // SAFETY: all bytes of it may be 0.
+        let path: ngx_rs_subflow_t = unsafe { std::mem::zeroed() };
+        let paths = match room {
+            0 => ptr::null_mut(),
+            _ => self.memory.array(bytes, &vec![path; room]),
+        };
+        let room = Memory::count(bytes, room, size_of::<ngx_rs_subflow_t>());
+        let mut count = 77;
+        let counted = match bytes.u8() {
+            255 => ptr::null_mut(),
+            _ => &raw mut count,
+        };
+        let first = bytes.bool();
+        self.kernel.plan(bytes.0);
+        if first {
+            // SAFETY: everything is as long as it says.
+            self.says(|error| unsafe { ngx_rs_connection_info(fd, info, error) });
+        }
+        // SAFETY: as above.
+        let status = self.says(|error| unsafe {
+            ngx_rs_connection_subflows(fd, paths, room, counted, info, error)
+        });
+        assert!(status == OK || count == 77);
+    }
+
+    fn protocol(&mut self, bytes: &mut Bytes<'_>) {
+        let number = bytes.int() as i32;
+        self.kernel.plan(bytes.0);
+        // SAFETY: there are no pointers but that of the error.
+        self.says(|error| unsafe { ngx_rs_protocol_check(number, error) });
+        self.has(&BTreeSet::new());
+        assert_ne!(ngx_rs_abi_version(), 0);
+    }
+}
+
+/// Whether it may be many sockets, which takes its time.
+fn is_wide(words: &[ngx_rs_str_t]) -> bool {
+    let real = |word: &&ngx_rs_str_t| word.len < 1000 && !word.data.is_null();
+    words.first().filter(real).is_some_and(|first| {
+        // SAFETY: a word is as long as it says.
+        unsafe { std::slice::from_raw_parts(first.data, first.len) }.contains(&b'-')
+    })
+}
+
+/// A socket that was bound somewhere.
+fn bound(bytes: &mut Bytes<'_>, protocol: i32) -> Socket {
+    let address = kernel::sockaddr(bytes);
+    Socket {
+        domain: address[0].into(),
+        kind: bytes.one_of(&[libc::SOCK_STREAM, libc::SOCK_STREAM, libc::SOCK_DGRAM]),
+        protocol,
+        address,
+        listens: true,
+        shared: bytes.bool(),
+    }
+}
+
+unsafe extern "C" fn told(_: *mut c_void, event: u32, error: *const ngx_rs_error_t) {
+    assert!(event <= NGX_RS_REPORT_FALLBACK && !error.is_null());
+}

@@ -1,0 +1,34 @@
+//! What was parsed and is written out means the same when it is parsed again.
+
+use ngx_rs_listen::parse::{self, Rules};
+use ngx_rs_listen::{Address, Listen};
+
+use super::words;
+
+pub fn run(data: &[u8]) {
+    let Some((rules, given)) = super::parse::read(data) else {
+        return;
+    };
+    let rules = Rules {
+        ours_only: false,
+        ..rules
+    };
+    let Ok(listen) = parse::listen(&given, &rules) else {
+        return;
+    };
+    let printed = words::of(&listen);
+    let again: Vec<&[u8]> = printed.iter().map(Vec::as_slice).collect();
+    let again = parse::listen(&again, &rules)
+        .unwrap_or_else(|error| panic!("{error}: {listen:?} as {printed:?}"));
+    assert_eq!(meaning(&again), meaning(&listen), "{printed:?}");
+    assert_eq!(words::of(&again), printed);
+}
+
+/// All but how it was written.
+fn meaning(listen: &Listen) -> Listen {
+    let mut listen = listen.clone();
+    if let Address::Inet { text, .. } = &mut listen.address {
+        text.clear();
+    }
+    listen
+}

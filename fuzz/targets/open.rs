@@ -1,0 +1,7 @@
+//! fuzz/bodies/open.rs, with libFuzzer's input.
+#![no_main]
+
+#[path = "../bodies/mod.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::open::run(data));
