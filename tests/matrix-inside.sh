@@ -14,7 +14,7 @@ case $VERSION_CODENAME in
 esac
 
 tests/packages.sh binutils gcc iproute2 libc6-dev libnginx-mod-mail \
-    libnginx-mod-stream make nginx openssl procps strace $headers
+    libnginx-mod-stream make nftables nginx openssl procps strace $headers
 
 case $1 in
     loaded)
@@ -30,5 +30,12 @@ case $1 in
         ;;
 esac
 
+# Before its version 1.0.2, nft cannot take an option from a packet.
+skip=
+if [ "$VERSION_CODENAME" = bullseye ]; then
+    skip="--skip fallback:: --skip falls_back --skip never_mptcp"
+    echo "note: nft is too old for the tests with a middlebox"
+fi
+
 "${NGX_RS_NGINX:-nginx}" -v
-cargo test --locked --test nginx
+cargo test --locked --test nginx -- $skip

@@ -294,5 +294,5 @@ fn the_module_can_be_loaded_by_a_reload(on: Subsystem) {
     replaced(&nginx, inode, true);
     on.serves(ADDRESS, true);
     nginx.reload(&on.listen("127.0.0.1:8080").without_module());
-    assert_eq!(nginx.listeners().len(), 1);
+    wait_until("one listener", || nginx.listeners().len() == 1);
 }
