@@ -4,10 +4,10 @@ use std::any::Any;
 use std::cell::Cell;
 use std::ffi::c_char;
 use std::mem::size_of;
-use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::ptr;
 use std::slice;
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 use std::thread;
 
 use super::types::{ngx_rs_error_t, ngx_rs_status_t};
@@ -73,22 +73,26 @@ pub(super) fn outside<T>(function: impl FnOnce() -> T) -> T {
 /// module, that copy is ours alone, and goes with our code at dlclose(). In a
 /// Rust program we share the program's copy: there the hook that was set before
 /// still gets every panic outside of the guards, and one that is set later
-/// replaces this one, and sees all.
+/// replaces this one, and sees all. Nothing is allocated for it, as dlclose()
+/// would leave that behind.
 fn silence_panics() {
     static ONCE: Once = Once::new();
+    static EARLIER: OnceLock<PanicHook> = OnceLock::new();
     // A thread that is panicking must not change the hook.
     if ONCE.is_completed() || thread::panicking() {
         return;
     }
     ONCE.call_once(|| {
-        let earlier = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if DEPTH.get() == 0 {
+        EARLIER.get_or_init(panic::take_hook);
+        panic::set_hook(Box::new(|info| {
+            if let (0, Some(earlier)) = (DEPTH.get(), EARLIER.get()) {
                 earlier(info);
             }
         }));
     });
 }
+
+type PanicHook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
 /// A failure, ready to be copied into the caller's struct.
 pub(super) struct Report {
