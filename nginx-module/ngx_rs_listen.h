@@ -71,6 +71,7 @@ typedef struct {
     /* those of the old cycle, likewise */
     ngx_rs_open_t               open;
     ngx_uint_t                 *old_indices;
+    ngx_uint_t                  old_nelts;  /* of its array */
 
     ngx_rs_drain_t             *drain;
 

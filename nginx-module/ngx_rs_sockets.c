@@ -17,6 +17,8 @@ static void ngx_rs_listen_hand_over(ngx_cycle_t *cycle,
     ngx_rs_listen_conf_t *rlcf);
 static void ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf,
     ngx_uint_t ignore);
+static void ngx_rs_listen_hide_old(ngx_rs_listen_conf_t *rlcf);
+static void ngx_rs_listen_show_old(ngx_rs_listen_conf_t *rlcf);
 static void ngx_rs_listen_report(void *data, uint32_t event,
     const ngx_rs_error_t *error);
 static void ngx_rs_listen_keep_old(ngx_cycle_t *cycle,
@@ -136,6 +138,7 @@ ngx_rs_listen_prepare(ngx_cycle_t *cycle, void *conf)
 
     ngx_rs_listen_hand_over(cycle, rlcf);
     ngx_rs_listen_ignore_old(rlcf, 1);
+    ngx_rs_listen_hide_old(rlcf);
 
     return NGX_CONF_OK;
 }
@@ -360,6 +363,46 @@ ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf, ngx_uint_t ignore)
 }
 
 
+/*
+ * For each new socket nginx walks over those that are ignored, so it does not
+ * get to see the last ones at all; an array without any would be a first start.
+ */
+
+static void
+ngx_rs_listen_hide_old(ngx_rs_listen_conf_t *rlcf)
+{
+    ngx_array_t      *listening;
+    ngx_listening_t  *ls;
+
+    listening = &rlcf->cycle->old_cycle->listening;
+    rlcf->old_nelts = listening->nelts;
+
+    ls = listening->elts;
+
+    while (listening->nelts > 1 && ls[listening->nelts - 1].ignore) {
+        listening->nelts--;
+
+        /* a reload that has failed may have set it, and nginx clears it */
+        ls[listening->nelts].remain = 0;
+    }
+}
+
+
+/* several subsystems may have hidden some */
+
+static void
+ngx_rs_listen_show_old(ngx_rs_listen_conf_t *rlcf)
+{
+    ngx_array_t  *listening;
+
+    listening = &rlcf->cycle->old_cycle->listening;
+
+    if (listening->nelts < rlcf->old_nelts) {
+        listening->nelts = rlcf->old_nelts;
+    }
+}
+
+
 static void
 ngx_rs_listen_report(void *data, uint32_t event, const ngx_rs_error_t *error)
 {
@@ -394,6 +437,8 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
     ngx_rs_error_t  error = NGX_RS_ERROR_INIT;
 
     rlcf->committed = 1;
+
+    ngx_rs_listen_show_old(rlcf);
 
     if (rlcf->waiting
         && ngx_rs_listening_commit(rlcf->sockets, rlcf->nsockets, &error)
@@ -548,6 +593,7 @@ ngx_rs_listen_rollback(void *data)
         }
     }
 
+    ngx_rs_listen_show_old(rlcf);
     ngx_rs_listen_ignore_old(rlcf, 0);
 
     (void) ngx_rs_listening_rollback(rlcf->sockets, rlcf->nsockets,
