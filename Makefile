@@ -32,7 +32,7 @@ INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
             $(DESTDIR)$(PREFIX)/include/ngx_rs_listen.h
 
 .PHONY: help demo test fuzz matrix build install uninstall deb test-deb \
-        module static bench soak header lint packages
+        module static bench native soak memory header lint packages
 
 help:			## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -109,9 +109,23 @@ bench: module		## measure, in ratios
 	benches/library.sh
 	cargo bench --locked --no-fail-fast --bench nginx --bench http
 
+native:			## compare with the multipath of nginx 1.30
+	@tests/packages.sh debootstrap
+	@cargo fetch --locked --quiet
+	tests/root.sh sid benches/native.sh
+
 soak: packages module	## change protocols under load for minutes: 0 lost
 	cargo test --locked --test nginx soak:: -- --ignored \
 	    --nocapture --test-threads 1
+
+memory: packages module	## valgrind, AddressSanitizer, 1,000 reloads
+	ASAN_OPTIONS=detect_leaks=0 OUT=target/asan \
+	    CFLAGS='-g -O1 -fsanitize=address -fno-omit-frame-pointer' \
+	    LDFLAGS=-fsanitize=address nginx-module/build.sh
+	NGX_RS_MODULES=$(CURDIR)/target/asan cargo test --locked --test nginx \
+	    memory::address_sanitizer -- --ignored
+	cargo test --locked --test nginx memory:: -- --ignored --nocapture \
+	    --test-threads 1 --skip address_sanitizer
 
 header:			## write include/ngx_rs_listen.h anew
 	NGX_RS_WRITE_HEADER=1 cargo test --locked --test header

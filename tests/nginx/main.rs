@@ -9,7 +9,7 @@
 //! itself, a duplicate of nginx's own descriptor, not from what nginx says.
 //!
 //! It needs root, nginx with its stream and mail modules, iproute2, nftables,
-//! strace, openssl and a kernel with MPTCP, and `make module` first. What is
+//! strace, openssl, valgrind and a kernel with MPTCP, and `make module` first. What is
 //! missing fails the test with a sentence that says what to do. `NGX_RS_NGINX`
 //! names another nginx, `NGX_RS_MODULES` the folder of the modules built for it.
 
@@ -38,6 +38,7 @@ mod http;
 mod kernel;
 mod logged_paths;
 mod mail;
+mod memory;
 mod native;
 mod options;
 mod parameters;
