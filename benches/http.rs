@@ -9,13 +9,19 @@
 //! The ratio is the median of the rounds' ratios, of as many rounds as it takes
 //! to know it well.
 //!
-//! Run by `make bench`, as root: it makes a network namespace of its own.
+//! With `--native`, on nginx 1.29.7 or later: what it costs clients of both kinds
+//! against the `multipath` that nginx has of its own.
+//!
+//! Run by `make bench` and `make native`, as root: it makes a network namespace
+//! of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use machine::{Result, children, enter_namespace, is_bench, middle, processor_ms, wait_until};
+use machine::{
+    Result, against_native, children, enter_namespace, is_bench, middle, processor_ms, wait_until,
+};
 
 mod machine;
 
@@ -70,12 +76,18 @@ fn bench(folder: &Path) -> Result<()> {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nginx");
     let module = module.join("ngx_http_rs_listen_module.so");
     let load = format!("load_module {};\n", module.display());
-    let plain = Server::start(folder, "plain", "", 8081, "")?;
+    let (name, parameter, clients) = match against_native() {
+        true => ("native", "multipath", &CLIENTS[..]),
+        false => ("without", "", &CLIENTS[..1]),
+    };
+    let plain = Server::start(folder, name, "", 8081, parameter)?;
     let mptcp = Server::start(folder, "mptcp", &load, 8082, "mptcp")?;
 
     let mut failed = false;
-    for question in &QUESTIONS {
-        failed |= question.compare(&plain, &mptcp)? < BOUND;
+    for client in clients {
+        for question in &QUESTIONS {
+            failed |= question.compare(client, &plain, &mptcp)? < BOUND;
+        }
     }
     if failed {
         Err(format!("a ratio is below {BOUND}").into())
@@ -83,6 +95,24 @@ fn bench(folder: &Path) -> Result<()> {
         Ok(())
     }
 }
+
+/// Who asks.
+struct Client {
+    name: &'static str,
+    /// What runs wrk.
+    runner: &'static [&'static str],
+}
+
+const CLIENTS: [Client; 2] = [
+    Client {
+        name: "TCP",
+        runner: &["-c", "1"],
+    },
+    Client {
+        name: "MPTCP",
+        runner: &["-c", "1", "mptcpize", "run"],
+    },
+];
 
 /// What wrk can find out.
 struct Question {
@@ -96,39 +126,40 @@ struct Question {
 
 impl Question {
     /// Asks both, and prints and returns the ratio of the second to the first.
-    fn compare(&self, plain: &Server, mptcp: &Server) -> Result<f64> {
+    fn compare(&self, client: &Client, plain: &Server, mptcp: &Server) -> Result<f64> {
         let (mut rates, mut costs) = (Sides::default(), Sides::default());
         // The first round only warms up.
-        self.round(plain, mptcp)?;
+        self.round(client, plain, mptcp)?;
         while rates.count() < LEAST_ROUNDS || (rates.error() > ERROR && rates.count() < MOST_ROUNDS)
         {
             let [plain, mptcp] = if rates.count() % 2 == 0 {
-                self.round(plain, mptcp)?
+                self.round(client, plain, mptcp)?
             } else {
-                let [mptcp, plain] = self.round(mptcp, plain)?;
+                let [mptcp, plain] = self.round(client, mptcp, plain)?;
                 [plain, mptcp]
             };
             rates.add(plain.rate, mptcp.rate);
             costs.add(plain.cost_us, mptcp.cost_us);
         }
+        let (name, who) = (&plain.name, client.name);
         let (plain, mptcp, ratio) = rates.middle();
         println!(
-            "{}: without {plain:.0}, mptcp {mptcp:.0}, ratio {ratio:.3} ± {:.3} in {} rounds (at least {BOUND})",
+            "{who} clients, {}: {name} {plain:.0}, mptcp {mptcp:.0}, ratio {ratio:.3} ± {:.3} in {} rounds (at least {BOUND})",
             self.name,
             rates.error(),
             rates.count(),
         );
         let (plain, mptcp, cost_ratio) = costs.middle();
         println!(
-            "  processor time of nginx for each: without {plain:.1} µs, mptcp {mptcp:.1} µs, ratio {cost_ratio:.3} ± {:.3}",
+            "  processor time of nginx for each: {name} {plain:.1} µs, mptcp {mptcp:.1} µs, ratio {cost_ratio:.3} ± {:.3}",
             costs.error()
         );
         Ok(ratio)
     }
 
     /// Asks both at the same time.
-    fn round(&self, first: &Server, second: &Server) -> Result<[Report; 2]> {
-        let runs = [first.ask(self)?, second.ask(self)?];
+    fn round(&self, client: &Client, first: &Server, second: &Server) -> Result<[Report; 2]> {
+        let runs = [first.ask(client, self)?, second.ask(client, self)?];
         let [first, second] = runs.map(|run| run.report(self));
         Ok([first?, second?])
     }
@@ -173,6 +204,7 @@ impl Sides {
 
 /// A running nginx with one worker.
 struct Server {
+    name: String,
     master: Child,
     worker: u32,
     folder: PathBuf,
@@ -194,6 +226,7 @@ impl Server {
         fs::write(&configuration, text)?;
         let master = Command::new("nginx").arg("-c").arg(configuration).spawn();
         let mut server = Self {
+            name: name.into(),
             master: master.map_err(|_| "nginx is missing: install it")?,
             worker: 0,
             folder: folder.into(),
@@ -208,11 +241,12 @@ impl Server {
     }
 
     /// Lets wrk ask for a second.
-    fn ask(&self, question: &Question) -> Result<Run<'_>> {
+    fn ask(&self, client: &Client, question: &Question) -> Result<Run<'_>> {
         let before_ms = processor_ms(self.worker)?;
         // On a busy machine a second can last for some.
         let wrk = Command::new("taskset")
-            .args(["-c", "1", "wrk", "-t1", "-d1s", "--timeout=60s"])
+            .args(client.runner)
+            .args(["wrk", "-t1", "-d1s", "--timeout=60s"])
             .args(question.wrk)
             .arg("-s")
             .arg(self.folder.join("report.lua"))

@@ -2,25 +2,34 @@
 //! reload, against the same file without `mptcp`, in one run.
 //!
 //! The kernel needs more time for an MPTCP socket than for a TCP socket; a bare
-//! loop of both says how much more, and that is not counted as ours. Times of
-//! nginx are processor times of its master, from the scheduler.
+//! loop of both says how much more, and that is not counted as ours. A reload
+//! that changes the protocol of them all is measured against one that changes
+//! nothing and a bare loop. Times of nginx are processor times of its master,
+//! from the scheduler.
 //!
-//! Run by `make bench`, as root: it makes a network namespace of its own.
+//! With `--native`, on nginx 1.29.7 or later: start, `nginx -t` and reload
+//! against the `multipath` that nginx has of its own.
+//!
+//! Run by `make bench` and `make native`, as root: it makes a network namespace
+//! of its own.
 
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
-use machine::{Result, children, enter_namespace, is_bench, middle, processor_ms, wait_until};
+use machine::{
+    Result, against_native, children, enter_namespace, is_bench, middle, processor_ms, wait_until,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 mod machine;
 
 const ROUNDS: usize = 11;
 const PORT: u16 = 8080;
+/// Of the bare loop, while nginx has the other.
+const BARE_PORT: u16 = 8081;
 
 fn main() -> Result<()> {
     if !is_bench() {
@@ -30,7 +39,11 @@ fn main() -> Result<()> {
     let room = descriptors()?;
     let folder = std::env::temp_dir().join(format!("ngx-rs-listen-bench-{}", std::process::id()));
     fs::create_dir(&folder)?;
-    let result = bench(&folder, 10_000.min((room - 200) / 2));
+    let few = 10_000.min((room - 200) / 2);
+    let result = match against_native() {
+        true => beside_native(&folder, few),
+        false => bench(&folder, few).and(switches(&folder, few)),
+    };
     fs::remove_dir_all(&folder)?;
     result
 }
@@ -85,18 +98,124 @@ fn bench(folder: &Path, few: u32) -> Result<()> {
     }
 }
 
-/// Milliseconds for socket, setsockopt, bind, listen of each address.
+/// Ours against nginx's own, one after the other in each round.
+fn beside_native(folder: &Path, count: u32) -> Result<()> {
+    let native = Files::without_module(folder, count, "native", " multipath")?;
+    let ours = Files::write(folder, count, "mptcp", " mptcp")?;
+    let (mut with, mut without) = (Times::default(), Times::default());
+    for round in 0..2 * ROUNDS {
+        let mut sides = [(&mut without, &native), (&mut with, &ours)];
+        sides.rotate_left(round % 2);
+        for (times, files) in sides {
+            times.add(files)?;
+        }
+    }
+    let mut failed = false;
+    for (name, with, without) in [
+        ("start", &mut with.start, &mut without.start),
+        ("nginx -t", &mut with.test, &mut without.test),
+        ("reload", &mut with.reload, &mut without.reload),
+    ] {
+        let pairs = with.iter().zip(without.iter());
+        let mut ratios: Vec<_> = pairs.map(|(with, without)| with / without).collect();
+        let ratio = middle(&mut ratios);
+        println!(
+            "{count} listeners, {name:<9} ours {:7.1} ms, native {:7.1} ms, ratio {ratio:.3} (at most 1.0)",
+            middle(with),
+            middle(without)
+        );
+        failed |= ratio > 1.0;
+    }
+    if failed {
+        return Err("a ratio is above its bound".into());
+    }
+    Ok(())
+}
+
+/// Changes of protocol, for twice as many listeners, too.
+fn switches(folder: &Path, count: u32) -> Result<()> {
+    let half = Switch::measure(folder, count / 2)?;
+    let whole = Switch::measure(folder, count)?;
+    println!(
+        "twice as many, change of protocol: {:.2} times the time of the master, {:.2} of a worker",
+        whole.reload_ms / half.reload_ms,
+        whole.worker_ms / half.worker_ms
+    );
+    if whole.ratio > 1.1 {
+        return Err("a change of protocol takes too long".into());
+    }
+    Ok(())
+}
+
+/// What a change of protocol costs.
+struct Switch {
+    ratio: f64,
+    reload_ms: f64,
+    worker_ms: f64,
+}
+
+impl Switch {
+    /// Medians of changes to and fro.
+    fn measure(folder: &Path, count: u32) -> Result<Self> {
+        let files = Files::write(folder, count, "switch", "")?;
+        let master = files.start()?;
+        let (mut ratios, mut switched, mut plain) = (Vec::new(), Vec::new(), Vec::new());
+        let mut workers = Vec::new();
+        for _ in 0..ROUNDS {
+            let (mut switch, mut same, mut bare) = (0.0, 0.0, 0.0);
+            for (word, protocol) in [(" mptcp", Some(Protocol::MPTCP)), ("", None)] {
+                Files::write(folder, count, "switch", word)?;
+                switch += files.reload(master)?;
+                workers.push(drained(master, count)?);
+                // The first closes the sockets that have been replaced.
+                files.reload(master)?;
+                same += files.reload(master)?;
+                bare += bare_loop(count, protocol)?;
+            }
+            ratios.push(switch / (same + bare));
+            switched.push(switch / 2.0);
+            plain.push((same + bare) / 2.0);
+        }
+        files.stop(master)?;
+        let ratio = middle(&mut ratios);
+        let (reload_ms, worker_ms) = (middle(&mut switched), middle(&mut workers));
+        println!(
+            "{count} listeners change their protocol: {reload_ms:.1} ms, without and a bare loop {:.1} ms, ratio {ratio:.3} (at most 1.1); a worker {worker_ms:.1} ms",
+            middle(&mut plain)
+        );
+        Ok(Self {
+            ratio,
+            reload_ms,
+            worker_ms,
+        })
+    }
+}
+
+/// Waits until the only worker has closed what was replaced, and returns its
+/// processor time in milliseconds.
+fn drained(master: u32, count: u32) -> Result<f64> {
+    let workers = children(master)?;
+    let [worker] = workers[..] else {
+        return Err("one worker expected".into());
+    };
+    let folder = format!("/proc/{worker}/fd");
+    wait_until(|| Ok(fs::read_dir(&folder)?.count() < count as usize + 100))?;
+    processor_ms(worker)
+}
+
+/// Processor time in milliseconds for socket, setsockopt, bind, listen of each
+/// address.
 fn bare_loop(count: u32, protocol: Option<Protocol>) -> Result<f64> {
-    let start = Instant::now();
+    let before = processor_ms(std::process::id())?;
     let mut sockets = Vec::with_capacity(count as usize);
     for address in addresses(count) {
         let socket = Socket::new_raw(Domain::IPV4, Type::STREAM.nonblocking(), protocol)?;
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddrV4::new(address, PORT).into())?;
+        socket.bind(&SocketAddrV4::new(address, BARE_PORT).into())?;
         socket.listen(511)?;
         sockets.push(socket);
     }
-    Ok(start.elapsed().as_secs_f64() * 1e3)
+    Ok(processor_ms(std::process::id())? - before)
 }
 
 /// Distinct addresses of one port: nginx compares every pair of ports.
@@ -115,15 +234,9 @@ impl Times {
     fn add(&mut self, files: &Files) -> Result<()> {
         self.test.push(files.run(&["-t", "-q"])?);
         self.start.push(files.run(&[])?);
-        let master: u32 = fs::read_to_string(&files.pid)?.trim().parse()?;
-        let before = processor_ms(master)?;
-        let old = children(master)?;
-        files.run(&["-s", "reload"])?;
-        wait_until(|| Ok(children(master)?.iter().any(|child| !old.contains(child))))?;
-        wait_until(|| Ok(!children(master)?.iter().any(|child| old.contains(child))))?;
-        self.reload.push(processor_ms(master)? - before);
-        files.run(&["-s", "stop"])?;
-        wait_until(|| Ok(!Path::new(&format!("/proc/{master}")).exists()))
+        let master = files.master()?;
+        self.reload.push(files.reload(master)?);
+        files.stop(master)
     }
 }
 
@@ -137,14 +250,28 @@ impl Files {
     fn write(folder: &Path, count: u32, name: &str, parameter: &str) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let module = root.join("target/nginx/ngx_stream_rs_listen_module.so");
-        let module = module.display();
+        let load = format!("load_module {};\n", module.display());
+        Self::write_with(folder, count, name, parameter, &load)
+    }
+
+    fn without_module(folder: &Path, count: u32, name: &str, parameter: &str) -> Result<Self> {
+        Self::write_with(folder, count, name, parameter, "")
+    }
+
+    fn write_with(
+        folder: &Path,
+        count: u32,
+        name: &str,
+        parameter: &str,
+        load: &str,
+    ) -> Result<Self> {
         let pid = folder.join(format!("{name}.pid"));
         let listen: String = addresses(count)
             .map(|address| format!("listen {address}:{PORT}{parameter};\n"))
             .collect();
         let configuration = folder.join(format!("{name}.conf"));
         let text = format!(
-            "load_module modules/ngx_stream_module.so;\nload_module {module};\n\
+            "load_module modules/ngx_stream_module.so;\n{load}\
              pid {};\nerror_log {}/error.log;\nworker_processes 1;\n\
              events {{ worker_connections 65536; }}\n\
              stream {{ server {{\n{listen}return \"\";\n}} }}\n",
@@ -153,6 +280,31 @@ impl Files {
         );
         fs::write(&configuration, text)?;
         Ok(Self { configuration, pid })
+    }
+
+    /// Starts nginx, and returns its master.
+    fn start(&self) -> Result<u32> {
+        self.run(&[])?;
+        self.master()
+    }
+
+    fn master(&self) -> Result<u32> {
+        Ok(fs::read_to_string(&self.pid)?.trim().parse()?)
+    }
+
+    /// Processor time in milliseconds of the master.
+    fn reload(&self, master: u32) -> Result<f64> {
+        let before = processor_ms(master)?;
+        let old = children(master)?;
+        self.run(&["-s", "reload"])?;
+        wait_until(|| Ok(children(master)?.iter().any(|child| !old.contains(child))))?;
+        wait_until(|| Ok(!children(master)?.iter().any(|child| old.contains(child))))?;
+        Ok(processor_ms(master)? - before)
+    }
+
+    fn stop(&self, master: u32) -> Result<()> {
+        self.run(&["-s", "stop"])?;
+        wait_until(|| Ok(!Path::new(&format!("/proc/{master}")).exists()))
     }
 
     /// Processor time in milliseconds of the process that is started, without

@@ -13,6 +13,11 @@ pub fn is_bench() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
 
+/// Whether to measure against the `multipath` that nginx has of its own.
+pub fn against_native() -> bool {
+    std::env::args().any(|argument| argument == "--native")
+}
+
 /// Moves this process into a network namespace of its own.
 pub fn enter_namespace() -> Result<()> {
     // SAFETY: changes this process only, which has one thread.

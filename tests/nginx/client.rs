@@ -62,6 +62,11 @@ impl Connection {
         self.socket.write_all(bytes)
     }
 
+    /// Lets a read fail after this time.
+    pub fn wait_at_most(&self, time: Duration) -> io::Result<()> {
+        self.socket.set_read_timeout(Some(time))
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish(&self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)

@@ -41,18 +41,14 @@ fn conf(mptcp: bool) -> Conf {
         .workers(2)
 }
 
-/// A program under which nginx lives, and which writes a report on each of its
-/// processes to a file `report.PID`. Titles of the processes may be its own.
-struct Tool<'a> {
+/// A life of nginx under a program that writes a report on each of its
+/// processes to a file `report.PID`. The titles of the processes may be those
+/// of that program.
+struct Life<'a> {
+    site: &'a Site,
     runner: &'a [&'a str],
     /// For nginx.conf.
     main: &'a str,
-}
-
-/// A life of nginx under a tool.
-struct Life<'a> {
-    site: &'a Site,
-    tool: &'a Tool<'a>,
 }
 
 impl Life<'_> {
@@ -61,7 +57,7 @@ impl Life<'_> {
     fn live(&self, changes: usize) {
         let conf = |mptcp| self.conf(mptcp);
         self.site.write(&conf(false));
-        let start = &mut self.site.nginx_under(self.tool.runner, &[]);
+        let start = &mut self.site.nginx_under(self.runner, &[]);
         self.site.run(start).succeeds();
         let old = self.site.running();
         self.wait_for_workers(&old, &[]);
@@ -86,7 +82,7 @@ impl Life<'_> {
     }
 
     fn conf(&self, mptcp: bool) -> Conf {
-        conf(mptcp).main(self.tool.main)
+        conf(mptcp).main(self.main)
     }
 
     /// Replaces the running master by a new one.
@@ -158,15 +154,12 @@ fn lives_under_valgrind(changes: usize) {
         "--num-callers=40",
         &reports_to,
     ];
-    let tool = Tool {
+    let life = Life {
+        site: &site,
         runner: &runner,
         main: "",
     };
-    Life {
-        site: &site,
-        tool: &tool,
-    }
-    .live(changes);
+    life.live(changes);
     let reports = reports(&site);
     // A part ends in an empty line, after `==PID== `.
     let parts = reports.split("== \n");
@@ -211,15 +204,12 @@ fn address_sanitizer_finds_nothing_in_a_long_life() {
         &format!("log_path={}", report.display()),
     ];
     let options = format!("ASAN_OPTIONS={}", options.join(":"));
-    let tool = Tool {
+    let life = Life {
+        site: &site,
         runner: &["env", &preload, &options],
         main: "env LD_PRELOAD;\nenv ASAN_OPTIONS;",
     };
-    Life {
-        site: &site,
-        tool: &tool,
-    }
-    .live(40);
+    life.live(40);
     let reports = reports(&site);
     assert!(!reports.contains("ERROR: AddressSanitizer"), "{reports}");
     let leaks = reports

@@ -1,5 +1,10 @@
 //! The `multipath` that nginx has of its own from 1.29.7 on, and ours.
 
+use std::io::Read;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::client::{Connection, Over};
 use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
 use crate::steady::Steady;
@@ -91,4 +96,66 @@ fn an_upgrade_that_brings_the_module_keeps_nginx_own_multipath(on: Subsystem) {
     retire(&old);
     assert_eq!(new.listener(), listener);
     on.serves(ADDRESS, true);
+}
+
+/// Changes of protocol under load, and reloads that fail: ours loses nobody,
+/// of what native loses it is told.
+#[test]
+#[ignore = "nginx 1.29.7 or later, and a minute: make native"]
+fn ours_loses_nobody_where_native_does() {
+    assert!(Host::get().knows_protocols(), "nginx has no multipath");
+    let lost = [true, false].map(|native| {
+        let conf = |mptcp| match (native, mptcp) {
+            (true, true) => self::native(Subsystem::Stream),
+            (true, false) => Subsystem::Stream.listen(ADDRESS).without_module(),
+            (false, true) => Subsystem::Stream.listen("127.0.0.1:8080 mptcp"),
+            (false, false) => Subsystem::Stream.listen(ADDRESS),
+        };
+        (lost_in_changes(&conf), hanging_after_a_failed_reload(&conf))
+    });
+    let [native, ours] = lost;
+    println!(
+        "lost in {CHANGES} changes: native {}, ours {}",
+        native.0, ours.0
+    );
+    println!(
+        "of {AFTER} clients after a failed reload hang: native {}, ours {}",
+        native.1, ours.1
+    );
+    assert_eq!(ours, (0, 0));
+}
+
+const CHANGES: usize = 40;
+const AFTER: usize = 100;
+
+/// Clients that are lost while the protocol changes to and fro.
+fn lost_in_changes(conf: &dyn Fn(bool) -> Conf) -> usize {
+    let site = Site::alone();
+    let nginx = site.start(&conf(false));
+    let clients = Steady::many(Subsystem::Stream, &[ADDRESS], 8, Duration::ZERO);
+    for change in 1..=CHANGES {
+        let log = nginx.try_reload(&conf(change % 2 == 1));
+        log.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+        clients.wait_for_more(200);
+    }
+    clients.stop().lost.len()
+}
+
+/// TCP clients that get no answer after a change of protocol that fails.
+fn hanging_after_a_failed_reload(conf: &dyn Fn(bool) -> Conf) -> usize {
+    let site = Site::alone();
+    let nginx = site.start(&conf(false));
+    let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
+    let in_use = Subsystem::Stream.server("127.0.0.1:9999");
+    let reload = nginx.try_reload(&conf(true).and(&in_use));
+    reload.expect_err("the port is in use");
+    let answers = |_: &usize| {
+        let mut connection = Connection::open(Over::Tcp, ADDRESS).ok()?;
+        connection.wait_at_most(Duration::from_secs(1)).ok()?;
+        let mut byte = [0];
+        connection.read_exact(&mut byte).ok()
+    };
+    (0..AFTER)
+        .filter(|client| answers(client).is_none())
+        .count()
 }
