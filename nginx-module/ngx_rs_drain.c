@@ -132,6 +132,10 @@ ngx_rs_drain_create(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
         return NULL;
     }
 
+    /* nginx's clock stands still while it reloads, which may take long */
+
+    ngx_time_update();
+
     drain->conf = rlcf;
     drain->open = init;
     drain->end = ngx_current_msec + NGX_RS_DRAIN_TIME;
@@ -324,6 +328,7 @@ ngx_rs_listen_init_process(ngx_cycle_t *cycle, void *conf)
     drain->timer.log = cycle->log;
 
     if (drain->left) {
+        ngx_time_update();
         ngx_add_timer(&drain->timer, NGX_RS_DRAIN_TICK);
     }
 
