@@ -470,7 +470,6 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
     ngx_uint_t n)
 {
     ngx_uint_t           i;
-    ngx_socket_t         fd;
     ngx_rs_open_t        open;
     ngx_listening_t     *ls, *old, *olds;
     ngx_rs_inherited_t  *inherited, *found;
@@ -494,7 +493,10 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
             continue;
         }
 
-        if (found == NULL || inherited[i].fate == NGX_RS_SUPERSEDED) {
+        if (found == NULL
+            || (inherited[i].fate == NGX_RS_SUPERSEDED
+                && found->fate != NGX_RS_SUPERSEDED))
+        {
             found = &inherited[i];
         }
     }
@@ -503,21 +505,15 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
         return;
     }
 
-    fd = dup(found->fd);
+    /* closes the one that does not listen, and needs no further descriptor */
 
-    if (fd == (ngx_socket_t) -1) {
-        ngx_log_error(NGX_LOG_ALERT, cycle->log, ngx_socket_errno,
-                      "dup() of the old socket of %V failed", &ls->addr_text);
+    if (dup2(found->fd, ls->fd) == -1) {
+        ngx_log_error(NGX_LOG_ALERT, cycle->log, ngx_errno,
+                      "dup2() of the old socket of %V failed",
+                      &ls->addr_text);
         return;
     }
 
-    if (ngx_close_socket(ls->fd) == -1) {
-        ngx_log_error(NGX_LOG_ALERT, cycle->log, ngx_socket_errno,
-                      ngx_close_socket_n " %V failed", &ls->addr_text);
-    }
-
-    ls->fd = fd;
-    rlcf->sockets[n].fd = fd;
     found->fate = NGX_RS_KEPT;
 
 #if (NGX_RS_HAVE_LISTENING_PROTOCOL)
