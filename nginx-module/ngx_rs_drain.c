@@ -412,8 +412,8 @@ ngx_rs_drain_listens(ngx_socket_t fd)
 
     len = sizeof(int);
 
-    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0
-           && listens;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == -1
+           || listens;
 }
 
 
@@ -426,7 +426,7 @@ static void
 ngx_rs_drain_tick(ngx_event_t *ev)
 {
     uint32_t               now;
-    ngx_uint_t             i;
+    ngx_uint_t             i, n;
     ngx_rs_error_t         error = NGX_RS_ERROR_INIT;
     ngx_rs_drain_t        *drain;
     ngx_connection_t      *c;
@@ -461,14 +461,20 @@ ngx_rs_drain_tick(ngx_event_t *ev)
 
     now = ((ngx_msec_int_t) (ngx_current_msec - drain->end) >= 0);
 
-    if (ngx_rs_drain_end(rlcf->sockets, rlcf->nsockets, &drain->open, now,
-                         &error)
+    /* a worker that is exiting has closed the new sockets */
+
+    n = ngx_exiting ? 0 : rlcf->nsockets;
+
+    if (ngx_rs_drain_end(rlcf->sockets, n, &drain->open, now, &error)
         != NGX_RS_OK)
     {
         ngx_log_error(NGX_LOG_ALERT, ev->log, error.os_errno,
                       "%s", error.message);
-        ngx_rs_drain_cleanup(drain);
-        return;
+
+        if (now) {
+            ngx_rs_drain_cleanup(drain);
+            return;
+        }
     }
 
     for (i = 0; i < drain->open.inherited_count; i++) {

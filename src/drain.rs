@@ -50,29 +50,31 @@ pub fn begin(sockets: &[Listening], old: &mut [Inherited<'_>]) -> Result<(), Err
 
 /// Ends the listening of sockets that drain, in every process that has them:
 /// with `now` at once, otherwise where nothing is under way any more. Those
-/// that have ended, here or before, are [`Fate::Ended`]: close them.
+/// that have ended, here or before, are [`Fate::Ended`]: close them. A process
+/// that has closed the new sockets gives none, and ends nothing without `now`.
 ///
 /// # Errors
-/// [`Error::Syscall`] where a descriptor is no socket.
+/// [`Error::Syscall`] of the first that failed: an old socket listens on, and
+/// whoever has it open has to close it; or one new socket goes on to get all
+/// connections where several were to share them.
 pub fn end(sockets: &[Listening], old: &mut [Inherited<'_>], now: bool) -> Result<(), Error> {
     let mut half_open = HalfOpen::default();
+    let mut result = Ok(());
     for place in places(sockets, old)? {
+        let mut ended = Ok(());
         if place.listens(old) {
             if !now && place.is_busy(old, &mut half_open) {
                 continue;
             }
-            for &index in &place.old {
-                // Another process may be faster. SO_REUSEPORT of the new ones
-                // stays: who replaces them just now needs it.
-                let _ = SockRef::from(&old[index].fd).shutdown(Shutdown::Both);
-            }
+            ended = place.shut_down(old);
         }
-        place.spread();
+        // One that listens on would get its share.
+        result = result.and(ended.and_then(|()| place.spread()));
         for &index in &place.old {
             old[index].fate = Fate::Ended;
         }
     }
-    Ok(())
+    result
 }
 
 /// One address: the sockets that drain, and those that have taken over.
@@ -113,23 +115,24 @@ fn places<'a>(
 
 impl Place<'_> {
     fn steer(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
-        let set = |fd, name, value, text: &str| {
-            sys::set_option(fd, SOL_SOCKET, name, value).map_err(|source| {
-                Error::syscall(format!("setsockopt({text}) {}", self.address), source)
-            })
-        };
         let mut result = Ok(());
         for fd in self.successors() {
-            result = result.and(set(fd, libc::SO_REUSEPORT, 0, "SO_REUSEPORT"));
+            result = result.and(self.set(fd, libc::SO_REUSEPORT, 0, "SO_REUSEPORT"));
         }
         for &index in &self.old {
             let (fd, name) = (old[index].fd, libc::SO_BINDTOIFINDEX);
-            let hidden = set(fd, name, NOWHERE, "SO_BINDTOIFINDEX");
+            let hidden = self.set(fd, name, NOWHERE, "SO_BINDTOIFINDEX");
             if self.address.domain() == Domain::IPV6 {
                 result = result.and(hidden);
             }
         }
         result
+    }
+
+    fn set(&self, fd: BorrowedFd<'_>, name: i32, value: i32, text: &str) -> Result<(), Error> {
+        sys::set_option(fd, SOL_SOCKET, name, value).map_err(|source| {
+            Error::syscall(format!("setsockopt({text}) {}", self.address), source)
+        })
     }
 
     /// The new sockets, but for those that drain themselves by now.
@@ -144,7 +147,20 @@ impl Place<'_> {
     /// faster.
     fn listens(&self, old: &[Inherited<'_>]) -> bool {
         let listens = |&index: &usize| SockRef::from(&old[index].fd).is_listener();
-        self.old.iter().any(|index| listens(index).unwrap_or(false))
+        self.old.iter().any(|index| listens(index).unwrap_or(true))
+    }
+
+    /// SO_REUSEPORT of the new ones stays: who replaces them just now needs it.
+    fn shut_down(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
+        let mut result = Ok(());
+        for &index in &self.old {
+            match SockRef::from(&old[index].fd).shutdown(Shutdown::Both) {
+                // Another process was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                ended => result = result.and(ended),
+            }
+        }
+        result.map_err(|source| Error::syscall(format!("shutdown() {}", self.address), source))
     }
 
     /// Whether the old sockets may still have, or get, connections.
@@ -154,19 +170,22 @@ impl Place<'_> {
         let shares = |fd| SockRef::from(&fd).reuse_port().unwrap_or(true);
         let waits = |&index: &usize| sys::waiting(old[index].fd).map_or(true, |count| count > 0);
         // In this order: what leaves the handshake waits.
-        self.successors().any(shares)
+        self.new.is_empty()
+            || self.successors().any(shares)
             || half_open.any_at(&self.address)
             || self.old.iter().any(waits)
     }
 
-    /// Gives the new sockets SO_REUSEPORT back where they are to share. If that
-    /// fails, one of them serves all.
-    fn spread(&self) {
-        if self.new.iter().any(|new| new.options.has(flag::REUSEPORT)) {
-            for fd in self.successors() {
-                let _ = SockRef::from(&fd).set_reuse_port(true);
-            }
+    /// Gives the new sockets SO_REUSEPORT back where they are to share.
+    fn spread(&self) -> Result<(), Error> {
+        if !self.new.iter().any(|new| new.options.has(flag::REUSEPORT)) {
+            return Ok(());
         }
+        let mut result = Ok(());
+        for fd in self.successors() {
+            result = result.and(self.set(fd, libc::SO_REUSEPORT, 1, "SO_REUSEPORT"));
+        }
+        result
     }
 }
 

@@ -47,7 +47,9 @@ pub unsafe extern "C" fn ngx_rs_drain_begin(
 /// now      in      not 0: end all of them at once, whatever is under way
 /// error    out     optional, may be NULL
 ///
-/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
+/// where an old socket listens on until all have closed it, or where one new
+/// socket goes on to get all connections that several were to share.
 /// Any thread; needs no privilege. Linear in the number of sockets.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_drain_end(
