@@ -23,6 +23,10 @@
 
 #define NGX_RS_DRAIN_TICK  500
 
+/* descriptors that a worker opens for itself, and for its first clients */
+
+#define NGX_RS_DRAIN_ROOM  16
+
 
 /*
  * Sockets that have been replaced.  The listeners are in no cycle's array, so
@@ -47,6 +51,8 @@ struct ngx_rs_drain_s {
 };
 
 
+static ngx_uint_t ngx_rs_drain_has_room(ngx_cycle_t *cycle,
+    ngx_uint_t workers);
 static ngx_rs_drain_t *ngx_rs_drain_create(ngx_cycle_t *cycle,
     ngx_rs_listen_conf_t *rlcf, ngx_uint_t n);
 static void ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
@@ -100,6 +106,13 @@ ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
         return;
     }
 
+    if (!ngx_rs_drain_has_room(cycle, ccf->worker_processes)) {
+        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                      "no descriptors are left to keep %ui old sockets open, "
+                      "connections that have begun on them may be lost", n);
+        return;
+    }
+
     drain = ngx_rs_drain_create(cycle, rlcf, n);
     if (drain == NULL) {
         return;
@@ -116,6 +129,45 @@ ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
     } else {
         ngx_rs_drain_steer(drain, cycle->log);
     }
+}
+
+
+/*
+ * nginx closes old sockets before it starts workers.  Where they stay open,
+ * descriptors must be left for the channels to the workers and for what each
+ * of these opens: otherwise nginx would go on without a worker.
+ */
+
+static ngx_uint_t
+ngx_rs_drain_has_room(ngx_cycle_t *cycle, ngx_uint_t workers)
+{
+    ngx_fd_t         *fds;
+    ngx_uint_t        i, n, room;
+    ngx_listening_t  *ls;
+
+    ls = cycle->listening.elts;
+    n = 2 * workers + NGX_RS_DRAIN_ROOM;
+
+    fds = ngx_palloc(cycle->pool, n * sizeof(ngx_fd_t));
+    if (fds == NULL) {
+        return 0;
+    }
+
+    for (i = 0; i < n; i++) {
+        fds[i] = dup(ls->fd);
+
+        if (fds[i] == NGX_INVALID_FILE) {
+            break;
+        }
+    }
+
+    room = (i == n);
+
+    while (i--) {
+        (void) ngx_close_file(fds[i]);
+    }
+
+    return room;
 }
 
 

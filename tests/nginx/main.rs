@@ -13,6 +13,10 @@
 //! missing fails the test with a sentence that says what to do. `NGX_RS_NGINX`
 //! names another nginx, `NGX_RS_MODULES` the folder of the modules built for it.
 
+#[path = "../common/seccomp.rs"]
+#[allow(dead_code, reason = "no test uses all of it")]
+mod seccomp;
+
 mod backend;
 mod client;
 mod harness;
@@ -36,6 +40,7 @@ mod fallback;
 mod faults;
 mod http;
 mod kernel;
+mod limits;
 mod logged_paths;
 mod mail;
 mod memory;

@@ -1,0 +1,209 @@
+//! Descriptors that run out, system calls that are forbidden, and MPTCP that is
+//! switched off under a running nginx.
+
+use std::io;
+use std::ptr;
+use std::thread;
+
+use crate::client::Over;
+use crate::harness::{Site, wait_until};
+use crate::namespace::set_sysctl;
+use crate::seccomp::{Argument, SOCKET_DOMAIN, refuse};
+use crate::server::{Conf, Nginx};
+use crate::sockets::{Listener, listening_on};
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        mptcp_listeners_go_on_when_mptcp_is_switched_off;
+    (stream, http):
+        a_reload_without_enough_descriptors_changes_nothing_or_succeeds,
+        a_kernel_that_cannot_steer_is_reported_and_serves,
+        a_kernel_that_cannot_share_an_address_changes_nothing,
+        without_netlink_an_old_socket_ends_when_its_time_is_up;
+}
+
+const ADDRESS: &str = "127.0.0.1:8080";
+
+/// How many descriptors the master may have open; the hard limit stays.
+fn limit_descriptors(nginx: &Nginx, count: u64) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let (pid, which) = (nginx.pid, libc::RLIMIT_NOFILE);
+    // SAFETY: `limit` has room for the answer.
+    let asked = unsafe { libc::prlimit(pid, which, ptr::null(), &raw mut limit) };
+    assert_eq!(asked, 0, "{}", io::Error::last_os_error());
+    limit.rlim_cur = count;
+    // SAFETY: `limit` lives through the call.
+    let set = unsafe { libc::prlimit(pid, which, &raw const limit, ptr::null_mut()) };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+}
+
+fn count(number: usize) -> u64 {
+    number.try_into().expect("a small number")
+}
+
+/// With a few descriptors more each time, until there are enough to lose nothing.
+fn a_reload_without_enough_descriptors_changes_nothing_or_succeeds(on: Subsystem) {
+    let site = Site::new();
+    let words = |word: &str| format!("127.0.0.1:8080-8099 {word}");
+    let conf = |word: &str| on.listen(&words(word)).workers(2);
+    let nginx = site.start(&conf(""));
+    let (mut refused, mut second_best) = (0, 0);
+    let mut limit = count(nginx.descriptors().len());
+    loop {
+        nginx.reload(&conf(""));
+        wait_until("the TCP sockets alone", || {
+            nginx.listeners().len() == 20 && nginx.listeners().iter().all(|one| !one.is_mptcp())
+        });
+        nginx.reload(&conf(""));
+        let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors());
+        limit_descriptors(&nginx, limit);
+        let outcome = nginx.try_reload(&conf("mptcp"));
+        limit_descriptors(&nginx, 4096);
+        nginx.wait_for_workers(2);
+        match outcome {
+            Err(log) => {
+                let emerg = |line: &str| line.contains("[emerg]") && line.contains("(24: ");
+                assert!(log.lines().any(emerg), "{limit}: {log}");
+                let now = (nginx.listeners(), nginx.descriptors());
+                assert_eq!(now, (listeners, descriptors), "{limit}");
+                on.serves(ADDRESS, false);
+                refused += 1;
+            }
+            Ok(log) => {
+                on.serves(ADDRESS, true);
+                on.serves("127.0.0.1:8099", true);
+                if !log.contains("no descriptors are left to keep 20 old sockets open") {
+                    break;
+                }
+                second_best += 1;
+            }
+        }
+        limit += 5;
+    }
+    assert!(refused > 0, "some were refused");
+    assert!(second_best > 0, "some could not drain");
+}
+
+fn mptcp_listeners_go_on_when_mptcp_is_switched_off(on: Subsystem) {
+    let site = Site::new();
+    let conf = |more: &[&str]| on.servers(&[&["127.0.0.1:8080 mptcp"], more].concat());
+    let nginx = site.start(&conf(&[]));
+    let listener = nginx.listener();
+    let asks = |address: &str| {
+        let (answer, _) = on.ask(Over::Tcp, address).expect("TCP is served");
+        assert_eq!(answer, on.answer());
+    };
+    set_sysctl("mptcp/enabled", "0");
+    asks(ADDRESS);
+    nginx.reload(&conf(&[]));
+    assert_eq!(nginx.listener(), listener, "it needs no new socket");
+    let descriptors = nginx.descriptors();
+
+    let log = nginx.try_reload(&conf(&["127.0.0.1:8081 mptcp"]));
+    let log = log.expect_err("the reload fails");
+    let message =
+        "socket() 127.0.0.1:8081 failed: MPTCP is switched off, set sysctl net.mptcp.enabled=1";
+    assert!(log.contains("[emerg]") && log.contains(message), "{log}");
+    assert_eq!(
+        (nginx.listener(), nginx.descriptors()),
+        (listener.clone(), descriptors)
+    );
+    asks(ADDRESS);
+
+    let auto = conf(&["127.0.0.1:8081-8082 mptcp=auto"]);
+    let log = nginx.try_reload(&auto).expect("it falls back");
+    assert_eq!(log.matches("[warn]").count(), 1, "{log}");
+    assert!(log.contains("\"mptcp=auto\" falls back to TCP"), "{log}");
+    nginx.wait_for_workers(1);
+    let listeners = nginx.listeners();
+    assert_eq!(listeners.len(), 3);
+    assert!(listeners.contains(&listener), "it goes on");
+    assert_eq!(listeners.iter().filter(|one| one.is_mptcp()).count(), 1);
+    [ADDRESS, "127.0.0.1:8081", "127.0.0.1:8082"].map(asks);
+
+    set_sysctl("mptcp/enabled", "1");
+    nginx.reload(&auto);
+    wait_until("MPTCP sockets alone", || {
+        let listeners = nginx.listeners();
+        listeners.len() == 3 && listeners.iter().all(Listener::is_mptcp)
+    });
+    on.serves("127.0.0.1:8081", true);
+    on.serves(ADDRESS, true);
+}
+
+/// An option of a socket, as an argument of setsockopt(2).
+const OPTION: Argument = (libc::SYS_setsockopt, 2);
+
+/// Starts nginx where a system call is forbidden, as a container's or a
+/// service manager's filter would.
+fn start_without<'site>(
+    site: &'site Site,
+    conf: &Conf,
+    argument: Argument,
+    value: i32,
+) -> Nginx<'site> {
+    let start = || {
+        refuse(argument, value, libc::EPERM);
+        site.start(conf)
+    };
+    thread::scope(|scope| {
+        let nginx = scope.spawn(start).join();
+        nginx.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn a_kernel_that_cannot_steer_is_reported_and_serves(on: Subsystem) {
+    let site = Site::new();
+    let conf = |word: &str| on.listen(&format!("[::1]:8080 {word}"));
+    let nginx = start_without(&site, &conf(""), OPTION, libc::SO_BINDTOIFINDEX);
+    for word in ["mptcp", "", "mptcp"] {
+        let mark = nginx.log().len();
+        nginx.reload(&conf(word));
+        let notice = "setsockopt(SO_BINDTOIFINDEX) [::1]:8080 failed, connections that begin \
+                      before the old socket ends may be lost (1: Operation not permitted)";
+        let log = nginx.log()[mark..].to_owned();
+        let notices = log.lines().filter(|line| line.contains(notice));
+        assert_eq!(
+            notices.filter(|line| line.contains("[notice]")).count(),
+            1,
+            "{log}"
+        );
+        wait_until("the new socket alone", || listening_on(8080) == 1);
+        on.serves("[::1]:8080", !word.is_empty());
+        nginx.reload(&conf(word));
+        assert_eq!(nginx.listener().is_mptcp(), !word.is_empty());
+    }
+}
+
+fn a_kernel_that_cannot_share_an_address_changes_nothing(on: Subsystem) {
+    let site = Site::new();
+    let conf = |word: &str| on.listen(&format!("127.0.0.1:8080 {word}"));
+    let nginx = start_without(&site, &conf(""), OPTION, libc::SO_REUSEPORT);
+    let (listener, descriptors) = (nginx.listener(), nginx.descriptors());
+    let log = nginx.try_reload(&conf("mptcp"));
+    let log = log.expect_err("the reload fails");
+    let message = "setsockopt(SO_REUSEPORT) 127.0.0.1:8080 failed (1: Operation not permitted)";
+    assert!(log.contains("[emerg]") && log.contains(message), "{log}");
+    assert_eq!(
+        (nginx.listener(), nginx.descriptors()),
+        (listener, descriptors)
+    );
+    on.serves(ADDRESS, false);
+    nginx.reload(&conf("").and(&on.server("127.0.0.1:8081 mptcp")));
+    on.serves("127.0.0.1:8081", true);
+}
+
+fn without_netlink_an_old_socket_ends_when_its_time_is_up(on: Subsystem) {
+    let site = Site::new();
+    let conf = |word: &str| on.listen(&format!("127.0.0.1:8080 {word}"));
+    let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
+    nginx.reload(&conf("mptcp"));
+    on.serves(ADDRESS, true);
+    wait_until("the new socket alone", || listening_on(8080) == 1);
+    assert!(nginx.listener().is_mptcp());
+    on.serves(ADDRESS, true);
+}
