@@ -32,7 +32,7 @@ INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
             $(DESTDIR)$(PREFIX)/include/ngx_rs_listen.h
 
 .PHONY: help demo test fuzz matrix build install uninstall deb test-deb \
-        module static bench native soak memory header lint packages
+        module static bench native soak sweep memory header lint packages
 
 help:			## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -126,6 +126,9 @@ memory: packages module	## valgrind, AddressSanitizer, 1,000 reloads
 	    memory::address_sanitizer -- --ignored
 	cargo test --locked --test nginx memory:: -- --ignored --nocapture \
 	    --test-threads 1 --skip address_sanitizer
+
+sweep: packages module	## make every system call of ours fail, in every way
+	cargo test --locked --test nginx sweep:: -- --ignored --nocapture
 
 header:			## write include/ngx_rs_listen.h anew
 	NGX_RS_WRITE_HEADER=1 cargo test --locked --test header

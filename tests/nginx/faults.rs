@@ -1,10 +1,8 @@
 //! System calls that fail when it is too late for a reload to fail.
 
-use std::process::{Child, Command, Stdio};
-
-use crate::harness::{Site, send_signal, wait_until};
-use crate::server::Nginx;
+use crate::harness::{Site, wait_until};
 use crate::steady::Steady;
+use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
 
 subsystem_tests! {
@@ -16,40 +14,15 @@ subsystem_tests! {
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// strace, which makes every listen(2) of a process fail.
-struct NoListen(Child);
-
-impl NoListen {
-    fn attach(nginx: &Nginx) -> Self {
-        let pid = nginx.pid.to_string();
-        let fault = ["-e", "trace=listen", "-e", "inject=listen:error=ENOBUFS"];
-        let strace = Command::new("strace")
-            .args(["-qq", "-p", &pid])
-            .args(fault)
-            .stderr(Stdio::null())
-            .spawn();
-        let strace = Self(strace.expect("strace is missing: install it"));
-        let status = format!("/proc/{pid}/status");
-        wait_until("strace", || {
-            let status = std::fs::read_to_string(&status).unwrap_or_default();
-            status.contains(&format!("TracerPid:\t{}\n", strace.0.id()))
-        });
-        strace
-    }
-}
-
-impl Drop for NoListen {
-    fn drop(&mut self) {
-        let pid = i32::try_from(self.0.id()).expect("a process id");
-        send_signal(pid, libc::SIGTERM);
-        // Its status does not matter, and it must not stay behind.
-        let _ = self.0.wait();
-    }
-}
+const NO_LISTEN: Fault = Fault {
+    call: "listen",
+    errno: libc::ENOBUFS,
+};
 
 /// Changes the protocol to and fro, first without success.
 fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
     let site = Site::new();
+    site.provoke(NO_LISTEN.errno);
     let conf = |word: &str| on.listen(&format!("{ADDRESS} {more} {word}")).workers(2);
     let nginx = site.start(&conf(""));
     let descriptors = nginx.descriptors().len();
@@ -64,9 +37,9 @@ fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
         nothing_leaks();
         let listeners = nginx.listeners();
         let clients = Steady::start(on, ADDRESS);
-        let fault = NoListen::attach(&nginx);
+        let fault = Strace::attach(&site, nginx.pid, NO_LISTEN, "1+");
         nginx.reload(&conf(new));
-        drop(fault);
+        fault.end();
         clients.wait_for_more(50);
         clients.all_were_served();
         assert!(

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -167,6 +167,7 @@ pub struct Site {
     /// The folder: nginx's prefix.
     pub folder: PathBuf,
     namespace: PathBuf,
+    provoked: Mutex<Vec<String>>,
     _turn: Turn,
 }
 
@@ -201,8 +202,17 @@ impl Site {
         Self {
             folder,
             namespace: namespace::current(),
+            provoked: Mutex::new(vec!["exited on signal 9".into()]),
             _turn: turn,
         }
+    }
+
+    /// Expects alerts of nginx with this errno: the test makes a system call
+    /// fail with it.
+    pub fn provoke(&self, errno: i32) {
+        let provoked = self.provoked.lock();
+        let mut provoked = provoked.unwrap_or_else(|poisoned| poisoned.into_inner());
+        provoked.push(format!("({errno}: "));
     }
 
     /// A file of the test's folder.
@@ -298,13 +308,14 @@ impl Drop for Site {
         }
         assert!(stubborn.is_empty(), "SIGTERM did not end {stubborn:?}");
         // nginx's word for what must not happen: a worker that crashed, a
-        // connection that leaked. Some tests kill workers, and one has no
-        // buffer space for listen(2).
-        let provoked = ["exited on signal 9", "(105: No buffer space available)"];
+        // connection that leaked. Some tests kill workers, and some make
+        // system calls fail.
+        let provoked = self.provoked.lock();
+        let provoked = provoked.unwrap_or_else(|poisoned| poisoned.into_inner());
         let provoked = |line: &str| provoked.iter().any(|text| line.contains(text));
         let alert = |line: &&str| line.contains("[alert]") && !provoked(line);
         let alerts: Vec<&str> = log.lines().filter(alert).collect();
-        assert!(alerts.is_empty(), "alerts of nginx: {alerts:#?}");
+        assert!(alerts.is_empty(), "alerts of nginx: {alerts:#?}\n{log}");
     }
 }
 

@@ -123,7 +123,9 @@ fn mptcp_listeners_go_on_when_mptcp_is_switched_off(on: Subsystem) {
     assert_eq!(listeners.len(), 3);
     assert!(listeners.contains(&listener), "it goes on");
     assert_eq!(listeners.iter().filter(|one| one.is_mptcp()).count(), 1);
-    [ADDRESS, "127.0.0.1:8081", "127.0.0.1:8082"].map(asks);
+    [ADDRESS, "127.0.0.1:8081", "127.0.0.1:8082"]
+        .into_iter()
+        .for_each(asks);
 
     set_sysctl("mptcp/enabled", "1");
     nginx.reload(&auto);

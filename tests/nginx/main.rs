@@ -28,6 +28,7 @@ mod server;
 mod slow_path;
 mod sockets;
 mod steady;
+mod strace;
 mod subsystem;
 mod talk;
 
@@ -54,6 +55,7 @@ mod quic;
 mod reload;
 mod reuseport;
 mod soak;
+mod sweep;
 mod tls;
 mod together;
 mod transfer;

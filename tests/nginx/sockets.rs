@@ -22,6 +22,8 @@ pub struct Listener {
     pub inode: u64,
     /// The length of its queue.
     pub backlog: u32,
+    /// Whether it has been replaced, and goes on for a while.
+    pub drains: bool,
     /// What getsockopt() says of the options of a listen directive.
     pub options: BTreeMap<&'static str, i32>,
 }
@@ -158,6 +160,8 @@ fn listener(socket: &OwnedFd, inode: u64) -> Option<Listener> {
     }
     let address = SockRef::from(socket).local_addr().ok()?.as_socket()?;
     let protocol = protocol(socket).ok()?;
+    // Bound to no interface that there is: see src/drain.rs.
+    let interface = number(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).ok()?;
     let options = OPTIONS
         .iter()
         .filter_map(|&(name, level, option)| Some((name, number(socket, level, option).ok()?)));
@@ -166,6 +170,7 @@ fn listener(socket: &OwnedFd, inode: u64) -> Option<Listener> {
         protocol,
         inode,
         backlog: backlog(socket)?,
+        drains: interface == i32::MAX,
         options: options.collect(),
     })
 }

@@ -1,0 +1,92 @@
+//! strace, which makes system calls of a process fail.
+
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::{Site, send_signal, wait_until};
+
+/// A system call and what it fails with.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// Its name.
+    pub call: &'static str,
+    /// The errno.
+    pub errno: i32,
+}
+
+/// The file for the calls.
+const OUTPUT: &str = "strace.out";
+
+impl Fault {
+    /// strace and its options, before those that name the process. `when` is
+    /// which of the calls of each process fail: `2` is the second, `2+` the
+    /// second and all after it.
+    pub fn strace(self, when: &str) -> Vec<String> {
+        let Self { call, errno } = self;
+        let trace = format!("trace={call}");
+        let inject = format!("inject={call}:error={errno}:when={when}");
+        let words = ["strace", "-qq", "-o", OUTPUT, "-e", &trace, "-e", &inject];
+        words.map(Into::into).to_vec()
+    }
+}
+
+impl Site {
+    /// The calls that the last strace has made to fail.
+    pub fn injected(&self) -> Vec<String> {
+        let output = self.read(OUTPUT);
+        let injected = output.lines().filter(|line| line.contains("(INJECTED)"));
+        injected.map(Into::into).collect()
+    }
+}
+
+/// strace at work on a process.
+pub struct Strace<'site> {
+    site: &'site Site,
+    child: Child,
+}
+
+impl<'site> Strace<'site> {
+    /// Lets calls of a running process fail.
+    pub fn attach(site: &'site Site, pid: i32, fault: Fault, when: &str) -> Self {
+        Self::run(site, pid, &fault.strace(when))
+    }
+
+    /// The same, and calls of every process that it starts.
+    pub fn follow(site: &'site Site, pid: i32, fault: Fault, when: &str) -> Self {
+        let mut words = fault.strace(when);
+        words.push("-f".into());
+        Self::run(site, pid, &words)
+    }
+
+    fn run(site: &'site Site, pid: i32, words: &[String]) -> Self {
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .args(["-p", &pid.to_string()])
+            .current_dir(&site.folder)
+            .stderr(Stdio::null())
+            .spawn();
+        let child = child.expect("strace is missing: install it");
+        let strace = Self { site, child };
+        let status = format!("/proc/{pid}/status");
+        wait_until("strace", || {
+            let status = std::fs::read_to_string(&status).unwrap_or_default();
+            status.contains(&format!("TracerPid:\t{}\n", strace.child.id()))
+        });
+        strace
+    }
+
+    /// Ends it, and returns the calls that it has made to fail.
+    pub fn end(self) -> Vec<String> {
+        let site = self.site;
+        drop(self);
+        site.injected()
+    }
+}
+
+impl Drop for Strace<'_> {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        send_signal(pid, libc::SIGTERM);
+        // Its status does not matter, and it must not stay behind.
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,380 @@
+//! Every system call of ours is made to fail, one after the other: the first
+//! of its name, the second, and so on until there are no more.
+//!
+//! nginx's own calls fail on the way, too, and what must hold is the same:
+//! either nginx refuses and the old configuration goes on as it was, or it
+//! goes on and says so where something is second best. Clients are served
+//! throughout, nothing leaks, and without the fault the same succeeds.
+//!
+//! close(2) is missing: strace can only keep it from closing, which Linux
+//! never does, whatever it returns.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::harness::{Site, send_signal, wait_or_say, wait_until};
+use crate::server::{Conf, Nginx};
+use crate::sockets::{Listener, listening_on};
+use crate::steady::Steady;
+use crate::strace::{Fault, Strace};
+use crate::subsystem::Subsystem;
+use crate::upgrade::{retire, upgrade};
+
+/// Tests for each call: with the first errno, and `make sweep` with all.
+macro_rules! sweeps {
+    ($($name:ident: $sweep:ident($on:ident, $call:ident) [$($errno:ident)+];)+) => {$(
+        mod $name {
+            use crate::subsystem::Subsystem::$on;
+
+            const CALL: &str = stringify!($call);
+            const ERRNOS: &[i32] = &[$(libc::$errno),+];
+
+            #[test]
+            fn each_with_one_errno() {
+                super::$sweep($on, CALL, &ERRNOS[..1]);
+            }
+
+            #[test]
+            #[ignore = "takes minutes: make sweep"]
+            fn each_with_every_errno() {
+                super::$sweep($on, CALL, ERRNOS);
+            }
+        }
+    )+};
+}
+
+sweeps! {
+    start_socket: starts(Http, socket) [EMFILE ENFILE ENOBUFS ENOMEM EACCES EINVAL EPROTONOSUPPORT];
+    start_setsockopt: starts(Stream, setsockopt) [ENOMEM EPERM ENOPROTOOPT EINVAL];
+    start_bind: starts(Mail, bind) [EACCES EADDRNOTAVAIL ENOMEM EINVAL EADDRINUSE];
+    start_listen: starts(Http, listen) [EADDRINUSE EACCES ENOBUFS];
+
+    reload_socket: reloads(Http, socket) [EMFILE ENFILE ENOBUFS ENOMEM EACCES EINVAL EPROTONOSUPPORT];
+    reload_getsockopt: reloads(Stream, getsockopt) [EPERM ENOPROTOOPT EOPNOTSUPP EINVAL];
+    reload_setsockopt: reloads(Http, setsockopt) [EPERM ENOMEM ENOPROTOOPT EINVAL];
+    reload_bind: reloads(Stream, bind) [EADDRINUSE EACCES EADDRNOTAVAIL ENOMEM EINVAL];
+    reload_listen: reloads(Http, listen) [EADDRINUSE EACCES ENOBUFS];
+    reload_fcntl: reloads(Stream, fcntl) [EPERM EINVAL];
+
+    upgrade_socket: upgrades(Stream, socket) [EMFILE ENOMEM EACCES];
+    upgrade_setsockopt: upgrades(Stream, setsockopt) [EPERM ENOMEM];
+    upgrade_bind: upgrades(Http, bind) [EACCES EADDRINUSE];
+    upgrade_listen: upgrades(Stream, listen) [EADDRINUSE ENOBUFS];
+
+    drain_socket: drains(Stream, socket) [EMFILE EAFNOSUPPORT EPROTONOSUPPORT EPERM];
+    drain_sendto: drains(Stream, sendto) [ENOBUFS EPERM EINTR];
+    drain_recvfrom: drains(Stream, recvfrom) [ENOBUFS EINTR ENOMEM];
+    drain_getsockopt: drains(Stream, getsockopt) [EPERM ENOPROTOOPT];
+    drain_setsockopt: drains(Stream, setsockopt) [EPERM ENOMEM];
+    drain_shutdown: drains(Stream, shutdown) [EPERM ENOBUFS];
+}
+
+/// Most of these calls are nginx's own.
+#[test]
+#[ignore = "takes minutes: make sweep"]
+fn upgrade_getsockopt() {
+    let errnos = [libc::EPERM, libc::ENOPROTOOPT];
+    upgrades(Subsystem::Http, "getsockopt", &errnos);
+}
+
+const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
+
+/// One socket on IPv4, and on IPv6 one for each of two workers.
+fn conf(on: Subsystem, word: &str) -> Conf {
+    let more = if on.knows("reuseport") {
+        "reuseport"
+    } else {
+        ""
+    };
+    let [v4, v6] = ADDRESSES;
+    let words = [format!("{v4} {word}"), format!("{v6} {more} {word}")];
+    on.servers(&words.each_ref().map(String::as_str)).workers(2)
+}
+
+/// The listeners of the configuration in force.
+fn in_force(nginx: &Nginx) -> Vec<Listener> {
+    let mut listeners = nginx.listeners();
+    listeners.retain(|listener| !listener.drains);
+    // The worker that ends the old ones gives it back, at any time.
+    for shared in listeners.iter_mut().filter(|one| one.address.is_ipv6()) {
+        shared.options.remove("SO_REUSEPORT");
+    }
+    listeners.sort_by_key(|listener| listener.inode);
+    listeners
+}
+
+/// Waits until nothing else listens than what the configuration says.
+fn wait_for_protocol(nginx: &Nginx, count: usize, word: &str) {
+    wait_or_say(|| {
+        let listeners = in_force(nginx);
+        let right = |one: &Listener| one.is_mptcp() != word.is_empty();
+        match listeners.len() == count && listeners.iter().all(right) {
+            true => Ok(()),
+            false => Err(format!("{word:?} expected: {listeners:#?}")),
+        }
+    });
+}
+
+fn can_be_bound() {
+    for address in ADDRESSES {
+        let bound = TcpListener::bind(address);
+        bound.unwrap_or_else(|error| panic!("{address} is still bound: {error}"));
+    }
+}
+
+/// That a log names the call which has failed.
+fn says_why(log: &str, fault: Fault) {
+    let errno = format!("({}: ", fault.errno);
+    let level = |line: &str| line.contains("[emerg]") || line.contains("[crit]");
+    let says = |line: &str| level(line) && line.contains(&errno);
+    assert!(log.lines().any(says), "{fault:?}: {log}");
+}
+
+/// Calls `one` with each fault and each number until no call fails any more.
+/// `one` returns those that did.
+fn sweep(
+    site: &Site,
+    call: &'static str,
+    errnos: &[i32],
+    mut one: impl FnMut(Fault, &str) -> Vec<String>,
+) {
+    for &errno in errnos {
+        site.provoke(errno);
+        let fault = Fault { call, errno };
+        let mut count = 0;
+        for when in 1.. {
+            let failed = one(fault, &when.to_string());
+            if failed.is_empty() {
+                break;
+            }
+            count += 1;
+        }
+        assert!(count > 0, "{fault:?} has never happened");
+        if errnos.len() > 1 {
+            one(fault, "1+");
+            count += 1;
+        }
+        println!("{call} failed with errno {errno}, {count} cases");
+    }
+}
+
+/// nginx starts.
+fn starts(on: Subsystem, call: &'static str, errnos: &[i32]) {
+    let site = Site::new();
+    sweep(&site, call, errnos, |fault, when| {
+        site.write(&conf(on, "mptcp"));
+        let strace = fault.strace(when);
+        let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
+        let outcome = site.run(&mut site.nginx_under(&strace, &[]));
+        if outcome.status.success() {
+            let nginx = site.running();
+            nginx.wait_for_workers(2);
+            assert!(nginx.listeners().iter().all(Listener::is_mptcp));
+            ADDRESSES
+                .iter()
+                .for_each(|address| on.serves(address, true));
+            nginx.quit();
+        } else {
+            says_why(&outcome.fails(), fault);
+        }
+        can_be_bound();
+        site.injected()
+    });
+}
+
+/// The protocol changes by a reload, in turn to MPTCP and to TCP.
+fn reloads(on: Subsystem, call: &'static str, errnos: &[i32]) {
+    let site = Site::new();
+    let nginx = site.start(&conf(on, ""));
+    let (count, descriptors) = (nginx.listeners().len(), nginx.descriptors().len());
+    let clients = Steady::many(on, &ADDRESSES, 2, Duration::from_millis(5));
+    sweep(&site, call, errnos, |fault, when| {
+        let mut failed = Vec::new();
+        for word in ["mptcp", ""] {
+            failed.extend(reload(&site, &nginx, &conf(on, word), word, fault, when));
+            clients.wait_for_more(8);
+            nginx.reload(&conf(on, word));
+            wait_for_protocol(&nginx, count, word);
+            clients.wait_for_more(8);
+        }
+        failed
+    });
+    let tally = clients.stop();
+    assert!(
+        tally.lost.is_empty() || nginx.log().contains("may be lost"),
+        "{} clients were lost, the first: {:?}",
+        tally.lost.len(),
+        tally.lost[0]
+    );
+    wait_until("descriptors as before", || {
+        nginx.reload(&conf(on, ""));
+        nginx.descriptors().len() == descriptors
+    });
+    ADDRESSES
+        .iter()
+        .for_each(|address| on.serves(address, false));
+    nginx.quit();
+    can_be_bound();
+}
+
+/// One reload with a fault; returns the calls that failed.
+fn reload(
+    site: &Site,
+    nginx: &Nginx,
+    conf: &Conf,
+    word: &str,
+    fault: Fault,
+    when: &str,
+) -> Vec<String> {
+    let (before, held) = (in_force(nginx), nginx.descriptors());
+    let strace = Strace::attach(site, nginx.pid, fault, when);
+    let outcome = nginx.try_reload(conf);
+    let failed = strace.end();
+    let case = format!("{fault:?} {when} to {word:?}: {failed:?}");
+    match outcome {
+        Err(log) => {
+            says_why(&log, fault);
+            assert_eq!(in_force(nginx), before, "{case}: the old sockets go on");
+            let mut now = nginx.descriptors();
+            now.retain(|fd, target| held.get(fd) != Some(target));
+            assert!(now.is_empty(), "{case}: leaked {now:?}");
+        }
+        Ok(log) => {
+            // nginx's own, for a worker that it then does not start.
+            if log.contains("while spawning") {
+                return Vec::new();
+            }
+            nginx.wait_for_workers(2);
+            let unmarked = failed.iter().any(|call| call.contains("SO_BINDTOIFINDEX"));
+            for one in in_force(nginx) {
+                let goes_on = format!("the old socket of {} goes on", one.address);
+                assert!(
+                    one.is_mptcp() != word.is_empty() || unmarked || log.contains(&goes_on),
+                    "{case}: {one:?}: {log}"
+                );
+            }
+        }
+    }
+    failed
+}
+
+/// The protocol changes by a binary upgrade, in turn to MPTCP and to TCP.
+fn upgrades(on: Subsystem, call: &'static str, errnos: &[i32]) {
+    let site = Site::new();
+    let mut nginx = site.start(&conf(on, ""));
+    let (count, descriptors) = (nginx.listeners().len(), nginx.descriptors().len());
+    sweep(&site, call, errnos, |fault, when| {
+        let mut failed = Vec::new();
+        for word in ["mptcp", ""] {
+            let before = in_force(&nginx);
+            site.write(&conf(on, word));
+            let strace = Strace::follow(&site, nginx.pid, fault, when);
+            let outcome = try_upgrade(&site, &nginx);
+            failed.extend(strace.end());
+            let new = outcome.unwrap_or_else(|log| {
+                says_why(&log, fault);
+                assert_eq!(in_force(&nginx), before, "{fault:?} {when}");
+                ADDRESSES
+                    .iter()
+                    .for_each(|address| on.serves(address, word.is_empty()));
+                upgrade(&site, &nginx, 2)
+            });
+            retire(&nginx);
+            nginx = new;
+            nginx.reload(&conf(on, word));
+            wait_for_protocol(&nginx, count, word);
+            ADDRESSES
+                .iter()
+                .for_each(|address| on.serves(address, !word.is_empty()));
+        }
+        failed
+    });
+    wait_until("descriptors as before", || {
+        nginx.reload(&conf(on, ""));
+        nginx.descriptors().len() == descriptors
+    });
+    nginx.quit();
+    can_be_bound();
+}
+
+/// Has the running master start a second one; an error holds what was logged.
+fn try_upgrade<'site>(site: &'site Site, old: &Nginx) -> Result<Nginx<'site>, String> {
+    let mark = old.log().len();
+    old.signal(libc::SIGUSR2);
+    let log = || old.log()[mark..].to_owned();
+    wait_or_say(|| {
+        if log().contains("exited with code 1") {
+            // It has its file back.
+            let back = site.read("nginx.pid").trim() == old.pid.to_string();
+            return if back { Ok(Err(log())) } else { Err(log()) };
+        }
+        match site.read("nginx.pid").trim().parse::<i32>() {
+            Ok(pid) if pid != old.pid && log().contains("start worker process") => {
+                let new = site.running();
+                new.wait_for_workers(2);
+                Ok(Ok(new))
+            }
+            _ => Err(log()),
+        }
+    })
+}
+
+/// A worker ends the replaced sockets, of a reload to MPTCP and to TCP in turn.
+fn drains(on: Subsystem, call: &'static str, errnos: &[i32]) {
+    let site = Site::new();
+    let conf = |word: &str| conf(on, word).workers(1);
+    let nginx = site.start(&conf(""));
+    let (count, descriptors) = (nginx.listeners().len(), nginx.descriptors().len());
+    sweep(&site, call, errnos, |fault, when| {
+        let mut failed = Vec::new();
+        for word in ["mptcp", ""] {
+            let serve = || {
+                let serve = |address: &&str| on.serves(address, !word.is_empty());
+                ADDRESSES.iter().for_each(serve);
+            };
+            let mark = nginx.log().len();
+            let strace = loop {
+                let log = nginx.try_reload(&conf(word));
+                log.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+                if let Some(strace) = catch_drain(&site, &nginx, count, fault, when) {
+                    break strace;
+                }
+                nginx.reload(&conf(if word.is_empty() { "mptcp" } else { "" }));
+                wait_until("the new sockets alone", || listening_on(8080) == count);
+            };
+            let unending = || nginx.log()[mark..].contains("[alert]");
+            wait_until("the end", || listening_on(8080) == count || unending());
+            failed.extend(strace.end());
+            serve();
+            nginx.reload(&conf(word));
+            wait_until("the new sockets alone", || listening_on(8080) == count);
+            wait_for_protocol(&nginx, count, word);
+            serve();
+        }
+        failed
+    });
+    nginx.reload(&conf(""));
+    wait_until("descriptors as before", || {
+        nginx.reload(&conf(""));
+        nginx.descriptors().len() == descriptors
+    });
+    nginx.quit();
+    can_be_bound();
+}
+
+/// Lets calls of the worker fail, unless it has ended the old sockets already.
+fn catch_drain<'site>(
+    site: &'site Site,
+    nginx: &Nginx,
+    count: usize,
+    fault: Fault,
+    when: &str,
+) -> Option<Strace<'site>> {
+    wait_until("one worker", || nginx.workers().len() == 1);
+    let worker = nginx.workers()[0];
+    send_signal(worker, libc::SIGSTOP);
+    let strace = Strace::attach(site, worker, fault, when);
+    let in_time = listening_on(8080) > count;
+    send_signal(worker, libc::SIGCONT);
+    in_time.then_some(strace)
+}
