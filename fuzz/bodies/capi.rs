@@ -199,12 +199,23 @@ impl Call {
         if commits {
             // SAFETY: as above.
             self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, error) });
+            self.drain(sockets, count, how);
         }
         // SAFETY: as above.
         let status =
             self.says(|error| unsafe { ngx_rs_listening_rollback(sockets, count, how, error) });
         assert_eq!(status, OK);
         self.has(&before);
+    }
+
+    /// Drains what was replaced, if anything was: with patience, then without.
+    fn drain(&mut self, sockets: *mut ngx_rs_listening_t, count: usize, how: *const ngx_rs_open_t) {
+        // SAFETY: everything is as long as it says.
+        self.says(|error| unsafe { ngx_rs_drain_begin(sockets, count, how, error) });
+        for now in [0, 1] {
+            // SAFETY: as above.
+            self.says(|error| unsafe { ngx_rs_drain_end(sockets, count, how, now, error) });
+        }
     }
 
     /// Whether these are open, and nothing else.
@@ -231,6 +242,7 @@ impl Call {
         if commits {
             // SAFETY: everything is as long as it says.
             self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, error) });
+            self.drain(sockets, count, how);
             assert!(
                 self.kernel.sockets.keys().eq(&before),
                 "commit closes nothing"

@@ -123,6 +123,12 @@ impl Kernel {
             (libc::SOL_SOCKET, libc::SO_TYPE) => socket.kind,
             (libc::SOL_SOCKET, libc::SO_PROTOCOL) => socket.protocol,
             (libc::SOL_SOCKET, libc::SO_REUSEPORT) => socket.shared.into(),
+            (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => socket.listens.into(),
+            (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX) => match self.byte() {
+                // What another process drains.
+                200.. => c_int::MAX,
+                _ => 0,
+            },
             (SOL_MPTCP, MPTCP_FULL_INFO) => return Ok(self.full_info(to)),
             _ => return Ok(self.answer(to)),
         };

@@ -1,7 +1,7 @@
 //! `quic` of http beside an MPTCP listener of the same port, where nginx was
 //! built with HTTP/3.
 
-use crate::harness::{Host, Site};
+use crate::harness::{Host, Site, wait_until};
 use crate::server::{Conf, Nginx};
 use crate::subsystem::Subsystem;
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
@@ -26,6 +26,7 @@ fn refuses_quic(site: &Site) {
 
 /// Both are served, TLS over MPTCP where that is asked for.
 fn serves(site: &Site, nginx: &Nginx, mptcp: bool) {
+    wait_until("the old socket to go", || nginx.listeners().len() == 1);
     let listener = nginx.listener();
     assert_eq!(listener.is_mptcp(), mptcp, "{listener:#?}");
     for address in ["127.0.0.1:8443", &mptcp_bridge("127.0.0.1:8443")] {
