@@ -225,17 +225,18 @@ fn address_sanitizer_finds_nothing_in_a_long_life() {
 fn stays_flat(reloads: usize) {
     let site = Site::alone();
     let nginx = site.start(&conf(false));
+    let listeners = nginx.listeners().len();
     let clients = Steady::many(Stream, &[ADDRESSES[0].1, ADDRESSES[1].1], 2, PAUSE);
     let begin = Instant::now();
     let mut marks = Vec::new();
     for reload in 0..reloads {
         if reload == reloads / 10 {
-            marks.push(settled(&nginx));
+            marks.push(settled(&nginx, listeners));
         }
         let log = nginx.try_reload(&conf(reload / 2 % 2 == 1));
         log.unwrap_or_else(|log| panic!("the reload failed: {log}"));
     }
-    marks.push(settled(&nginx));
+    marks.push(settled(&nginx, listeners));
     let took = begin.elapsed().as_secs_f64();
     let tally = clients.stop();
     println!(
@@ -259,10 +260,15 @@ const PAUSE: Duration = Duration::from_millis(2);
 const GROWTH_KB: u64 = 512;
 
 /// The number of descriptors of the master and its resident memory in kB, once
-/// nothing drains any more.
-fn settled(nginx: &Nginx) -> (usize, u64) {
-    // The master forgets the replaced sockets with the second.
-    (0..2).for_each(|_| nginx.reload(&conf(false)));
+/// nothing drains beside its listeners any more.
+fn settled(nginx: &Nginx, listeners: usize) -> (usize, u64) {
+    nginx.reload(&conf(false));
+    wait_until("the end of the replaced sockets", || {
+        nginx.listeners().len() == listeners
+    });
+    // Now the master forgets them.
+    nginx.reload(&conf(false));
+    wait_until("the master to be through", || nginx.sleeps());
     let status = format!("/proc/{}/status", nginx.pid);
     let status = fs::read_to_string(status).expect("the master runs");
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -314,8 +314,9 @@ impl Nginx<'_> {
         }
     }
 
-    /// Whether the master waits for the next signal.
-    fn sleeps(&self) -> bool {
+    /// Whether the master waits for the next signal: it has done all that it had
+    /// to do, such as to close its channel to a worker that has ended.
+    pub fn sleeps(&self) -> bool {
         let call = fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
         call.split(' ').next() == Some(&libc::SYS_rt_sigsuspend.to_string())
     }
