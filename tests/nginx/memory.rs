@@ -268,7 +268,6 @@ fn settled(nginx: &Nginx, listeners: usize) -> (usize, u64) {
     });
     // Now the master forgets them.
     nginx.reload(&conf(false));
-    wait_until("the master to be through", || nginx.sleeps());
     let status = format!("/proc/{}/status", nginx.pid);
     let status = fs::read_to_string(status).expect("the master runs");
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

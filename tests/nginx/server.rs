@@ -251,12 +251,24 @@ impl Nginx<'_> {
         workers
     }
 
-    /// Waits until exactly `count` workers are there, none of them leaving.
+    /// Waits until exactly `count` workers are there, none of them leaving, and
+    /// the master has done away with what it had of all others.
     pub fn wait_for_workers(&self, count: usize) {
         let what = format!("{count} workers of master {}", self.pid);
         wait_until(&what, || {
-            self.workers().len() == count && self.workers_with(|_| true).len() == count
+            self.workers().len() == count
+                && self.workers_with(|_| true).len() == count
+                && self.has_reaped()
+                && self.sleeps()
         });
+    }
+
+    /// Whether none of the master's children is about to end, or has ended and
+    /// the master does not know yet: those have no title any more.
+    fn has_reaped(&self) -> bool {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid));
+        let title = |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        children.is_ok_and(|pids| pids.split_whitespace().all(|pid| !title(pid).is_empty()))
     }
 
     /// Sends the master a signal.
@@ -316,7 +328,7 @@ impl Nginx<'_> {
 
     /// Whether the master waits for the next signal: it has done all that it had
     /// to do, such as to close its channel to a worker that has ended.
-    pub fn sleeps(&self) -> bool {
+    fn sleeps(&self) -> bool {
         let call = fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
         call.split(' ').next() == Some(&libc::SYS_rt_sigsuspend.to_string())
     }
