@@ -15,10 +15,12 @@ static ngx_int_t ngx_rs_listen_assign(ngx_cycle_t *cycle,
     ngx_rs_listen_conf_t *rlcf);
 static void ngx_rs_listen_hand_over(ngx_cycle_t *cycle,
     ngx_rs_listen_conf_t *rlcf);
+static void ngx_rs_listen_pair(ngx_listening_t *ls, ngx_listening_t *old);
 static void ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf,
     ngx_uint_t ignore);
 static void ngx_rs_listen_hide_old(ngx_rs_listen_conf_t *rlcf);
 static void ngx_rs_listen_show_old(ngx_rs_listen_conf_t *rlcf);
+static void ngx_rs_listen_keep_paired(ngx_rs_listen_conf_t *rlcf);
 static void ngx_rs_listen_report(void *data, uint32_t event,
     const ngx_rs_error_t *error);
 static void ngx_rs_listen_keep_old(ngx_cycle_t *cycle,
@@ -301,7 +303,7 @@ static void
 ngx_rs_listen_hand_over(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
 {
     ngx_uint_t           i;
-    ngx_listening_t     *ls;
+    ngx_listening_t     *ls, *old;
     ngx_rs_listening_t  *socket;
 
     for (i = 0; i < rlcf->nsockets; i++) {
@@ -325,6 +327,11 @@ ngx_rs_listen_hand_over(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
             rlcf->waiting = 1;
             break;
 
+        case NGX_RS_INHERITED:
+            old = cycle->old_cycle->listening.elts;
+            ngx_rs_listen_pair(ls, &old[rlcf->old_indices[socket->inherited]]);
+            continue;
+
         default:
             continue;
         }
@@ -344,8 +351,45 @@ ngx_rs_listen_hand_over(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
 
 
 /*
+ * what ngx_init_cycle() does with an old and a new listener of one address,
+ * for which it would compare each of the new ones with all of the old ones
+ */
+
+static void
+ngx_rs_listen_pair(ngx_listening_t *ls, ngx_listening_t *old)
+{
+    ls->fd = old->fd;
+    ls->inherited = old->inherited;
+    ls->previous = old;
+
+    if (ls->backlog != old->backlog) {
+        ls->listen = 1;
+    }
+
+#if (NGX_HAVE_DEFERRED_ACCEPT && defined TCP_DEFER_ACCEPT)
+
+    if (old->deferred_accept && !ls->deferred_accept) {
+        ls->delete_deferred = 1;
+
+    } else if (old->deferred_accept != ls->deferred_accept) {
+        ls->add_deferred = 1;
+    }
+
+#endif
+
+#if (NGX_HAVE_REUSEPORT)
+
+    if (ls->reuseport && !old->reuseport) {
+        ls->add_reuseport = 1;
+    }
+
+#endif
+}
+
+
+/*
  * nginx pairs old and new sockets by address alone; it does not see those
- * that are ignored, and closes them when the new cycle has succeeded.
+ * that are ignored, which are paired already, or replaced.
  */
 
 static void
@@ -355,7 +399,7 @@ ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf, ngx_uint_t ignore)
     ngx_listening_t  *ls;
 
     for (i = 0; i < rlcf->open.inherited_count; i++) {
-        if (rlcf->open.inherited[i].fate == NGX_RS_SUPERSEDED) {
+        if (rlcf->open.inherited[i].fate != NGX_RS_UNUSED) {
             ls = rlcf->cycle->old_cycle->listening.elts;
             ls[rlcf->old_indices[i]].ignore = ignore;
         }
@@ -381,9 +425,6 @@ ngx_rs_listen_hide_old(ngx_rs_listen_conf_t *rlcf)
 
     while (listening->nelts > 1 && ls[listening->nelts - 1].ignore) {
         listening->nelts--;
-
-        /* a reload that has failed may have set it, and nginx clears it */
-        ls[listening->nelts].remain = 0;
     }
 }
 
@@ -399,6 +440,27 @@ ngx_rs_listen_show_old(ngx_rs_listen_conf_t *rlcf)
 
     if (listening->nelts < rlcf->old_nelts) {
         listening->nelts = rlcf->old_nelts;
+    }
+}
+
+
+/* nginx closes those that do not remain when the new cycle has succeeded */
+
+static void
+ngx_rs_listen_keep_paired(ngx_rs_listen_conf_t *rlcf)
+{
+    ngx_uint_t           i;
+    ngx_listening_t     *ls;
+    ngx_rs_inherited_t  *inherited;
+
+    ls = rlcf->cycle->old_cycle->listening.elts;
+    inherited = rlcf->open.inherited;
+
+    for (i = 0; i < rlcf->open.inherited_count; i++) {
+        if (inherited[i].fate != NGX_RS_UNUSED) {
+            ls[rlcf->old_indices[i]].remain = (inherited[i].fate
+                                               == NGX_RS_KEPT);
+        }
     }
 }
 
@@ -439,6 +501,7 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
     rlcf->committed = 1;
 
     ngx_rs_listen_show_old(rlcf);
+    ngx_rs_listen_keep_paired(rlcf);
 
     if (rlcf->waiting
         && ngx_rs_listening_commit(rlcf->sockets, rlcf->nsockets, &error)
