@@ -395,14 +395,31 @@ ngx_rs_listen_pair(ngx_listening_t *ls, ngx_listening_t *old)
 static void
 ngx_rs_listen_ignore_old(ngx_rs_listen_conf_t *rlcf, ngx_uint_t ignore)
 {
-    ngx_uint_t        i;
+    ngx_uint_t        i, start;
+    ngx_cycle_t      *cycle;
     ngx_listening_t  *ls;
 
+    start = 0;
+    cycle = rlcf->cycle;
+
     for (i = 0; i < rlcf->open.inherited_count; i++) {
-        if (rlcf->open.inherited[i].fate != NGX_RS_UNUSED) {
-            ls = rlcf->cycle->old_cycle->listening.elts;
-            ls[rlcf->old_indices[i]].ignore = ignore;
+        ls = cycle->old_cycle->listening.elts;
+        ls += rlcf->old_indices[i];
+
+        /* of several that share an address, fewer may be needed now */
+
+        if (rlcf->open.inherited[i].fate == NGX_RS_UNUSED
+#if (NGX_HAVE_REUSEPORT)
+            && !(ls->reuseport
+                 && ngx_rs_listen_successor(cycle, rlcf, ls, &start))
+#endif
+           )
+        {
+            continue;
         }
+
+        ls->ignore = ignore;
+        ls->remain = 0;
     }
 }
 
@@ -457,9 +474,8 @@ ngx_rs_listen_keep_paired(ngx_rs_listen_conf_t *rlcf)
     inherited = rlcf->open.inherited;
 
     for (i = 0; i < rlcf->open.inherited_count; i++) {
-        if (inherited[i].fate != NGX_RS_UNUSED) {
-            ls[rlcf->old_indices[i]].remain = (inherited[i].fate
-                                               == NGX_RS_KEPT);
+        if (inherited[i].fate == NGX_RS_KEPT) {
+            ls[rlcf->old_indices[i]].remain = 1;
         }
     }
 }
