@@ -24,7 +24,6 @@ typedef struct {
 #define NGX_RS_MPTCP           0
 #define NGX_RS_SUBFLOW_ADDRS   1
 #define NGX_RS_TOKEN           2
-#define NGX_RS_SUBFLOWS_TOTAL  3
 
 /* the others are numbers, which stand there in the struct */
 
@@ -52,7 +51,7 @@ ngx_rs_variable_t  ngx_rs_variables[] = {
 
     { ngx_string("mptcp"), NGX_RS_MPTCP },
     { ngx_string("mptcp_subflows"), NGX_RS_NUMBER(subflows) },
-    { ngx_string("mptcp_subflows_total"), NGX_RS_SUBFLOWS_TOTAL },
+    { ngx_string("mptcp_subflows_total"), NGX_RS_NUMBER(subflows_total) },
     { ngx_string("mptcp_subflow_addrs"), NGX_RS_SUBFLOW_ADDRS },
     { ngx_string("mptcp_token"), NGX_RS_TOKEN },
     { ngx_string("mptcp_bytes_sent"), NGX_RS_NUMBER(bytes_sent) },
@@ -208,13 +207,6 @@ ngx_rs_variables_get(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c,
 
     case NGX_RS_TOKEN:
         number = rc->info.token;
-        break;
-
-    case NGX_RS_SUBFLOWS_TOTAL:
-
-        /* before Linux 6.5 only those of now are known */
-
-        number = ngx_max(rc->info.subflows_total, rc->info.subflows);
         break;
 
     default:

@@ -328,6 +328,8 @@ impl TcpInfo {
         let mut connection = Connection::new(kind);
         let open = answer.state() != Some(tcp_state::CLOSE);
         connection.subflows = (kind == Kind::Fallback).then_some(open.into());
+        // Only a connection of one subflow can fall back.
+        connection.subflows_total = (kind == Kind::Fallback).then_some(1);
         connection.last_data_sent = answer.milliseconds(LAST_DATA_SENT);
         connection.last_data_received = answer.milliseconds(LAST_DATA_RECV);
         connection.last_ack_received = answer.milliseconds(LAST_ACK_RECV);

@@ -219,6 +219,7 @@ fn of_tcp(kind: Kind) -> Connection {
     connection.last_ack_received = Some(Duration::from_millis(66));
     if kind == Kind::Fallback {
         connection.subflows = Some(1);
+        connection.subflows_total = Some(1);
     }
     connection
 }

@@ -95,7 +95,7 @@ fn is_fallback(server: &Socket, known: &mut Connection) {
     assert_eq!(socket::protocol(server), Protocol::Mptcp.number());
     let now = info(server);
     assert_eq!((now.kind, now.token), (Kind::Fallback, None));
-    assert_eq!((now.subflows, now.subflows_total), (Some(1), None));
+    assert_eq!((now.subflows, now.subflows_total), (Some(1), Some(1)));
     assert_eq!((now.bytes_sent, now.bytes_received), (Some(0), Some(1000)));
     assert_eq!(
         (now.bytes_retransmitted, now.retransmits),

@@ -176,6 +176,20 @@ fn a_connection_that_was_never_mptcp_is_logged_as_tcp(on: Subsystem) {
     }
 }
 
+/// Nothing is known of its subflows, which is not to say that there was none.
+#[test]
+fn http_knows_no_number_of_a_connection_that_was_reset_before_its_request() {
+    let site = Site::new();
+    let server = Subsystem::Http.server_with(&format!("{ADDRESS} mptcp"), LOG, "x");
+    let _nginx = site.start(&Subsystem::Http.conf(&(log_format() + &server)));
+    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("http takes connections");
+    let sent = connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n");
+    sent.expect("a part of a request can be sent");
+    connection.reset();
+    let line = logged(&site, 1);
+    says(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "-")]);
+}
+
 #[test]
 fn http_counts_subflows_that_come_and_go() {
     let site = Site::new();
