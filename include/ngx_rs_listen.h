@@ -23,7 +23,12 @@
 #define NGX_RS_STR(text)                                                      \
     { sizeof(text) - 1, (const uint8_t *) (text) }
 
-/** Initializers: with nothing but `size` and what is usual. */
+/**
+ * Initializers: with nothing but `size` and what is usual. A struct may be that
+ * of a newer header, and longer, if what this library does not know is 0 in it;
+ * one that is shorter, or longer than 4096 bytes, has no `size` that was set,
+ * and is NGX_RS_ERR_ARGUMENT. An `error` of any size is filled as far as it goes.
+ */
 #define NGX_RS_ERROR_INIT                                                     \
     { (uint32_t) sizeof(ngx_rs_error_t), 0, 0, 0, "" }
 #define NGX_RS_RULES_INIT                                                     \

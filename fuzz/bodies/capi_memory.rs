@@ -25,11 +25,17 @@ impl Memory {
         let size = match bytes.u8() {
             0..220 => ours,
             220..235 => ours + 8,
-            235..245 => bytes.below(ours),
+            235..240 => bytes.below(ours),
+            240..245 => bytes.one_of(&[4097, 65536, 0x7fff_ffff, 0xdead_beef, 0xffff_ffff]),
+            245..250 => 4096 - bytes.below(64),
             _ => ours + bytes.below(64),
         };
-        // The size itself can always be read.
-        let stride = size.max(4);
+        // The size itself can always be read; where it cannot be one, nothing
+        // more than a caller has who did not set it.
+        let stride = match size {
+            4097.. => ours,
+            _ => size.max(4),
+        };
         let mut block = vec![0; stride * elements.len()];
         for (element, place) in elements.iter().zip(block.chunks_mut(stride)) {
             // SAFETY: all of an element can be read, and it has no padding that

@@ -4,7 +4,7 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use super::convert;
-use super::guard::read_sized;
+use super::guard::{read_sized, size_at};
 use super::types::*;
 use crate::connection::Subflow;
 use crate::error::Error;
@@ -28,12 +28,8 @@ impl<T: Copy> Sized<T> {
             (_, 0) => 0,
             (true, _) => return Err(Error::Argument("an array is NULL")),
             // SAFETY: not NULL, and our caller's contract.
-            _ => unsafe { first.cast::<u32>().read_unaligned() },
+            _ => unsafe { size_at(first, size_of::<T>()) }?,
         };
-        let stride = stride as usize;
-        if count > 0 && stride < size_of::<T>() {
-            return Err(Error::Argument("the size of a struct is not set"));
-        }
         if count
             .checked_mul(stride)
             .is_none_or(|bytes| bytes > isize::MAX as usize)

@@ -4,6 +4,7 @@ use std::mem::size_of;
 use std::ptr;
 use std::time::Duration;
 
+use super::guard::size_at;
 use super::types::*;
 use crate::connection::{Connection, Kind, Question};
 use crate::error::Error;
@@ -25,10 +26,7 @@ impl About {
             return Err(Error::Argument("info is NULL"));
         }
         // SAFETY: not NULL, and our caller's contract.
-        let size = unsafe { info.cast::<u32>().read_unaligned() } as usize;
-        if size < size_of::<ngx_rs_connection_info_t>() {
-            return Err(Error::Argument("the size of a struct is not set"));
-        }
+        let size = unsafe { size_at(info, size_of::<ngx_rs_connection_info_t>()) }?;
         // SAFETY: not NULL, and long enough.
         let before = unsafe { info.read_unaligned() };
         if before.flags & !NGX_RS_CONNECTION_MPTCP_ONLY != 0 {

@@ -223,6 +223,28 @@ pub(super) unsafe fn slice_of<'a, T>(pointer: *const T, count: usize) -> Result<
     }
 }
 
+/// No struct will ever be longer, so this is a size that nobody has set.
+/// Source: openat2(2), which has the same rule for a page.
+const LONGEST: usize = 4096;
+
+/// The size that a struct begins with, if it can be one.
+///
+/// # Safety
+/// `pointer` points to a readable `u32`.
+pub(super) unsafe fn size_at<T>(pointer: *const T, least: usize) -> Result<usize, Error> {
+    // SAFETY: our caller's contract.
+    let size = unsafe { pointer.cast::<u32>().read_unaligned() } as usize;
+    if size < least {
+        return Err(Error::Argument("the size of a struct is not set"));
+    }
+    if size > LONGEST {
+        return Err(Error::Argument(
+            "the size of a struct is not set, or above 4096",
+        ));
+    }
+    Ok(size)
+}
+
 /// Reads a struct that begins with its size, of this version or another.
 ///
 /// # Safety
@@ -230,10 +252,7 @@ pub(super) unsafe fn slice_of<'a, T>(pointer: *const T, count: usize) -> Result<
 /// For `T` all bytes may be 0.
 pub(super) unsafe fn read_sized<T: Copy>(pointer: *const T, least: usize) -> Result<T, Error> {
     // SAFETY: our caller's contract.
-    let size = unsafe { pointer.cast::<u32>().read_unaligned() } as usize;
-    if size < least {
-        return Err(Error::Argument("the size of a struct is not set"));
-    }
+    let size = unsafe { size_at(pointer, least) }?;
     let known = size.min(size_of::<T>());
     for offset in known..size {
         // SAFETY: within the `size` bytes of our caller's.

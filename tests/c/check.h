@@ -23,6 +23,12 @@
 #define WORKS(call)                                                           \
     fails((call), NGX_RS_OK, &error, "", #call, __FILE__, __LINE__)
 
+/* Sizes that no struct will have: what follows must be neither read nor
+ * written. */
+static const uint32_t too_large[] = { 4097, 65536, 0x7fffffff, 0xffffffff };
+#define TOO_LARGE (sizeof(too_large) / sizeof(too_large[0]))
+#define NOT_SET "the size of a struct is not set, or above 4096"
+
 static inline void check(int holds, const char *text, const char *file,
                          int line)
 {

@@ -216,6 +216,7 @@ static void wrong_structs(int fd)
 {
     const ngx_rs_connection_info_t good = NGX_RS_CONNECTION_INFO_INIT;
     ngx_rs_connection_info_t info = good;
+    size_t i;
 
     FAILS(ngx_rs_connection_info(fd, NULL, &error), NGX_RS_ERR_ARGUMENT,
           "info is NULL");
@@ -223,6 +224,10 @@ static void wrong_structs(int fd)
     refused(fd, &info, NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
     info.size = sizeof(info) - 1;
     refused(fd, &info, NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+    for (i = 0; i < TOO_LARGE; i++) {
+        info.size = too_large[i];
+        refused(fd, &info, NGX_RS_ERR_ARGUMENT, NOT_SET);
+    }
     info = good;
     info.flags = 0x80000000 | NGX_RS_CONNECTION_MPTCP_ONLY;
     refused(fd, &info, NGX_RS_ERR_ARGUMENT, "an unknown flag is set");
@@ -237,7 +242,7 @@ static void wrong_structs(int fd)
 static void wrong_arrays(int fd)
 {
     ngx_rs_subflow_t path = NGX_RS_SUBFLOW_INIT;
-    size_t count = 7;
+    size_t count = 7, i;
 
     FAILS(ngx_rs_connection_subflows(fd, NULL, 1, &count, NULL, &error),
           NGX_RS_ERR_ARGUMENT, "an array is NULL");
@@ -247,6 +252,11 @@ static void wrong_arrays(int fd)
     path.size--;
     FAILS(ngx_rs_connection_subflows(fd, &path, 1, &count, NULL, &error),
           NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+    for (i = 0; i < TOO_LARGE; i++) {
+        path.size = too_large[i];
+        FAILS(ngx_rs_connection_subflows(fd, &path, 1, &count, NULL, &error),
+              NGX_RS_ERR_ARGUMENT, NOT_SET);
+    }
     path.size = sizeof(path);
     FAILS(ngx_rs_connection_subflows(fd, &path, 1, NULL, NULL, &error),
           NGX_RS_ERR_ARGUMENT, "NULL");

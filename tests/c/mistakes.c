@@ -40,6 +40,7 @@ static void refused(ngx_rs_listening_t *sockets, size_t count,
 static void wrong_arrays(void)
 {
     ngx_rs_listening_t sockets[2] = { good(), good() };
+    size_t i;
 
     FAILS(ngx_rs_open_listening(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
           "an array is NULL");
@@ -53,7 +54,47 @@ static void wrong_arrays(void)
     refused(sockets, 1, "the size of a struct is not set");
     sockets[0].size = 4;
     refused(sockets, 1, "the size of a struct is not set");
+    for (i = 0; i < TOO_LARGE; i++) {
+        sockets[0].size = too_large[i];
+        refused(sockets, 1, NOT_SET);
+    }
     WORKS(ngx_rs_open_listening(NULL, 0, NULL, &error));
+}
+
+static void wrong_rules(void)
+{
+    ngx_rs_str_t word = NGX_RS_STR("80");
+    ngx_rs_rules_t rules = NGX_RS_RULES_INIT;
+    ngx_rs_listen_t *listen = NULL;
+    uint8_t owner = 99;
+    size_t i;
+
+    for (i = 0; i < TOO_LARGE; i++) {
+        rules.size = too_large[i];
+        FAILS(ngx_rs_listen_parse(&word, 1, &rules, &listen, &error),
+              NGX_RS_ERR_ARGUMENT, NOT_SET);
+        FAILS(ngx_rs_listen_classify(&word, 1, &rules, &owner, &error),
+              NGX_RS_ERR_ARGUMENT, NOT_SET);
+    }
+    CHECK(listen == NULL && owner == 99);
+}
+
+/* The longest that there may be: all of it is looked at. */
+static void longest(void)
+{
+    ngx_rs_listening_t *socket = calloc(1, 4096);
+    ngx_rs_open_t *how = calloc(1, 4096);
+
+    CHECK(socket != NULL && how != NULL);
+    *socket = good();
+    socket->size = how->size = 4096;
+    WORKS(ngx_rs_open_listening(socket, 1, how, &error));
+    WORKS(ngx_rs_listening_rollback(socket, 1, how, &error));
+    ((uint8_t *) how)[4095] = 1;
+    FAILS(ngx_rs_open_listening(socket, 1, how, &error), NGX_RS_ERR_ARGUMENT,
+          "a field that this version does not know");
+    free(socket);
+    free(how);
 }
 
 static void wrong_elements(void)
@@ -134,11 +175,19 @@ static void wrong_ways(void)
     ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
     ngx_rs_open_t how = NGX_RS_OPEN_INIT;
     int closed = dup(1), file = open("/dev/null", O_RDONLY);
+    size_t i;
 
     CHECK(closed >= 0 && file >= 0 && close(closed) == 0);
     how.size = 0;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
           "the size of a struct is not set");
+    for (i = 0; i < TOO_LARGE; i++) {
+        how.size = too_large[i];
+        FAILS(ngx_rs_open_listening(&socket, 1, &how, &error),
+              NGX_RS_ERR_ARGUMENT, NOT_SET);
+        FAILS(ngx_rs_listening_rollback(&socket, 1, &how, &error),
+              NGX_RS_ERR_ARGUMENT, NOT_SET);
+    }
     how.size = sizeof(how);
     how.flags = 0x80;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
@@ -171,6 +220,11 @@ static void wrong_ways(void)
     old.size = 0;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
           "the size of a struct is not set");
+    for (i = 0; i < TOO_LARGE; i++) {
+        old.size = too_large[i];
+        FAILS(ngx_rs_open_listening(&socket, 1, &how, &error),
+              NGX_RS_ERR_ARGUMENT, NOT_SET);
+    }
     CHECK(old.fate == NGX_RS_UNUSED && socket.fd == -1);
     CHECK(close(file) == 0);
 }
@@ -266,6 +320,8 @@ int main(void)
     home = inet4("127.0.0.1", 80);
     close(before);
     wrong_arrays();
+    wrong_rules();
+    longest();
     wrong_elements();
     later_versions();
     wrong_ways();
