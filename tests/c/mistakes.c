@@ -30,6 +30,10 @@ static void refused(ngx_rs_listening_t *sockets, size_t count,
           NGX_RS_ERR_ARGUMENT, text);
     FAILS(ngx_rs_listening_rollback(sockets, count, NULL, &error),
           NGX_RS_ERR_ARGUMENT, text);
+    FAILS(ngx_rs_drain_begin(sockets, count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, text);
+    FAILS(ngx_rs_drain_end(sockets, count, NULL, 1, &error),
+          NGX_RS_ERR_ARGUMENT, text);
     FAILS(ngx_rs_listening_assign(sockets, count, NULL, 0, &error),
           NGX_RS_ERR_ARGUMENT, text);
     FAILS(ngx_rs_listening_assign(NULL, 0, sockets, count, &error),
@@ -258,6 +262,91 @@ static void wrong_descriptors(void)
     CHECK(socket.fd == -1 && close(file) == 0);
 }
 
+/* Both functions that drain fail so, and say of the old socket what was. */
+static void not_drained(ngx_rs_listening_t *socket, const ngx_rs_open_t *how,
+                        ngx_rs_status_t status, const char *text, int errnum)
+{
+    ngx_rs_inherited_t before = how->inherited[0];
+    uint32_t now;
+
+    FAILS(ngx_rs_drain_begin(socket, 1, how, &error), status, text);
+    CHECK(error.os_errno == errnum);
+    for (now = 0; now < 2; now++) {
+        FAILS(ngx_rs_drain_end(socket, 1, how, now, &error), status, text);
+        CHECK(error.os_errno == errnum);
+    }
+    CHECK(memcmp(&before, how->inherited, sizeof(before)) == 0);
+}
+
+static void wrong_drains(void)
+{
+    ngx_rs_listening_t socket = good();
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    const char *text = "getsockname() of the inherited socket #0 failed";
+    int closed = dup(1), file = open("/dev/null", O_RDONLY);
+
+    CHECK(closed >= 0 && file >= 0 && close(closed) == 0);
+    /* There is nothing to drain. */
+    WORKS(ngx_rs_drain_begin(NULL, 0, NULL, &error));
+    WORKS(ngx_rs_drain_end(&socket, 1, NULL, 1, &error));
+    FAILS(ngx_rs_drain_begin(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
+          "an array is NULL");
+    FAILS(ngx_rs_drain_end(NULL, 1, NULL, 1, &error), NGX_RS_ERR_ARGUMENT,
+          "an array is NULL");
+
+    old.fate = NGX_RS_SUPERSEDED;
+    how.inherited = &old;
+    how.inherited_count = 1;
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
+                "an inherited descriptor is negative", 0);
+    old.fd = closed;
+    not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, EBADF);
+    old.fd = file;
+    not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, ENOTSOCK);
+    old.reserved = 1;
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
+                "a reserved field is not 0", 0);
+    old.reserved = 0;
+    old.size = 0;
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
+                "the size of a struct is not set", 0);
+    old.size = sizeof(old);
+    how.flags = 0x80;
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, "an unknown flag is set",
+                0);
+    how.size = 4097;
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, NOT_SET, 0);
+    CHECK(close(file) == 0);
+}
+
+/* The old socket, or the new one, is closed before it has drained. */
+static void closed_while_draining(void)
+{
+    ngx_rs_listening_t before = to_open(&home, 0), after = good();
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+
+    WORKS(ngx_rs_open_listening(&before, 1, NULL, &error));
+    old.fd = before.fd;
+    old.sockaddr = before.sockaddr;
+    old.socklen = before.socklen;
+    old.type = before.type;
+    how.flags = NGX_RS_OPEN_PREPARE;
+    how.inherited = &old;
+    how.inherited_count = 1;
+    WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
+    WORKS(ngx_rs_listening_commit(&after, 1, &error));
+    CHECK(close(after.fd) == 0);
+    FAILS(ngx_rs_drain_begin(&after, 1, &how, &error), NGX_RS_ERR_SYSCALL,
+          "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed");
+    CHECK(error.os_errno == EBADF && old.fate == NGX_RS_SUPERSEDED);
+    CHECK(close(old.fd) == 0);
+    FAILS(ngx_rs_drain_end(&after, 1, &how, 1, &error), NGX_RS_ERR_SYSCALL,
+          "shutdown() 127.0.0.1:80 failed");
+    CHECK(error.os_errno == EBADF);
+}
+
 static void wrong_protocols(void)
 {
     FAILS(ngx_rs_protocol_check(0, &error), NGX_RS_ERR_ARGUMENT,
@@ -326,6 +415,8 @@ int main(void)
     later_versions();
     wrong_ways();
     wrong_descriptors();
+    wrong_drains();
+    closed_while_draining();
     wrong_protocols();
     too_many_sockets();
     /* The lowest free descriptor is what it was: all were closed. */

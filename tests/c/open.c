@@ -154,6 +154,62 @@ static void hands_over(int commit)
     }
 }
 
+static int client(const struct sockaddr_in *address)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    CHECK(fd != -1);
+    CHECK(connect(fd, (const struct sockaddr *) address, sizeof(*address))
+          == 0);
+    return fd;
+}
+
+static void is_served_by(int listening)
+{
+    int fd = accept(listening, NULL, NULL);
+
+    CHECK(fd != -1 && close(fd) == 0);
+}
+
+/* A replaced socket goes on until nothing waits there; with `now` it ends. */
+static void drains(uint32_t now)
+{
+    struct sockaddr_in address = inet4("127.0.0.1", 80);
+    ngx_rs_listening_t before = to_open(&address, 0);
+    ngx_rs_listening_t after = to_open(&address, 262);
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    int early, late;
+
+    WORKS(ngx_rs_open_listening(&before, 1, NULL, &error));
+    early = client(&address);
+    old.fd = before.fd;
+    how.flags = NGX_RS_OPEN_PREPARE;
+    how.inherited = &old;
+    how.inherited_count = 1;
+    WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
+    WORKS(ngx_rs_listening_commit(&after, 1, &error));
+    WORKS(ngx_rs_drain_begin(&after, 1, &how, &error));
+    CHECK(old.fate == NGX_RS_SUPERSEDED);
+    late = client(&address);
+    is_served_by(after.fd);
+
+    WORKS(ngx_rs_drain_end(&after, 1, &how, now, &error));
+    if (!now) {
+        CHECK(old.fate == NGX_RS_SUPERSEDED);
+        CHECK(option(old.fd, SO_ACCEPTCONN) == 1);
+        is_served_by(old.fd);
+        WORKS(ngx_rs_drain_end(&after, 1, &how, 0, &error));
+    }
+    CHECK(old.fate == NGX_RS_ENDED);
+    CHECK(option(old.fd, SO_ACCEPTCONN) == 0);
+    CHECK(option(after.fd, SO_ACCEPTCONN) == 1);
+    /* Once more does nothing. */
+    WORKS(ngx_rs_drain_end(&after, 1, &how, 1, &error));
+    CHECK(close(old.fd) == 0 && close(after.fd) == 0);
+    CHECK(close(early) == 0 && close(late) == 0);
+}
+
 static void leaves_and_checks(void)
 {
     struct sockaddr_in address[2] = { inet4("127.0.0.1", 80),
@@ -242,6 +298,8 @@ int main(void)
     retries_and_reports();
     hands_over(1);
     hands_over(0);
+    drains(0);
+    drains(1);
     leaves_and_checks();
     assigns();
     falls_back();
