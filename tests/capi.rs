@@ -128,6 +128,8 @@ fn threads() {
     let program = check("threads");
     let mut helgrind = Command::new("valgrind");
     helgrind.args(["--quiet", "--error-exitcode=1", "--tool=helgrind"]);
+    let known = library::root().join("tests/c/helgrind.supp");
+    helgrind.arg(format!("--suppressions={}", known.display()));
     succeeds(helgrind.arg(program));
 }
 

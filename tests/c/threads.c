@@ -1,7 +1,11 @@
-/* Eight threads parse, open and close, all at once. */
+/*
+ * Eight threads parse, assign, open, ask of connections, replace, drain and
+ * close, all at once.
+ */
 
 #define _DEFAULT_SOURCE
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -10,6 +14,69 @@
 #define THREADS 8
 #define ROUNDS 40
 #define PORTS 10
+
+static pthread_barrier_t together;
+
+/* All threads ask for the first time at once: what they find is shared. */
+static void asks(const ngx_rs_listening_t *listener,
+                 const struct sockaddr_in *address)
+{
+    ngx_rs_error_t error = NGX_RS_ERROR_INIT;
+    int client = socket(AF_INET, SOCK_STREAM, NGX_RS_IPPROTO_MPTCP), fd, round;
+    size_t count;
+
+    CHECK(client != -1 && fcntl(listener->fd, F_SETFL, 0) == 0);
+    CHECK(connect(client, (const struct sockaddr *) address, sizeof(*address))
+          == 0);
+    fd = accept(listener->fd, NULL, NULL);
+    CHECK(fd != -1);
+    pthread_barrier_wait(&together);
+    for (round = 0; round < ROUNDS; round++) {
+        ngx_rs_connection_info_t info = NGX_RS_CONNECTION_INFO_INIT;
+        ngx_rs_subflow_t paths[16] = { NGX_RS_SUBFLOW_INIT };
+
+        WORKS(ngx_rs_connection_info(fd, &info, &error));
+        CHECK(info.kind == NGX_RS_CONNECTION_MPTCP);
+        WORKS(ngx_rs_connection_subflows(fd, paths, 16, &count, &info,
+                                         &error));
+        CHECK(count == 1);
+    }
+    CHECK(close(client) == 0 && close(fd) == 0);
+}
+
+/* Changes the protocol of an address of this thread's, there and back. */
+static void replaces(int thread)
+{
+    struct sockaddr_in address = inet4("127.0.0.1", 20000 + (unsigned) thread);
+    ngx_rs_listening_t first = to_open(&address, 0);
+    ngx_rs_listening_t wish = to_open(&address, NGX_RS_IPPROTO_MPTCP);
+    ngx_rs_error_t error = NGX_RS_ERROR_INIT;
+    int fd, round;
+
+    WORKS(ngx_rs_listening_assign(&first, 1, &wish, 1, &error));
+    CHECK(first.protocol == NGX_RS_IPPROTO_MPTCP);
+    WORKS(ngx_rs_open_listening(&first, 1, NULL, &error));
+    asks(&first, &address);
+    fd = first.fd;
+    for (round = 0; round < ROUNDS; round++) {
+        ngx_rs_listening_t next = to_open(&address, round % 2 ? 262 : 6);
+        ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+        ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+
+        old.fd = fd;
+        how.inherited = &old;
+        how.inherited_count = 1;
+        how.flags = NGX_RS_OPEN_PREPARE;
+        WORKS(ngx_rs_open_listening(&next, 1, &how, &error));
+        CHECK(next.outcome == NGX_RS_REPLACED);
+        WORKS(ngx_rs_listening_commit(&next, 1, &error));
+        WORKS(ngx_rs_drain_begin(&next, 1, &how, &error));
+        WORKS(ngx_rs_drain_end(&next, 1, &how, 1, &error));
+        CHECK(old.fate == NGX_RS_ENDED && close(old.fd) == 0);
+        fd = next.fd;
+    }
+    CHECK(close(fd) == 0);
+}
 
 static void *work(void *data)
 {
@@ -27,6 +94,7 @@ static void *work(void *data)
     words[0].len = (size_t) snprintf(text, sizeof(text), "127.0.0.1:%d-%d",
                                      first, first + PORTS - 1);
     words[0].data = (const uint8_t *) text;
+    replaces(thread);
     for (round = 0; round < ROUNDS; round++) {
         WORKS(ngx_rs_listen_classify(words, 3, NULL, owners, &error));
         CHECK(owners[1] == NGX_RS_WORD_OURS);
@@ -56,6 +124,7 @@ int main(void)
     pthread_t threads[THREADS];
     int numbers[THREADS], i;
 
+    CHECK(pthread_barrier_init(&together, NULL, THREADS) == 0);
     for (i = 0; i < THREADS; i++) {
         numbers[i] = i;
         CHECK(pthread_create(&threads[i], NULL, work, &numbers[i]) == 0);
