@@ -11,10 +11,13 @@ use crate::program::{Program, beside_examples, commands, serves, two_paths};
 
 /// Builds and runs as README.md says, and sees that it serves.
 fn check(which: &str, folder: &Path) -> ExitStatus {
-    let commands = commands(which);
+    served(&commands(which), folder)
+}
+
+fn served(commands: &str, folder: &Path) -> ExitStatus {
     namespace::run(|| {
         two_paths();
-        let program = Program::start(&commands, folder);
+        let program = Program::start(commands, folder);
         while program.line() != "listening on 4 sockets" {}
         serves(&program);
         program.stop()
@@ -32,6 +35,18 @@ fn c() {
     let ended = check("-std=c99 -o echo examples/echo.c", &folder);
     assert_eq!(ended.code(), Some(0));
     assert!(needed(&folder.join("echo")).contains("[libngx_rs_listen.so."));
+}
+
+/// Its memory, what it leaks, and undefined behaviour: each would end it with
+/// another status.
+#[test]
+fn c_that_watches_itself() {
+    let commands = commands("-std=c99 -o echo examples/echo.c");
+    let watching = "cc -g -fsanitize=address,undefined -fno-sanitize-recover=all -std";
+    let commands = commands.replace("cc -std", watching);
+    assert!(commands.contains(watching), "{commands}");
+    let ended = served(&commands, &beside_examples("sanitized"));
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[test]
