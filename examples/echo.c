@@ -31,9 +31,12 @@
 #define CLIENTS 1000
 #define PATHS 16
 
-/* What a client has sent, and how much of it has gone back. */
+/* What a client has sent, and how much of it has gone back; what the kernel
+   has said of its connection, last. */
 typedef struct {
-    size_t sent, filled;
+    size_t sent, filled, count;
+    ngx_rs_connection_info_t info;
+    ngx_rs_subflow_t paths[PATHS];
     char data[4096];
 } echo_t;
 
@@ -126,29 +129,41 @@ static void open_all(ngx_rs_listening_t *sockets, size_t count)
     free(how.inherited);
 }
 
-static void describe(int fd)
+/* A connection that its client resets takes its addresses with it: those of
+   an earlier time are kept. */
+static void ask(int fd, echo_t *echo)
 {
-    ngx_rs_connection_info_t info = NGX_RS_CONNECTION_INFO_INIT;
     ngx_rs_subflow_t paths[PATHS] = { NGX_RS_SUBFLOW_INIT };
     ngx_rs_error_t error = NGX_RS_ERROR_INIT;
-    size_t count, i;
+    size_t count;
 
-    if (ngx_rs_connection_subflows(fd, paths, PATHS, &count, &info, &error)
+    if (ngx_rs_connection_subflows(fd, paths, PATHS, &count, &echo->info,
+                                   &error)
         != NGX_RS_OK)
     {
         warnx("%s", why(&error));
         return;
     }
-    printf("%s", info.kind == NGX_RS_CONNECTION_MPTCP      ? "MPTCP"
-                 : info.kind == NGX_RS_CONNECTION_FALLBACK ? "fallback"
-                                                           : "TCP");
-    for (i = 0; i < count && i < PATHS; i++) {
-        const struct sockaddr *local = (const void *) &paths[i].local;
-        const struct sockaddr *remote = (const void *) &paths[i].remote;
+    if (count > 0) {
+        memcpy(echo->paths, paths, sizeof(paths));
+        echo->count = count < PATHS ? count : PATHS;
+    }
+}
+
+static void describe(const echo_t *echo)
+{
+    size_t i;
+
+    printf("%s", echo->info.kind == NGX_RS_CONNECTION_MPTCP      ? "MPTCP"
+                 : echo->info.kind == NGX_RS_CONNECTION_FALLBACK ? "fallback"
+                                                                 : "TCP");
+    for (i = 0; i < echo->count; i++) {
+        const ngx_rs_subflow_t *path = &echo->paths[i];
 
         printf("%s%s", i == 0 ? " " : ", ",
-               text(remote, sizeof(paths[i].remote)));
-        printf(" -> %s", text(local, sizeof(paths[i].local)));
+               text((const void *) &path->remote, sizeof(path->remote)));
+        printf(" -> %s",
+               text((const void *) &path->local, sizeof(path->local)));
     }
     putchar('\n');
 }
@@ -166,6 +181,8 @@ static int echo(struct pollfd *polled, echo_t *echo)
         size = recv(polled->fd, echo->data, sizeof(echo->data), MSG_DONTWAIT);
         echo->filled = size > 0 ? (size_t) size : 0;
         echo->sent = 0;
+        if (size > 0 && echo->info.kind == NGX_RS_CONNECTION_UNASKED)
+            ask(polled->fd, echo);
     }
     polled->events = echo->sent < echo->filled ? POLLOUT : POLLIN;
     return size > 0 || (size == -1 && (errno == EAGAIN || errno == EINTR));
@@ -174,6 +191,7 @@ static int echo(struct pollfd *polled, echo_t *echo)
 /* polled: the signals, the listening sockets, and room for the clients. */
 static void serve(struct pollfd *polled, size_t listening, echo_t *echoes)
 {
+    const ngx_rs_connection_info_t init = NGX_RS_CONNECTION_INFO_INIT;
     struct pollfd *client = polled + 1 + listening;
     size_t clients = 0, i;
 
@@ -186,7 +204,8 @@ static void serve(struct pollfd *polled, size_t listening, echo_t *echoes)
         for (i = clients; i-- > 0;) {
             if (client[i].revents == 0 || echo(&client[i], &echoes[i]))
                 continue;
-            describe(client[i].fd);
+            ask(client[i].fd, &echoes[i]);
+            describe(&echoes[i]);
             close(client[i].fd);
             clients--;
             client[i] = client[clients];
@@ -203,6 +222,8 @@ static void serve(struct pollfd *polled, size_t listening, echo_t *echoes)
             client[clients].fd = fd;
             client[clients].events = POLLIN;
             echoes[clients].sent = echoes[clients].filled = 0;
+            echoes[clients].count = 0;
+            echoes[clients].info = init;
             clients++;
         }
     }

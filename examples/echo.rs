@@ -31,16 +31,21 @@ fn open_all(words: &[Vec<u8>]) -> Result<Vec<TcpListener>, Box<dyn Error>> {
     Ok(opened)
 }
 
-/// Sends back what comes, and says at the end how it came.
+/// Sends back what comes, and says at the end how it came: a connection that
+/// was reset has no addresses any more.
 fn echo(mut client: TcpStream) -> Result<(), Box<dyn Error>> {
     let mut data = [0; 4096];
-    loop {
-        match client.read(&mut data)? {
-            0 => break,
-            size => client.write_all(&data[..size])?,
+    let (mut connection, mut subflows) = connection::subflows(client.as_fd())?;
+    while let Ok(size @ 1..) = client.read(&mut data) {
+        if client.write_all(&data[..size]).is_err() {
+            break;
         }
     }
-    let (connection, subflows) = connection::subflows(client.as_fd())?;
+    let (now, last) = connection::subflows(client.as_fd())?;
+    connection.update(now);
+    if !last.is_empty() {
+        subflows = last;
+    }
     let kind = match connection.kind {
         Kind::Mptcp => "MPTCP",
         Kind::Fallback => "fallback",

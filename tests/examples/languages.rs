@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus};
 
 use crate::common::{library, namespace};
 use crate::install::{folder, prefix};
-use crate::program::{Program, beside_examples, commands, serves, two_paths};
+use crate::program::{Program, beside_examples, commands, serves, tells_of_resets, two_paths};
 
 /// Builds and runs as README.md says, and sees that it serves.
 fn check(which: &str, folder: &Path) -> ExitStatus {
@@ -22,6 +22,28 @@ fn served(commands: &str, folder: &Path) -> ExitStatus {
         serves(&program);
         program.stop()
     })
+}
+
+/// The same of clients that reset their connections.
+fn tells_of_resets_of(which: &str, folder: &Path) {
+    let commands = commands(which);
+    namespace::run(|| {
+        two_paths();
+        let program = Program::start(&commands, folder);
+        while program.line() != "listening on 4 sockets" {}
+        tells_of_resets(&program);
+        serves(&program);
+        program.stop();
+    });
+}
+
+#[test]
+fn resets() {
+    tells_of_resets_of(
+        "-std=c99 -o echo examples/echo.c",
+        &beside_examples("resets"),
+    );
+    tells_of_resets_of("cargo run --example echo", library::root());
 }
 
 /// The shared libraries that a program asks for.

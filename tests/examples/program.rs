@@ -107,6 +107,22 @@ pub fn two_paths() {
 
 /// Connects and is echoed; gives back what the program has to say of it.
 pub fn talk(address: &str, protocol: Protocol) -> String {
+    let (client, said) = talking(address, protocol);
+    client.shutdown(Shutdown::Write).expect("it is connected");
+    assert_eq!((&client).read(&mut [0]).expect("it is connected"), 0);
+    said
+}
+
+/// The same, with a reset at the end.
+pub fn talk_and_reset(address: &str, protocol: Protocol) -> String {
+    let (client, said) = talking(address, protocol);
+    let now = Some(Duration::ZERO);
+    client.set_linger(now).expect("any socket");
+    said
+}
+
+/// A client that was echoed, and is still connected.
+fn talking(address: &str, protocol: Protocol) -> (Socket, String) {
     let number = Some(protocol.number().into());
     let client = Socket::new(Domain::IPV4, Type::STREAM, number).expect("MPTCP is there");
     client.set_read_timeout(Some(PATIENCE)).expect("any socket");
@@ -134,12 +150,11 @@ pub fn talk(address: &str, protocol: Protocol) -> String {
         assert!(Instant::now() < end, "{paths} paths: {subflows:?}");
         thread::sleep(Duration::from_millis(2));
     };
-    client.shutdown(Shutdown::Write).expect("it is connected");
-    assert_eq!((&client).read(&mut [0]).expect("it is connected"), 0);
     let subflows = subflows
         .iter()
         .map(|path| format!("{} -> {}", path.local, path.remote));
-    format!("{kind} {}", subflows.collect::<Vec<_>>().join(", "))
+    let said = format!("{kind} {}", subflows.collect::<Vec<_>>().join(", "));
+    (client, said)
 }
 
 /// Both clients are served.
@@ -150,5 +165,19 @@ pub fn serves(program: &Program) {
     ] {
         let wanted = talk(address, protocol);
         assert_eq!(program.line(), wanted);
+    }
+}
+
+/// Clients that reset their connections are told of, too: with the addresses of
+/// the first path at least, which it has had from the beginning.
+pub fn tells_of_resets(program: &Program) {
+    for (address, protocol) in [
+        ("127.0.0.1:7000", Protocol::Tcp),
+        ("127.0.0.1:7003", Protocol::Mptcp),
+    ] {
+        let wanted = talk_and_reset(address, protocol);
+        let first = wanted.split(", ").next().unwrap_or(&wanted);
+        let said = program.line();
+        assert!(said.starts_with(first), "{said} instead of {wanted}");
     }
 }
