@@ -13,6 +13,8 @@ pub struct Seen {
     pub functions: Vec<String>,
     /// The functions with their arguments and results, in Rust's words.
     pub prototypes: Vec<String>,
+    /// The fields of the structs, and other types, likewise.
+    pub types: Vec<String>,
     pub strings: BTreeMap<String, String>,
 }
 
@@ -28,18 +30,47 @@ pub fn read(header: bindgen::Builder, allowed: &str) -> Seen {
         .generate()
         .unwrap_or_else(|error| panic!("libclang is needed, install libclang-dev: {error}"));
     // One item or check to a line, whatever bindgen's own layout is.
-    let text = bindings.to_string().replace('\n', " ");
-    let items: Vec<String> = text.split(';').map(squeeze).collect();
+    let text = squeeze(&bindings.to_string());
+    let items = items(&text);
+    let aliases = items.iter().filter_map(|item| alias(item));
     Seen {
         facts: items.iter().filter_map(|item| fact(item)).collect(),
         functions: items.iter().filter_map(|item| function(item)).collect(),
         prototypes: items.iter().filter_map(|item| prototype(item)).collect(),
+        types: fields(&text).into_iter().chain(aliases).collect(),
         strings: items.iter().filter_map(|item| string(item)).collect(),
     }
 }
 
 fn squeeze(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What ends in a semicolon, that of an array's length aside.
+fn items(text: &str) -> Vec<&str> {
+    let mut depth = 0;
+    let ends = text.split(|letter| {
+        depth += i32::from(letter == '[') - i32::from(letter == ']');
+        letter == ';' && depth == 0
+    });
+    ends.map(str::trim).collect()
+}
+
+/// `pub struct NAME { pub FIELD : TYPE , pub FIELD : TYPE , }`
+fn fields(text: &str) -> Vec<String> {
+    let structs = text.split("pub struct ").skip(1);
+    let bodies = structs.filter_map(|rest| rest.split_once('}')?.0.split_once('{'));
+    let fields = bodies.flat_map(|(name, body)| {
+        let fields = body.split("pub ").skip(1);
+        fields.map(move |field| format!("{}::{}", name.trim(), field.trim_end_matches([' ', ','])))
+    });
+    fields.collect()
+}
+
+/// `pub type NAME = TYPE`
+fn alias(item: &str) -> Option<String> {
+    let (_, rest) = item.rsplit_once("pub type ")?;
+    Some(format!("type {rest}"))
 }
 
 /// `["Size of x"] [... - 16usize]` or `pub const NAME : type = 5`
@@ -54,12 +85,11 @@ fn fact(item: &str) -> Option<(String, i64)> {
     Some((name.into(), value.replace("- ", "-").parse().ok()?))
 }
 
-/// `pub const NAME : & [u8 ; 6] = b"0.1.0\0"`, of which the semicolon in the
-/// type has cut off the name.
+/// `pub const NAME : & [u8 ; 6] = b"0.1.0\0"`
 fn string(item: &str) -> Option<(String, String)> {
-    let (length, value) = item.split_once("] = b\"")?;
-    let (value, _) = value.split_once("\\0\"")?;
-    Some((length.trim().into(), value.into()))
+    let (name, _, value) = constant(item)?;
+    let value = value.strip_prefix("b\"")?.strip_suffix("\\0\"")?;
+    Some((name.into(), value.into()))
 }
 
 fn constant(item: &str) -> Option<(&str, &str, &str)> {
