@@ -411,7 +411,8 @@ typedef struct {
      */
     uint32_t flags;
     /**
-     * in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed.
+     * in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed
+     * for the call, or that of ngx_rs_listen_sockets.
      */
     const struct sockaddr *sockaddr;
     /**
@@ -482,11 +483,11 @@ typedef struct {
      */
     uint32_t size;
     /**
-     * in: a bound socket, borrowed.
+     * in: a bound socket, borrowed for the call.
      */
     int32_t fd;
     /**
-     * in: its address, or NULL to ask the kernel; borrowed.
+     * in: its address, or NULL to ask the kernel; borrowed for the call.
      */
     const struct sockaddr *sockaddr;
     /**
@@ -544,7 +545,7 @@ typedef struct {
      */
     uint32_t delay_ms;
     /**
-     * Sockets that the caller has already; borrowed.
+     * Sockets that the caller has already; borrowed for the call.
      */
     ngx_rs_inherited_t *inherited;
     /**
@@ -667,7 +668,9 @@ extern "C" {
  * The ABI of the library that is running: equal to NGX_RS_ABI_VERSION of the
  * header that a program was compiled with, or the two do not fit together.
  *
- * Any thread.
+ * Returns that number: a constant, and no status.
+ * Any thread. Source: the version of the package: of 0.x it is x, and of
+ * later ones 1000 times the first number.
  */
 uint32_t ngx_rs_abi_version(void);
 
@@ -676,12 +679,16 @@ uint32_t ngx_rs_abi_version(void);
  *
  * words    in      `count` words: an address, then parameters; borrowed for
  *                  the call
- * rules    in      the grammar, or NULL for that of stream
- * owners   out     `count` bytes: NGX_RS_WORD_*; the address is nginx's
+ * rules    in      the grammar, or NULL for that of stream; borrowed for the
+ *                  call
+ * owners   out     `count` bytes: NGX_RS_WORD_*; the address is nginx's;
+ *                  borrowed for the call
  * error    out     optional, may be NULL
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
  * Any thread. Allocates nothing.
+ * Source: nginx ngx_stream_core_listen(), ngx_http_core_listen(),
+ * ngx_mail_core_listen().
  */
 ngx_rs_status_t ngx_rs_listen_classify(const ngx_rs_str_t *words,
                                        size_t count,
@@ -695,7 +702,8 @@ ngx_rs_status_t ngx_rs_listen_classify(const ngx_rs_str_t *words,
  *
  * words    in      `count` words: an address, then parameters; borrowed for
  *                  the call; they need not end in 0
- * rules    in      the grammar, or NULL for that of stream
+ * rules    in      the grammar, or NULL for that of stream; borrowed for the
+ *                  call
  * listen   out     owned by the caller, released with ngx_rs_listen_free
  * error    out     optional, may be NULL; `arg_index` is the offending word
  *
@@ -712,15 +720,16 @@ ngx_rs_status_t ngx_rs_listen_parse(const ngx_rs_str_t *words,
 /**
  * The sockets that a listen directive asks for: of each address all ports.
  *
- * listen   in      from ngx_rs_listen_parse
+ * listen   in      from ngx_rs_listen_parse; borrowed for the call
  * sockets  out     `count` elements with `fd` -1, ready for
- *                  ngx_rs_open_listening; owned by `listen`, gone with it, and
- *                  the same ones at every call
+ *                  ngx_rs_open_listening; owned by `listen`, released with
+ *                  ngx_rs_listen_free, and the same ones at every call
  * count    out     how many
  * error    out     optional, may be NULL
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
  * One thread at a time for one `listen`.
+ * Source: nginx ngx_parse_url(), ngx_stream_core_listen() and its kin.
  */
 ngx_rs_status_t ngx_rs_listen_sockets(ngx_rs_listen_t *listen,
                                       ngx_rs_listening_t **sockets,
@@ -731,15 +740,16 @@ ngx_rs_status_t ngx_rs_listen_sockets(ngx_rs_listen_t *listen,
  * The addresses of a host name, as words for nginx's own parser: they take the
  * place of the first word of the directive, and have the same ports.
  *
- * listen   in      from ngx_rs_listen_parse
+ * listen   in      from ngx_rs_listen_parse; borrowed for the call
  * words    out     `count` words, each followed by a 0; owned by `listen`,
- *                  gone with it; none where the first word is no host name
- *                  and can be used as it is
+ *                  released with ngx_rs_listen_free; none where the first
+ *                  word is no host name and can be used as it is
  * count    out     how many
  * error    out     optional, may be NULL
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
  * One thread at a time for one `listen`.
+ * Source: nginx ngx_parse_url(), ngx_inet_resolve_host().
  */
 ngx_rs_status_t ngx_rs_listen_addresses(ngx_rs_listen_t *listen,
                                         const ngx_rs_str_t **words,
@@ -750,9 +760,11 @@ ngx_rs_status_t ngx_rs_listen_addresses(ngx_rs_listen_t *listen,
  * Releases what ngx_rs_listen_parse made. The descriptors of its sockets stay
  * open.
  *
- * listen   in      from ngx_rs_listen_parse, or NULL, which does nothing
+ * listen   in      from ngx_rs_listen_parse, or NULL, which does nothing;
+ *                  what it owns goes with it
  *
- * Any thread.
+ * Returns nothing.
+ * Any thread, when no other uses `listen`. Source: free(3), for NULL.
  */
 void ngx_rs_listen_free(ngx_rs_listen_t *listen);
 
@@ -771,6 +783,8 @@ void ngx_rs_listen_free(ngx_rs_listen_t *listen);
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,CONFLICT,PANIC}.
  * Any thread. Linear in both counts.
+ * Source: nginx ngx_http_init_listening(), ngx_stream_optimize_servers(),
+ * ngx_mail_optimize_servers().
  */
 ngx_rs_status_t ngx_rs_listening_assign(ngx_rs_listening_t *sockets,
                                         size_t count,
@@ -811,7 +825,7 @@ ngx_rs_status_t ngx_rs_open_listening(ngx_rs_listening_t *sockets,
  * error    out     optional, may be NULL; that of the first that failed
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
- * Any thread.
+ * Any thread. Source: listen(2); kernel net/ipv4/inet_connection_sock.c.
  */
 ngx_rs_status_t ngx_rs_listening_commit(ngx_rs_listening_t *sockets,
                                         size_t count,
@@ -822,12 +836,15 @@ ngx_rs_status_t ngx_rs_listening_commit(ngx_rs_listening_t *sockets,
  * domain sockets, and makes the inherited sockets what they were before.
  *
  * sockets  in,out  `count` elements as ngx_rs_open_listening left them;
- *                  afterwards every `fd` is -1
- * how      in,out  as it was passed to ngx_rs_open_listening
+ *                  borrowed for the call; afterwards every `fd` is -1, and
+ *                  those that were owned by the caller are closed
+ * how      in,out  as it was passed to ngx_rs_open_listening; borrowed for the
+ *                  call; its inherited sockets stay open, and have fate
+ *                  NGX_RS_UNUSED and `shared` 0 afterwards
  * error    out     optional, may be NULL
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
- * Any thread.
+ * Any thread. Source: nginx ngx_init_cycle(), where a new cycle fails.
  */
 ngx_rs_status_t ngx_rs_listening_rollback(ngx_rs_listening_t *sockets,
                                           size_t count,
@@ -851,10 +868,11 @@ ngx_rs_status_t ngx_rs_protocol_check(int32_t protocol,
  * Asks the kernel about a connection: whether it is MPTCP, and how it fares.
  *
  * fd       in      a connected socket, borrowed for the call
- * info     in,out  NGX_RS_UNKNOWN where the kernel does not say; when it is
- *                  passed again for the same connection, totals only grow,
- *                  and what the kernel no longer says stays what it was, as
- *                  after a reset; a fallback is for ever
+ * info     in,out  borrowed for the call; NGX_RS_UNKNOWN where the kernel does
+ *                  not say, as in all that is behind the fields of this
+ *                  version; when it is passed again for the same connection,
+ *                  totals only grow, and what the kernel no longer says stays
+ *                  what it was, as after a reset; a fallback is for ever
  * error    out     optional, may be NULL
  *
  * Two system calls for TCP and MPTCP, three after a fallback; two more at most
@@ -879,7 +897,7 @@ ngx_rs_status_t ngx_rs_connection_info(int32_t fd,
  *                  makes by itself
  * count    out     how many subflows there are, which may be more than `room`
  * info     in,out  optional, may be NULL: as of ngx_rs_connection_info, without
- *                  any further system call
+ *                  any further system call; borrowed for the call
  * error    out     optional, may be NULL
  *
  * No system call more than ngx_rs_connection_info for MPTCP from Linux 6.5,
@@ -903,16 +921,19 @@ ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
  * one of several sockets that share an address by NGX_RS_LISTENING_REUSEPORT
  * gets all new connections of that address.
  *
- * sockets  in      `count` elements as ngx_rs_listening_commit left them; the
- *                  caller may have set `fd` of those with NGX_RS_LEFT
- * how      in      as it was passed to ngx_rs_open_listening: its inherited
- *                  sockets with fate NGX_RS_SUPERSEDED are drained; the caller
- *                  may have added some that drain already, and removed others
+ * sockets  in      `count` elements as ngx_rs_listening_commit left them,
+ *                  borrowed for the call; the caller may have set `fd` of
+ *                  those with NGX_RS_LEFT
+ * how      in      as it was passed to ngx_rs_open_listening, borrowed for the
+ *                  call: its inherited sockets with fate NGX_RS_SUPERSEDED are
+ *                  drained; the caller may have added some that drain already,
+ *                  and removed others
  * error    out     optional, may be NULL; that of the first that failed
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
  * where new connections may still go to an old socket, and be lost with it.
  * Any thread. Linear in the number of sockets.
+ * Source: kernel net/ipv4/inet_hashtables.c, net/ipv6/inet6_hashtables.c.
  */
 ngx_rs_status_t ngx_rs_drain_begin(ngx_rs_listening_t *sockets,
                                    size_t count,
@@ -925,8 +946,9 @@ ngx_rs_status_t ngx_rs_drain_begin(ngx_rs_listening_t *sockets,
  * for accept(2). Those that have ended, here or in another process, have fate
  * NGX_RS_ENDED afterwards: close them.
  *
- * sockets  in      as for ngx_rs_drain_begin
- * how      in,out  likewise
+ * sockets  in      as for ngx_rs_drain_begin, borrowed for the call
+ * how      in,out  likewise, borrowed for the call; `fate` of its inherited
+ *                  sockets is written, and their descriptors stay open
  * now      in      not 0: end all of them at once, whatever is under way
  * error    out     optional, may be NULL
  *
@@ -934,6 +956,7 @@ ngx_rs_status_t ngx_rs_drain_begin(ngx_rs_listening_t *sockets,
  * where an old socket listens on until all have closed it, or where one new
  * socket goes on to get all connections that several were to share.
  * Any thread; needs no privilege. Linear in the number of sockets.
+ * Source: shutdown(2), sock_diag(7).
  */
 ngx_rs_status_t ngx_rs_drain_end(ngx_rs_listening_t *sockets,
                                  size_t count,

@@ -82,3 +82,78 @@ fn header_is_up_to_date() {
         "include/ngx_rs_listen.h is stale: run \"make header\""
     );
 }
+
+/// A function of the header: its comment, name and parameters.
+struct Export<'a> {
+    comment: String,
+    name: &'a str,
+    parameters: Vec<&'a str>,
+}
+
+fn exports(header: &str) -> Vec<Export<'_>> {
+    let comments = header.split("/**").skip(1);
+    let declared = comments.filter_map(|text| {
+        let (comment, rest) = text.split_once("*/\n")?;
+        let (declared, _) = rest.split_once(");")?;
+        let (result, _) = declared.split_once('(')?;
+        let name = result.split_whitespace().next_back()?;
+        (!declared.starts_with("typedef") && name.starts_with("ngx_rs_")).then(|| Export {
+            comment: comment.replace("\n * ", "\n"),
+            name,
+            parameters: declared[result.len() + 1..].split(',').collect(),
+        })
+    });
+    declared.collect()
+}
+
+impl Export<'_> {
+    /// What the comment says of a parameter: a line, and those that are indented.
+    fn says(&self, parameter: &str) -> String {
+        let begins = |line: &&str| {
+            let rest = line.strip_prefix(parameter).unwrap_or_default();
+            rest.starts_with(' ') && rest.trim_start().starts_with(['i', 'o'])
+        };
+        let lines = self.comment.lines().skip_while(|line| !begins(line));
+        let first = lines.clone().take(1);
+        let more = lines
+            .skip(1)
+            .take_while(|line| line.starts_with("         "));
+        let words = first.chain(more).flat_map(str::split_whitespace);
+        words.collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[test]
+fn every_export_says_what_it_returns_its_threads_and_its_source() {
+    let header = generate();
+    let exports = exports(&header);
+    assert_eq!(exports.len(), 15);
+    for export in &exports {
+        for text in ["Returns ", "thread", "Source: "] {
+            assert!(export.comment.contains(text), "{}: {text}", export.name);
+        }
+        let status = header.contains(&format!("ngx_rs_status_t {}(", export.name));
+        let ok = export.comment.contains("Returns NGX_RS_OK or NGX_RS_ERR_");
+        assert_eq!(ok, status, "{}", export.name);
+    }
+}
+
+/// In words of which each has one meaning; numbers have none.
+#[test]
+fn every_pointer_has_an_owner() {
+    let header = generate();
+    for export in exports(&header) {
+        let pointers = export.parameters.iter();
+        for (_, name) in pointers.filter_map(|parameter| parameter.rsplit_once('*')) {
+            let said = export.says(name);
+            let words = match name {
+                "count" => ["how many"; 2],
+                "error" => ["optional, may be NULL"; 2],
+                _ if export.name == "ngx_rs_listen_free" => ["it owns"; 2],
+                _ => ["borrowed for the call", "released with ngx_rs_listen_free"],
+            };
+            let known = words.iter().any(|words| said.contains(words));
+            assert!(known, "{}: {name}: \"{said}\"", export.name);
+        }
+    }
+}

@@ -12,16 +12,19 @@ use crate::listen::{Inherited, Listening};
 /// one of several sockets that share an address by NGX_RS_LISTENING_REUSEPORT
 /// gets all new connections of that address.
 ///
-/// sockets  in      `count` elements as ngx_rs_listening_commit left them; the
-///                  caller may have set `fd` of those with NGX_RS_LEFT
-/// how      in      as it was passed to ngx_rs_open_listening: its inherited
-///                  sockets with fate NGX_RS_SUPERSEDED are drained; the caller
-///                  may have added some that drain already, and removed others
+/// sockets  in      `count` elements as ngx_rs_listening_commit left them,
+///                  borrowed for the call; the caller may have set `fd` of
+///                  those with NGX_RS_LEFT
+/// how      in      as it was passed to ngx_rs_open_listening, borrowed for the
+///                  call: its inherited sockets with fate NGX_RS_SUPERSEDED are
+///                  drained; the caller may have added some that drain already,
+///                  and removed others
 /// error    out     optional, may be NULL; that of the first that failed
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
 /// where new connections may still go to an old socket, and be lost with it.
 /// Any thread. Linear in the number of sockets.
+/// Source: kernel net/ipv4/inet_hashtables.c, net/ipv6/inet6_hashtables.c.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_drain_begin(
     sockets: *mut ngx_rs_listening_t,
@@ -42,8 +45,9 @@ pub unsafe extern "C" fn ngx_rs_drain_begin(
 /// for accept(2). Those that have ended, here or in another process, have fate
 /// NGX_RS_ENDED afterwards: close them.
 ///
-/// sockets  in      as for ngx_rs_drain_begin
-/// how      in,out  likewise
+/// sockets  in      as for ngx_rs_drain_begin, borrowed for the call
+/// how      in,out  likewise, borrowed for the call; `fate` of its inherited
+///                  sockets is written, and their descriptors stay open
 /// now      in      not 0: end all of them at once, whatever is under way
 /// error    out     optional, may be NULL
 ///
@@ -51,6 +55,7 @@ pub unsafe extern "C" fn ngx_rs_drain_begin(
 /// where an old socket listens on until all have closed it, or where one new
 /// socket goes on to get all connections that several were to share.
 /// Any thread; needs no privilege. Linear in the number of sockets.
+/// Source: shutdown(2), sock_diag(7).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_drain_end(
     sockets: *mut ngx_rs_listening_t,

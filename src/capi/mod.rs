@@ -37,7 +37,9 @@ const LISTEN_IS_NULL: Error = Error::Argument("listen is NULL");
 /// The ABI of the library that is running: equal to NGX_RS_ABI_VERSION of the
 /// header that a program was compiled with, or the two do not fit together.
 ///
-/// Any thread.
+/// Returns that number: a constant, and no status.
+/// Any thread. Source: the version of the package: of 0.x it is x, and of
+/// later ones 1000 times the first number.
 #[unsafe(no_mangle)]
 pub extern "C" fn ngx_rs_abi_version() -> u32 {
     ABI_VERSION
@@ -47,12 +49,16 @@ pub extern "C" fn ngx_rs_abi_version() -> u32 {
 ///
 /// words    in      `count` words: an address, then parameters; borrowed for
 ///                  the call
-/// rules    in      the grammar, or NULL for that of stream
-/// owners   out     `count` bytes: NGX_RS_WORD_*; the address is nginx's
+/// rules    in      the grammar, or NULL for that of stream; borrowed for the
+///                  call
+/// owners   out     `count` bytes: NGX_RS_WORD_*; the address is nginx's;
+///                  borrowed for the call
 /// error    out     optional, may be NULL
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
 /// Any thread. Allocates nothing.
+/// Source: nginx ngx_stream_core_listen(), ngx_http_core_listen(),
+/// ngx_mail_core_listen().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listen_classify(
     words: *const ngx_rs_str_t,
@@ -89,7 +95,8 @@ pub unsafe extern "C" fn ngx_rs_listen_classify(
 ///
 /// words    in      `count` words: an address, then parameters; borrowed for
 ///                  the call; they need not end in 0
-/// rules    in      the grammar, or NULL for that of stream
+/// rules    in      the grammar, or NULL for that of stream; borrowed for the
+///                  call
 /// listen   out     owned by the caller, released with ngx_rs_listen_free
 /// error    out     optional, may be NULL; `arg_index` is the offending word
 ///
@@ -129,15 +136,16 @@ pub unsafe extern "C" fn ngx_rs_listen_parse(
 
 /// The sockets that a listen directive asks for: of each address all ports.
 ///
-/// listen   in      from ngx_rs_listen_parse
+/// listen   in      from ngx_rs_listen_parse; borrowed for the call
 /// sockets  out     `count` elements with `fd` -1, ready for
-///                  ngx_rs_open_listening; owned by `listen`, gone with it, and
-///                  the same ones at every call
+///                  ngx_rs_open_listening; owned by `listen`, released with
+///                  ngx_rs_listen_free, and the same ones at every call
 /// count    out     how many
 /// error    out     optional, may be NULL
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
 /// One thread at a time for one `listen`.
+/// Source: nginx ngx_parse_url(), ngx_stream_core_listen() and its kin.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listen_sockets(
     listen: *mut ngx_rs_listen_t,
@@ -162,15 +170,16 @@ pub unsafe extern "C" fn ngx_rs_listen_sockets(
 /// The addresses of a host name, as words for nginx's own parser: they take the
 /// place of the first word of the directive, and have the same ports.
 ///
-/// listen   in      from ngx_rs_listen_parse
+/// listen   in      from ngx_rs_listen_parse; borrowed for the call
 /// words    out     `count` words, each followed by a 0; owned by `listen`,
-///                  gone with it; none where the first word is no host name
-///                  and can be used as it is
+///                  released with ngx_rs_listen_free; none where the first
+///                  word is no host name and can be used as it is
 /// count    out     how many
 /// error    out     optional, may be NULL
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
 /// One thread at a time for one `listen`.
+/// Source: nginx ngx_parse_url(), ngx_inet_resolve_host().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listen_addresses(
     listen: *mut ngx_rs_listen_t,
@@ -195,9 +204,11 @@ pub unsafe extern "C" fn ngx_rs_listen_addresses(
 /// Releases what ngx_rs_listen_parse made. The descriptors of its sockets stay
 /// open.
 ///
-/// listen   in      from ngx_rs_listen_parse, or NULL, which does nothing
+/// listen   in      from ngx_rs_listen_parse, or NULL, which does nothing;
+///                  what it owns goes with it
 ///
-/// Any thread.
+/// Returns nothing.
+/// Any thread, when no other uses `listen`. Source: free(3), for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listen_free(listen: *mut ngx_rs_listen_t) {
     let body = || {
@@ -225,6 +236,8 @@ pub unsafe extern "C" fn ngx_rs_listen_free(listen: *mut ngx_rs_listen_t) {
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,CONFLICT,PANIC}.
 /// Any thread. Linear in both counts.
+/// Source: nginx ngx_http_init_listening(), ngx_stream_optimize_servers(),
+/// ngx_mail_optimize_servers().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listening_assign(
     sockets: *mut ngx_rs_listening_t,
@@ -306,7 +319,7 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
 /// error    out     optional, may be NULL; that of the first that failed
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
-/// Any thread.
+/// Any thread. Source: listen(2); kernel net/ipv4/inet_connection_sock.c.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listening_commit(
     sockets: *mut ngx_rs_listening_t,
@@ -331,12 +344,15 @@ pub unsafe extern "C" fn ngx_rs_listening_commit(
 /// domain sockets, and makes the inherited sockets what they were before.
 ///
 /// sockets  in,out  `count` elements as ngx_rs_open_listening left them;
-///                  afterwards every `fd` is -1
-/// how      in,out  as it was passed to ngx_rs_open_listening
+///                  borrowed for the call; afterwards every `fd` is -1, and
+///                  those that were owned by the caller are closed
+/// how      in,out  as it was passed to ngx_rs_open_listening; borrowed for the
+///                  call; its inherited sockets stay open, and have fate
+///                  NGX_RS_UNUSED and `shared` 0 afterwards
 /// error    out     optional, may be NULL
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
-/// Any thread.
+/// Any thread. Source: nginx ngx_init_cycle(), where a new cycle fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listening_rollback(
     sockets: *mut ngx_rs_listening_t,
@@ -391,10 +407,11 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
 /// Asks the kernel about a connection: whether it is MPTCP, and how it fares.
 ///
 /// fd       in      a connected socket, borrowed for the call
-/// info     in,out  NGX_RS_UNKNOWN where the kernel does not say; when it is
-///                  passed again for the same connection, totals only grow,
-///                  and what the kernel no longer says stays what it was, as
-///                  after a reset; a fallback is for ever
+/// info     in,out  borrowed for the call; NGX_RS_UNKNOWN where the kernel does
+///                  not say, as in all that is behind the fields of this
+///                  version; when it is passed again for the same connection,
+///                  totals only grow, and what the kernel no longer says stays
+///                  what it was, as after a reset; a fallback is for ever
 /// error    out     optional, may be NULL
 ///
 /// Two system calls for TCP and MPTCP, three after a fallback; two more at most
@@ -432,7 +449,7 @@ pub unsafe extern "C" fn ngx_rs_connection_info(
 ///                  makes by itself
 /// count    out     how many subflows there are, which may be more than `room`
 /// info     in,out  optional, may be NULL: as of ngx_rs_connection_info, without
-///                  any further system call
+///                  any further system call; borrowed for the call
 /// error    out     optional, may be NULL
 ///
 /// No system call more than ngx_rs_connection_info for MPTCP from Linux 6.5,

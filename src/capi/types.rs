@@ -167,7 +167,8 @@ pub struct ngx_rs_listening_t {
     pub size: u32,
     /// in: NGX_RS_LISTENING_*
     pub flags: u32,
-    /// in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed.
+    /// in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed
+    /// for the call, or that of ngx_rs_listen_sockets.
     pub sockaddr: *const libc::sockaddr,
     /// in: its size in bytes.
     pub socklen: u32,
@@ -216,9 +217,9 @@ pub const NGX_RS_ENDED: u32 = 3;
 pub struct ngx_rs_inherited_t {
     /// in: sizeof(ngx_rs_inherited_t), the same in all elements of an array.
     pub size: u32,
-    /// in: a bound socket, borrowed.
+    /// in: a bound socket, borrowed for the call.
     pub fd: i32,
-    /// in: its address, or NULL to ask the kernel; borrowed.
+    /// in: its address, or NULL to ask the kernel; borrowed for the call.
     pub sockaddr: *const libc::sockaddr,
     /// in: size of the address in bytes.
     pub socklen: u32,
@@ -265,7 +266,7 @@ pub struct ngx_rs_open_t {
     pub tries: u32,
     /// How long to wait between two tries, in milliseconds.
     pub delay_ms: u32,
-    /// Sockets that the caller has already; borrowed.
+    /// Sockets that the caller has already; borrowed for the call.
     pub inherited: *mut ngx_rs_inherited_t,
     /// How many.
     pub inherited_count: usize,
