@@ -1,6 +1,8 @@
 //! `make install` and `make uninstall`.
 
+use std::env;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -83,6 +85,39 @@ fn installs_what_cargo_c_installs_and_takes_it_away() {
             "{line}: {config}"
         );
     }
+    same_as_cargo_c(&folder);
     make(&[&["uninstall"], &words[..]].concat());
     assert_eq!(files(&folder), [""; 0]);
+}
+
+/// What `cargo cinstall` installs, if there is one, is what `make install` has
+/// installed in `made`: names, modes, links, and every text.
+fn same_as_cargo_c(made: &Path) {
+    let path = env::var_os("PATH").unwrap_or_default();
+    if !env::split_paths(&path).any(|folder| folder.join("cargo-cinstall").exists()) {
+        // Seen in any case: println!() is captured.
+        let said = writeln!(
+            io::stderr(),
+            "make install was not compared with cargo cinstall: there is no cargo-c"
+        );
+        return said.expect("stderr can be written");
+    }
+    let folder = folder("cargo-c");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let target = target.expect("target/tmp is in target");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["cinstall", "--release", "--locked"]);
+    cargo.args(["--prefix=/opt/mptcp", "--libdir=/opt/mptcp/lib/somewhere"]);
+    cargo.arg("--destdir").arg(&folder);
+    cargo.arg("--target-dir").arg(target);
+    library::run(cargo.current_dir(library::root()));
+    assert_eq!(files(made), files(&folder));
+    for name in [
+        "include/ngx_rs_listen.h",
+        "lib/somewhere/pkgconfig/ngx_rs_listen.pc",
+    ] {
+        let read = |folder: &Path| fs::read_to_string(folder.join("opt/mptcp").join(name));
+        let (ours, theirs) = (read(made), read(&folder));
+        assert_eq!(ours.expect("it is there"), theirs.expect("it is there"));
+    }
 }
