@@ -11,6 +11,16 @@ cd "$(dirname "$0")/.."
 lintian --allow-root --fail-on error,warning \
     --suppress-tags initial-upload-closes-no-bugs target/deb/*.changes
 
+# That of the nginx that they were built for: with another they would not load.
+abi=$(dpkg-query -W -f '${Provides}' nginx | grep -o 'nginx-abi-[^ ,]*')
+for module in stream http mail; do
+    dpkg-deb -f target/deb/libnginx-mod-$module-rs-listen_*.deb Depends \
+        | tr , '\n' | grep -q "^ *$abi *\$" || {
+            echo "deb.sh: the package for $module does not depend on $abi" >&2
+            exit 1
+        }
+done
+
 echo "building them again, in another folder: every byte is the same"
 debian/build.sh target/deb-again > /dev/null
 for package in target/deb/*.deb; do
