@@ -11,7 +11,8 @@ rm -rf "$1"
 mkdir -p "$1/source"
 cd "$1/source"
 
-tar -c -C "$root" --exclude=./target --exclude=./.git . | tar -x
+tar -c -C "$root" --exclude=./target --exclude=./fuzz/target \
+    --exclude=./.git . | tar -x
 
 echo "building the packages of $(dpkg-parsechangelog -S Version)"
 unset CARGO_TARGET_DIR
