@@ -181,6 +181,10 @@ fn socket_type(number: i32) -> Result<Type, Error> {
     }
 }
 
+pub(super) fn protocol(number: i32) -> Result<Protocol, Error> {
+    Protocol::from_number(number).ok_or(Error::Argument("no such protocol number"))
+}
+
 pub(super) fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
     known_flags(from.flags, LISTENING_FLAGS | NGX_RS_LISTENING_FALLBACK)?;
     // SAFETY: the contract of Array::new() covers the address.
@@ -199,8 +203,7 @@ pub(super) fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
         keepcnt: nonzero(from.keepcnt),
     };
     if from.protocol != 0 {
-        let protocol = Protocol::from_number(from.protocol);
-        let protocol = protocol.ok_or(Error::Argument("no such protocol number"))?;
+        let protocol = protocol(from.protocol)?;
         let fallback = from.flags & NGX_RS_LISTENING_FALLBACK != 0;
         let wish = Wish { protocol, fallback };
         if !wish.is_plain_tcp() && !socket.is_inet_stream() {
@@ -241,7 +244,9 @@ pub(super) fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, 
     if from.r#type != 0 {
         socket.socket_type = Some(socket_type(from.r#type)?);
     }
-    socket.protocol = Protocol::from_number(from.protocol);
+    if from.protocol != 0 {
+        socket.protocol = Some(protocol(from.protocol)?);
+    }
     socket.shared = from.shared != 0;
     socket.fate = match from.fate {
         NGX_RS_KEPT => Fate::Kept,

@@ -26,7 +26,6 @@ use crate::handover;
 use crate::listen::Listen;
 use crate::open::{self, Open};
 use crate::parse;
-use crate::protocol::Protocol;
 use crate::resolve;
 pub use drain::*;
 use guard::{guard, out, slice_of, writable};
@@ -394,12 +393,7 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
     protocol: i32,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
-    let body = || {
-        let protocol = Protocol::from_number(protocol);
-        protocol
-            .ok_or(Error::Argument("no such protocol number"))?
-            .check()
-    };
+    let body = || convert::protocol(protocol)?.check();
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }

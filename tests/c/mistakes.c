@@ -217,6 +217,16 @@ static void wrong_ways(void)
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_SYSCALL,
           "getsockname() of the inherited socket #0 failed");
     CHECK(error.os_errno == ENOTSOCK);
+    for (i = 0; i < 3; i++) {
+        const int32_t none[] = { 70000, -1, 65536 };
+
+        old.protocol = none[i];
+        FAILS(ngx_rs_open_listening(&socket, 1, &how, &error),
+              NGX_RS_ERR_ARGUMENT, "no such protocol number");
+        FAILS(ngx_rs_listening_rollback(&socket, 1, &how, &error),
+              NGX_RS_ERR_ARGUMENT, "no such protocol number");
+    }
+    old.protocol = 0;
     old.reserved = 1;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
           "a reserved field is not 0");
