@@ -71,6 +71,11 @@ pub unsafe extern "C" fn ngx_rs_listen_classify(
         let rules = unsafe { convert::rules(rules) }?;
         // SAFETY: our caller's contract.
         let words = unsafe { slice_of(words, count) }?;
+        for word in words {
+            // SAFETY: our caller's contract.
+            unsafe { convert::bytes(word) }?;
+        }
+        // Nothing can fail any more but the first of the results.
         for (index, word) in words.iter().enumerate() {
             // SAFETY: our caller's contract.
             let word = unsafe { convert::bytes(word) }?;

@@ -108,11 +108,13 @@ static void wrong_directives(void)
 static void wrong_arrays(void)
 {
     ngx_rs_str_t null_word[] = { { 5, NULL } };
+    ngx_rs_str_t null_last[] = { NGX_RS_STR("80"), NGX_RS_STR("mptcp"),
+                                 { 5, NULL } };
     ngx_rs_str_t endless[] = { { (size_t) -1, (const uint8_t *) "80" } };
     ngx_rs_listen_t *listen = NULL;
     const size_t lengths[] = { (size_t) -1, (size_t) -2, (size_t) -1 / 2,
                                (size_t) -1 / sizeof(ngx_rs_str_t) };
-    uint8_t owners[1] = { 99 };
+    uint8_t owners[3] = { 99, 99, 99 };
     size_t i;
 
     FAILS(ngx_rs_listen_parse(NULL, 1, NULL, &listen, &error),
@@ -136,7 +138,10 @@ static void wrong_arrays(void)
           NGX_RS_ERR_ARGUMENT, "an array is NULL");
     FAILS(ngx_rs_listen_classify(good, 1, NULL, NULL, &error),
           NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
-    CHECK(listen == NULL && owners[0] == 99);
+    FAILS(ngx_rs_listen_classify(null_last, 3, NULL, owners, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+    CHECK(listen == NULL);
+    CHECK(owners[0] == 99 && owners[1] == 99 && owners[2] == 99);
 }
 
 static void wrong_rules(void)
