@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr};
@@ -36,6 +37,9 @@ impl SocketAddress {
     pub fn to_kernel(&self) -> io::Result<SockAddr> {
         match self {
             Self::Inet(address) => Ok((*address).into()),
+            Self::Unix(path) if path.as_os_str().as_bytes().contains(&0) => {
+                Err(io::Error::from_raw_os_error(libc::EINVAL))
+            }
             Self::Unix(path) => SockAddr::unix(path),
         }
     }

@@ -65,7 +65,11 @@ pub(crate) fn sockets_at(listen: &Listen, addresses: &[IpAddr]) -> Result<Vec<Li
     match &listen.address {
         Address::Unix(path) => {
             let path = Path::new(OsStr::from_bytes(path));
-            Ok(vec![socket(SocketAddress::Unix(path.into()))])
+            let address = SocketAddress::Unix(path.into());
+            match address.to_kernel() {
+                Ok(_) => Ok(vec![socket(address)]),
+                Err(_) => Err(Error::Argument("invalid path of a unix domain socket")),
+            }
         }
         Address::Inet { ports, .. } => Ok(addresses
             .iter()

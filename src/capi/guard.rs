@@ -141,7 +141,8 @@ impl Report {
         }
     }
 
-    /// As the C struct, with a message cut at a character boundary.
+    /// As the C struct, with a message cut at a character boundary. A 0 in a
+    /// word that it repeats would be its end.
     pub(super) fn to_c(&self) -> ngx_rs_error_t {
         let mut error = ngx_rs_error_t {
             size: size_of::<ngx_rs_error_t>() as u32,
@@ -157,7 +158,7 @@ impl Report {
         }
         let bytes = self.message.as_bytes().iter().take(length);
         for (to, &from) in error.message.iter_mut().zip(bytes) {
-            *to = from as c_char;
+            *to = if from == 0 { b'?' } else { from } as c_char;
         }
         error
     }

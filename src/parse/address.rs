@@ -32,12 +32,15 @@ pub(super) fn read(word: &[u8], subsystem: Subsystem) -> Result<Address, &'stati
     })
 }
 
+/// A path with a 0 is refused: nginx would cut it there, and listen elsewhere
+/// than the directive says; a 0 in front would be an abstract name of Linux.
 fn unix(path: &[u8]) -> Result<Address, &'static str> {
     // sizeof(sockaddr_un.sun_path), with its closing 0.
     const LONGEST: usize = 108;
     match path.len() {
         0 => Err("no path in the unix domain socket"),
         LONGEST.. => Err("too long path in the unix domain socket"),
+        _ if path.contains(&0) => Err("invalid path in the unix domain socket"),
         _ => Ok(Address::Unix(path.to_vec())),
     }
 }

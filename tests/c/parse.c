@@ -105,6 +105,24 @@ static void wrong_directives(void)
           == NGX_RS_ERR_SYNTAX);
 }
 
+/* nginx would listen on "a". */
+static void zeros_in_paths(void)
+{
+    ngx_rs_str_t words[] = { NGX_RS_STR("unix:a\0b"), NGX_RS_STR("unix:\0zz"),
+                             NGX_RS_STR("unix:a\0") };
+    ngx_rs_listen_t *listen = NULL;
+    size_t i;
+
+    for (i = 0; i < COUNT(words); i++) {
+        FAILS(ngx_rs_listen_parse(&words[i], 1, NULL, &listen, &error),
+              NGX_RS_ERR_SYNTAX,
+              i == 0 ? "invalid path in the unix domain socket in \"unix:a?b\" "
+                       "of the \"listen\" directive"
+                     : "invalid path in the unix domain socket in \"unix:");
+        CHECK(listen == NULL);
+    }
+}
+
 static void wrong_arrays(void)
 {
     ngx_rs_str_t null_word[] = { { 5, NULL } };
@@ -225,6 +243,7 @@ int main(void)
     CHECK(ngx_rs_abi_version() == NGX_RS_ABI_VERSION);
     right_directives();
     wrong_directives();
+    zeros_in_paths();
     wrong_arrays();
     wrong_rules();
     wrong_results();

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io;
 
-use ngx_rs_listen::{Error, Listening, Outcome, Protocol};
+use ngx_rs_listen::parse::{self, Rules};
+use ngx_rs_listen::{Address, Error, Listening, Outcome, Protocol, resolve};
 
 use crate::common::namespace;
 use crate::common::seccomp;
@@ -117,5 +118,23 @@ fn a_path_without_its_directory() {
             "bind() to unix:/no-such-directory/x failed"
         );
         assert_eq!(error.os_errno(), libc::ENOENT);
+    });
+}
+
+/// The kernel would take it for its end, or for an abstract name.
+#[test]
+fn a_path_with_a_zero() {
+    namespace::run(|| {
+        for path in ["/tmp/a\0b", "\0abstract"] {
+            let error = fails(vec![mptcp(&at(80)), tcp(&format!("unix:{path}"))]);
+            assert_eq!(error.to_string(), format!("bind() to unix:{path} failed"));
+            assert_eq!(error.os_errno(), libc::EINVAL);
+
+            let rules = Rules::default();
+            let mut listen = parse::listen(&[b"unix:/x"], &rules).expect("a path");
+            listen.address = Address::Unix(path.into());
+            let error = resolve::sockets(&listen).expect_err("no socket can have it");
+            assert_eq!(error.to_string(), "invalid path of a unix domain socket");
+        }
     });
 }
