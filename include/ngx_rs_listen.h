@@ -892,7 +892,8 @@ ngx_rs_status_t ngx_rs_connection_info(int32_t fd,
  *
  * fd       in      a connected socket, borrowed for the call
  * subflows in,out  `room` elements, borrowed for the call; the first ones are
- *                  written
+ *                  written, with NGX_RS_UNKNOWN in all that is behind the
+ *                  fields of this version
  * room     in      how many there is room for; 16 are enough for all that Linux
  *                  makes by itself
  * count    out     how many subflows there are, which may be more than `room`

@@ -2,6 +2,7 @@
 
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::ptr;
 
 use super::convert;
 use super::guard::{read_sized, size_at};
@@ -58,6 +59,15 @@ impl<T: Copy> Sized<T> {
             // SAFETY: as above.
             unsafe { read_sized(self.at(index), size_of::<T>()) }
         })
+    }
+
+    /// What only a newer version of the struct has is unknown: -1.
+    fn fill_tail(&self, index: usize) {
+        let tail = self.stride - size_of::<T>();
+        let place = self.at(index).wrapping_add(1).cast::<u8>();
+        // SAFETY: index < count; the rest of its `stride` bytes, which new() has
+        // found to be enough for a `T`.
+        unsafe { ptr::write_bytes(place, 0xff, tail) };
     }
 
     fn update(&self, index: usize, change: impl FnOnce(&mut T)) {
@@ -232,6 +242,7 @@ impl SubflowArray {
                 element.local = convert::storage(subflow.local);
                 element.remote = convert::storage(subflow.remote);
             });
+            self.0.fill_tail(index);
         }
     }
 }

@@ -443,7 +443,8 @@ pub unsafe extern "C" fn ngx_rs_connection_info(
 ///
 /// fd       in      a connected socket, borrowed for the call
 /// subflows in,out  `room` elements, borrowed for the call; the first ones are
-///                  written
+///                  written, with NGX_RS_UNKNOWN in all that is behind the
+///                  fields of this version
 /// room     in      how many there is room for; 16 are enough for all that Linux
 ///                  makes by itself
 /// count    out     how many subflows there are, which may be more than `room`
