@@ -1,5 +1,6 @@
 //! The real nginx, without a module of ours.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -44,6 +45,7 @@ impl Place {
         // It is there if the test ran before.
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(folder.join("logs")).expect("target/ can be written");
+        enter(&folder);
         let place = Self { folder };
         place.make_certificate();
         place
@@ -156,6 +158,15 @@ impl Place {
             thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// The folder of the calling thread alone: where a path begins that is not
+/// absolute, as nginx has it too.
+fn enter(folder: &Path) {
+    // SAFETY: unshare(2) takes no pointer.
+    let failed = unsafe { libc::unshare(libc::CLONE_FS) };
+    assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    env::set_current_dir(folder).expect("the folder is ours");
 }
 
 pub fn name(subsystem: Subsystem) -> &'static str {

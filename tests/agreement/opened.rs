@@ -1,34 +1,42 @@
 //! The sockets of nginx, and those that we open for the same words.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
-use ngx_rs_listen::{Error, Listening, Open, open};
+use ngx_rs_listen::{Error, Listening, Open, SocketAddress, open};
 use socket2::SockRef;
 
 use crate::nginx::Place;
 use crate::sockets::{self, OPTIONS};
-use crate::{Found, Ours, batches, shown};
+use crate::{Found, How, Ours, batches, key, shown};
 
 /// What the kernel shows of a socket.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct View {
-    address: SocketAddr,
+    key: String,
+    address: String,
     kind: i32,
+    /// Type and permissions of the file of a unix domain socket.
+    mode: Option<u32>,
     backlog: Option<u32>,
     options: BTreeMap<&'static str, Option<i32>>,
 }
 
 impl View {
-    /// None for one that has no address of IPv4 or IPv6.
+    /// None for one that has no address.
     fn of(socket: &impl AsFd) -> Option<Self> {
         let kernel = SockRef::from(socket);
         let options = OPTIONS
             .iter()
             .map(|&(name, level, option)| (name, sockets::number(socket, level, option).ok()));
+        let address = SocketAddress::from_kernel(&kernel.local_addr().ok()?)?;
+        let file = address.as_path().map(fs::symlink_metadata);
         Some(Self {
-            address: kernel.local_addr().ok()?.as_socket()?,
+            key: key(&address),
+            address: address.to_string(),
+            mode: file.map(|file| file.expect("it is there while it is bound").mode()),
             kind: kernel.r#type().ok()?.into(),
             backlog: sockets::backlog(socket),
             options: options.collect(),
@@ -39,7 +47,7 @@ impl View {
 /// Opens the sockets of each directive, and compares them with nginx's.
 pub fn compare<'a>(found: &mut Found, place: &Place, cases: impl Iterator<Item = &'a Ours>) {
     // Without a port the kernel chooses one.
-    let fixed = |socket: &Listening| socket.address.as_socket().is_some_and(|at| at.port() != 0);
+    let fixed = |socket: &Listening| socket.address.as_socket().is_none_or(|at| at.port() != 0);
     let mut opened = Vec::new();
     for ours in cases.filter(|ours| ours.sockets().iter().all(fixed)) {
         match open(ours) {
@@ -50,17 +58,18 @@ pub fn compare<'a>(found: &mut Found, place: &Place, cases: impl Iterator<Item =
     for batch in batches(opened.into_iter()) {
         let text: Vec<_> = batch.iter().map(|ours| &ours.case).collect();
         let nginx = place.start(&text).unwrap_or_else(|said| panic!("{said}"));
-        let mut theirs: BTreeMap<u16, Vec<View>> = BTreeMap::new();
+        let mut theirs: BTreeMap<String, Vec<View>> = BTreeMap::new();
         for (socket, _) in sockets::sockets(nginx.pid()) {
             if let Some(view) = View::of(&socket) {
-                theirs.entry(view.address.port()).or_default().push(view);
+                theirs.entry(view.key.clone()).or_default().push(view);
             }
         }
         drop(nginx);
+        batch.iter().for_each(|ours| remove_files(ours));
         for ours in batch {
             let mine = open(ours).expect("it was possible before");
-            let ports: BTreeSet<u16> = mine.iter().map(|view| view.address.port()).collect();
-            let theirs = ports.iter().filter_map(|port| theirs.remove(port));
+            let keys: BTreeSet<&String> = mine.iter().map(|view| &view.key).collect();
+            let theirs = keys.into_iter().filter_map(|key| theirs.remove(key));
             let mut theirs: Vec<View> = theirs.flatten().collect();
             theirs.sort();
             if theirs != mine {
@@ -68,6 +77,7 @@ pub fn compare<'a>(found: &mut Found, place: &Place, cases: impl Iterator<Item =
                 found.wrong.push(text);
             }
             found.opened += 1;
+            found.unix += usize::from(mine.iter().any(|view| view.mode.is_some()));
         }
         assert!(theirs.is_empty(), "nobody asked for {theirs:?}");
     }
@@ -88,13 +98,25 @@ fn open(ours: &Ours) -> Result<Vec<View>, Error> {
     let fds = sockets.iter().filter_map(|socket| socket.fd.as_ref());
     let mut views: Vec<_> = fds.filter_map(View::of).collect();
     views.sort();
+    remove_files(ours);
     Ok(views)
+}
+
+/// Those of unix domain sockets, which outlive them.
+fn remove_files(ours: &Ours) {
+    let sockets = ours.sockets().iter();
+    for path in sockets.filter_map(|socket| socket.address.as_path()) {
+        // It is there only if the socket was opened.
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// What we cannot open nginx cannot open either, or it says that it goes on
 /// without an option.
 fn fails(found: &mut Found, place: &Place, ours: &Ours, error: &Error) {
-    let Ok(nginx) = place.start(&[&ours.case]) else {
+    let started = place.start(&[&ours.case]);
+    remove_files(ours);
+    let Ok(nginx) = started else {
         return;
     };
     // `setsockopt(TCP_KEEPIDLE, 86400) …`, and nginx the same.
@@ -103,7 +125,7 @@ fn fails(found: &mut Found, place: &Place, ours: &Ours, error: &Error) {
     let errno = format!("({}: ", error.os_errno());
     let same = |line: &str| line.contains(call) && line.contains(&errno);
     match said.lines().any(same) {
-        true => found.gone_without += 1,
+        true => found.differs(ours, How::Fail, &said),
         false => {
             let text = format!("{}: we fail: {text}; nginx: {said}", shown(ours));
             found.wrong.push(text);
