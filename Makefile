@@ -2,9 +2,6 @@
 
 NGINX_STATIC = $(CURDIR)/target/nginx-static/nginx
 
-# Of each fuzz target: `make fuzz FUZZ_SECONDS=600`.
-export FUZZ_SECONDS ?= 60
-
 # What a fresh Debian 12 lacks, besides Rust.
 BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
@@ -47,6 +44,7 @@ test: packages module static	## run every test
 	cargo test --locked
 	NGX_RS_NGINX=$(NGINX_STATIC) cargo test --locked --test nginx
 
+# Longer, of each target: `make fuzz FUZZ_SECONDS=600`.
 fuzz:			## fuzz the parser, the C ABI and the opening
 	fuzz/run.sh
 
