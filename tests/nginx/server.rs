@@ -251,15 +251,11 @@ impl Nginx<'_> {
         workers
     }
 
-    /// Waits until exactly `count` workers are there, none of them leaving, and
-    /// the master has done away with what it had of all others.
+    /// Waits until exactly `count` workers are there, none of them leaving.
     pub fn wait_for_workers(&self, count: usize) {
         let what = format!("{count} workers of master {}", self.pid);
         wait_until(&what, || {
-            self.workers().len() == count
-                && self.workers_with(|_| true).len() == count
-                && self.has_reaped()
-                && self.sleeps()
+            self.workers().len() == count && self.workers_with(|_| true).len() == count
         });
     }
 
@@ -288,7 +284,7 @@ impl Nginx<'_> {
     }
 
     /// Reloads with a configuration, which must succeed, and waits until the
-    /// old workers have gone.
+    /// old workers have gone, and the master has nothing of them any more.
     pub fn reload(&self, conf: &Conf) {
         let before = self.workers();
         if let Err(log) = self.try_reload(conf) {
@@ -297,6 +293,9 @@ impl Nginx<'_> {
         self.wait_for_workers(conf.workers);
         wait_until("the old workers to go", || {
             self.workers().iter().all(|pid| !before.contains(pid))
+        });
+        wait_until("the master to be through", || {
+            self.has_reaped() && self.sleeps()
         });
     }
 
