@@ -7,7 +7,9 @@
 //! new ones lose it for that time. On IPv4 the newest listener is met first.
 //! On IPv6 an old one may be: bound to an interface that does not exist, it is
 //! passed over, and its handshakes, which the kernel finds without it, go on.
-//! That it is bound so says to any process that it drains.
+//! That it is bound so says to any process that it drains. On IPv4 it is not:
+//! while the next one is prepared, old and new share what comes, and a handshake
+//! that begins at a socket bound so gets no answer.
 //! Source: kernel net/ipv4/inet_hashtables.c, __inet_hash() and
 //! inet_lhash2_lookup(); net/ipv6/inet6_hashtables.c.
 
@@ -119,11 +121,10 @@ impl Place<'_> {
         for fd in self.successors() {
             result = result.and(self.set(fd, libc::SO_REUSEPORT, 0, "SO_REUSEPORT"));
         }
-        for &index in &self.old {
-            let (fd, name) = (old[index].fd, libc::SO_BINDTOIFINDEX);
-            let hidden = self.set(fd, name, NOWHERE, "SO_BINDTOIFINDEX");
-            if self.address.domain() == Domain::IPV6 {
-                result = result.and(hidden);
+        if self.address.domain() == Domain::IPV6 {
+            for &index in &self.old {
+                let (fd, name) = (old[index].fd, libc::SO_BINDTOIFINDEX);
+                result = result.and(self.set(fd, name, NOWHERE, "SO_BINDTOIFINDEX"));
             }
         }
         result
@@ -135,12 +136,13 @@ impl Place<'_> {
         })
     }
 
-    /// The new sockets, but for those that drain themselves by now.
+    /// The new sockets, but for those that are known to drain themselves by now.
     fn successors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let fds = self.new.iter().filter_map(|new| new.fd.as_ref());
+        let marked = self.address.domain() == Domain::IPV6;
         let bound = |fd| sys::option(fd, SOL_SOCKET, libc::SO_BINDTOIFINDEX);
         fds.map(AsFd::as_fd)
-            .filter(move |&fd| !bound(fd).is_ok_and(|interface| interface == NOWHERE))
+            .filter(move |&fd| !(marked && bound(fd).is_ok_and(|interface| interface == NOWHERE)))
     }
 
     /// Whether an old socket does still listen: another process may have been

@@ -94,7 +94,13 @@ fn conf(on: Subsystem, word: &str) -> Conf {
 /// The listeners of the configuration in force.
 fn in_force(nginx: &Nginx) -> Vec<Listener> {
     let mut listeners = nginx.listeners();
-    listeners.retain(|listener| !listener.drains);
+    let all = listeners.clone();
+    // On IPv4 nothing tells those that drain but that they are older.
+    let newer = |than: &Listener| {
+        let other = |one: &&Listener| one.address == than.address && one.inode > than.inode;
+        than.address.is_ipv4() && all.iter().find(other).is_some()
+    };
+    listeners.retain(|listener| !listener.drains && !newer(listener));
     // The worker that ends the old ones gives it back, at any time.
     for shared in listeners.iter_mut().filter(|one| one.address.is_ipv6()) {
         shared.options.remove("SO_REUSEPORT");
