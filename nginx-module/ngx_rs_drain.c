@@ -52,7 +52,7 @@ struct ngx_rs_drain_s {
 
 
 static ngx_uint_t ngx_rs_drain_has_room(ngx_cycle_t *cycle,
-    ngx_uint_t workers);
+    ngx_core_conf_t *ccf);
 static ngx_rs_drain_t *ngx_rs_drain_create(ngx_cycle_t *cycle,
     ngx_rs_listen_conf_t *rlcf, ngx_uint_t n);
 static void ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
@@ -61,7 +61,7 @@ static void ngx_rs_drain_take(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     ngx_listening_t *old, ngx_rs_inherited_t *inherited, ngx_uint_t *start);
 static void ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log);
 static ngx_uint_t ngx_rs_drain_listens(ngx_socket_t fd);
-static ngx_int_t ngx_rs_drain_add(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
+static void ngx_rs_drain_add(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     ngx_listening_t *ls);
 static void ngx_rs_drain_accept(ngx_event_t *ev);
 static void ngx_rs_drain_tick(ngx_event_t *ev);
@@ -106,7 +106,7 @@ ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
         return;
     }
 
-    if (!ngx_rs_drain_has_room(cycle, ccf->worker_processes)) {
+    if (!ngx_rs_drain_has_room(cycle, ccf)) {
         ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
                       "no descriptors are left to keep %ui old sockets open, "
                       "connections that have begun on them may be lost", n);
@@ -139,14 +139,15 @@ ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
  */
 
 static ngx_uint_t
-ngx_rs_drain_has_room(ngx_cycle_t *cycle, ngx_uint_t workers)
+ngx_rs_drain_has_room(ngx_cycle_t *cycle, ngx_core_conf_t *ccf)
 {
     ngx_fd_t         *fds;
-    ngx_uint_t        i, n, room;
+    ngx_uint_t        i, n, room, full;
     ngx_listening_t  *ls;
 
+    full = 0;
     ls = cycle->listening.elts;
-    n = 2 * workers + NGX_RS_DRAIN_ROOM;
+    n = 2 * ccf->worker_processes + NGX_RS_DRAIN_ROOM;
 
     fds = ngx_palloc(cycle->pool, n * sizeof(ngx_fd_t));
     if (fds == NULL) {
@@ -159,9 +160,19 @@ ngx_rs_drain_has_room(ngx_cycle_t *cycle, ngx_uint_t workers)
         if (fds[i] == NGX_INVALID_FILE) {
             break;
         }
+
+        /* workers may have "worker_rlimit_nofile" */
+
+        if (ccf->rlimit_nofile != NGX_CONF_UNSET
+            && fds[i] >= ccf->rlimit_nofile)
+        {
+            i++;
+            full = 1;
+            break;
+        }
     }
 
-    room = (i == n);
+    room = (i == n && !full);
 
     while (i--) {
         (void) ngx_close_file(fds[i]);
@@ -367,9 +378,7 @@ ngx_rs_listen_init_process(ngx_cycle_t *cycle, void *conf)
             continue;
         }
 
-        if (ngx_rs_drain_add(cycle, drain, &drain->listening[i]) != NGX_OK) {
-            return NGX_ERROR;
-        }
+        ngx_rs_drain_add(cycle, drain, &drain->listening[i]);
     }
 
     drain->dumb.fd = (ngx_socket_t) -1;
@@ -388,7 +397,9 @@ ngx_rs_listen_init_process(ngx_cycle_t *cycle, void *conf)
 }
 
 
-static ngx_int_t
+/* a worker that cannot accept from an old socket does so from all others */
+
+static void
 ngx_rs_drain_add(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     ngx_listening_t *ls)
 {
@@ -401,12 +412,12 @@ ngx_rs_drain_add(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
         ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
                       "worker_connections are not enough to accept from the "
                       "old socket of %V", &ls->addr_text);
-        return NGX_OK;
+        return;
     }
 
     c = ngx_get_connection(ls->fd, cycle->log);
     if (c == NULL) {
-        return NGX_ERROR;
+        return;
     }
 
     c->type = SOCK_STREAM;
@@ -426,7 +437,16 @@ ngx_rs_drain_add(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     rev->deferred_accept = ls->deferred_accept;
 #endif
 
-    return ngx_add_event(rev, NGX_READ_EVENT, 0);
+    if (ngx_add_event(rev, NGX_READ_EVENT, 0) != NGX_OK) {
+        ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                      "this worker does not accept from the old socket of %V",
+                      &ls->addr_text);
+
+        ngx_free_connection(c);
+
+        c->fd = (ngx_socket_t) -1;
+        ls->connection = NULL;
+    }
 }
 
 
@@ -439,7 +459,32 @@ ngx_rs_drain_accept(ngx_event_t *ev)
     c = ev->data;
 
     if (ngx_rs_drain_listens(c->fd)) {
+
+        if (ev->timedout && !ev->active
+            && ngx_add_event(ev, NGX_READ_EVENT, 0) != NGX_OK)
+        {
+            return;
+        }
+
         ngx_event_accept(ev);
+
+        /* without descriptors nginx lets its own listeners wait for a timer */
+
+        if (ev->timer_set && ev->active) {
+            (void) ngx_del_event(ev, NGX_READ_EVENT, 0);
+        }
+
+        return;
+    }
+
+    if (!ngx_exiting) {
+
+        /*
+         * the next look closes it: whoever has ended it may not have the new
+         * sockets of the address, which are to be seen to, then
+         */
+
+        (void) ngx_del_event(ev, NGX_READ_EVENT, 0);
         return;
     }
 
@@ -544,6 +589,7 @@ ngx_rs_drain_tick(ngx_event_t *ev)
 static void
 ngx_rs_drain_close(ngx_rs_drain_t *drain, ngx_uint_t i)
 {
+    ngx_uint_t         waits;
     ngx_event_t       *rev;
     ngx_listening_t   *ls;
     ngx_connection_t  *c;
@@ -563,6 +609,10 @@ ngx_rs_drain_close(ngx_rs_drain_t *drain, ngx_uint_t i)
             ngx_delete_posted_event(rev);
         }
 
+        /* it is this timer that lets nginx's own listeners wait */
+
+        waits = (rev->timer_set || rev->timedout);
+
         if (rev->timer_set) {
             ngx_del_timer(rev);
         }
@@ -577,6 +627,10 @@ ngx_rs_drain_close(ngx_rs_drain_t *drain, ngx_uint_t i)
 
         c->fd = (ngx_socket_t) -1;
         ls->connection = NULL;
+
+        if (waits && !ngx_exiting && !ngx_terminate) {
+            (void) ngx_enable_accept_events((ngx_cycle_t *) ngx_cycle);
+        }
     }
 
     if (ngx_close_socket(ls->fd) == -1) {

@@ -2,15 +2,18 @@
 //! switched off under a running nginx.
 
 use std::io;
+use std::net::TcpListener;
 use std::ptr;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::client::Over;
-use crate::harness::{Site, wait_until};
+use crate::client::{Connection, Over};
+use crate::harness::{Site, send_signal, wait_until};
 use crate::namespace::set_sysctl;
 use crate::seccomp::{Argument, SOCKET_DOMAIN, refuse};
 use crate::server::{Conf, Nginx};
 use crate::sockets::{Listener, listening_on};
+use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
 
 subsystem_tests! {
@@ -20,7 +23,12 @@ subsystem_tests! {
         a_reload_without_enough_descriptors_changes_nothing_or_succeeds,
         a_kernel_that_cannot_steer_is_reported_and_serves,
         a_kernel_that_cannot_share_an_address_changes_nothing,
-        without_netlink_an_old_socket_ends_when_its_time_is_up;
+        without_netlink_an_old_socket_ends_when_its_time_is_up,
+        nothing_is_steered_after_a_reload_ended_a_drain,
+        clients_are_answered_at_once_while_the_next_change_fails,
+        workers_start_where_they_may_have_few_descriptors,
+        a_worker_goes_on_when_it_has_descriptors_again,
+        a_worker_that_cannot_watch_an_old_socket_serves;
 }
 
 const ADDRESS: &str = "127.0.0.1:8080";
@@ -207,5 +215,107 @@ fn without_netlink_an_old_socket_ends_when_its_time_is_up(on: Subsystem) {
     on.serves(ADDRESS, true);
     wait_until("the new socket alone", || listening_on(8080) == 1);
     assert!(nginx.listener().is_mptcp());
+    on.serves(ADDRESS, true);
+}
+
+/// Those that end it have no new sockets, and those that have them are to give
+/// SO_REUSEPORT back.
+fn nothing_is_steered_after_a_reload_ended_a_drain(on: Subsystem) {
+    let site = Site::new();
+    let conf = |word: &str| on.listen(&format!("{ADDRESS} reuseport {word}")).workers(2);
+    let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
+    for word in ["mptcp", "mptcp"] {
+        let reload = nginx.try_reload(&conf(word));
+        reload.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+        // The workers of the first are to see the old sockets.
+        thread::sleep(Duration::from_secs(2));
+    }
+    wait_until("connections for all workers", || {
+        let listeners = nginx.listeners();
+        listeners.len() == 2 && listeners.iter().all(|one| one.option("SO_REUSEPORT") == 1)
+    });
+}
+
+fn clients_are_answered_at_once_while_the_next_change_fails(on: Subsystem) {
+    let site = Site::new();
+    let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let busy = busy.local_addr().expect("its address").to_string();
+    let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}")).workers(2);
+    let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
+    let reload = nginx.try_reload(&conf("mptcp"));
+    reload.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+    site.write(&conf("").and(&on.server(&busy)));
+    let mark = nginx.log().len();
+    nginx.signal(libc::SIGHUP);
+    // nginx tries the busy port for two seconds.
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(2) {
+        for over in [Over::Tcp, Over::Mptcp] {
+            let asked = Instant::now();
+            on.ask(over, ADDRESS).expect("it is served");
+            // A SYN that gets no answer is sent again after a second.
+            let took = asked.elapsed();
+            assert!(took < Duration::from_millis(900), "{over:?}: {took:?}");
+        }
+    }
+    nginx.reloaded(mark).expect_err("the port is busy");
+}
+
+fn workers_start_where_they_may_have_few_descriptors(on: Subsystem) {
+    let site = Site::new();
+    let conf = |word: &str| {
+        let listen = on.listen(&format!("127.0.0.1:8080-8119 {word}"));
+        listen.workers(2).main("worker_rlimit_nofile 70;")
+    };
+    let nginx = site.start(&conf(""));
+    let log = nginx.try_reload(&conf("mptcp"));
+    let log = log.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+    assert!(log.contains("no descriptors are left"), "{log}");
+    nginx.wait_for_workers(2);
+    on.serves(ADDRESS, true);
+}
+
+/// They wait on an old socket that a worker accepts from until it has none.
+fn a_worker_goes_on_when_it_has_descriptors_again(on: Subsystem) {
+    let site = Site::new();
+    // A worker may have looked before another one ended the old socket.
+    site.provoke(libc::EINVAL);
+    let conf = |word: &str| {
+        let listen = on.listen(&format!("{ADDRESS} {word}"));
+        listen.main("worker_rlimit_nofile 40;")
+    };
+    let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
+    let old = nginx.workers()[0];
+    send_signal(old, libc::SIGSTOP);
+    let clients: Vec<_> = (0..60)
+        .map(|_| Connection::open(Over::Tcp, ADDRESS).expect("it takes connections"))
+        .collect();
+    let reload = nginx.try_reload(&conf("mptcp"));
+    reload.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+    wait_until("the end of the old socket", || listening_on(8080) == 1);
+    drop(clients);
+    send_signal(old, libc::SIGCONT);
+    wait_until("a client that is served", || {
+        on.ask(Over::Tcp, ADDRESS).is_ok()
+    });
+}
+
+fn a_worker_that_cannot_watch_an_old_socket_serves(on: Subsystem) {
+    let site = Site::new();
+    let fault = Fault {
+        call: "epoll_ctl",
+        errno: libc::ENOMEM,
+    };
+    site.provoke(fault.errno);
+    let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}"));
+    let nginx = site.start(&conf(""));
+    // Of a worker: after its channel and its own listener.
+    let strace = Strace::follow(&site, nginx.pid, fault, "4");
+    let reload = nginx.try_reload(&conf("mptcp"));
+    wait_until("the old worker to go", || nginx.workers().len() == 1);
+    strace.end();
+    let log = reload.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+    let notice = "this worker does not accept from the old socket of 127.0.0.1:8080";
+    assert!((log + &nginx.log()).contains(notice));
     on.serves(ADDRESS, true);
 }
