@@ -95,12 +95,13 @@ fn conf(on: Subsystem, word: &str) -> Conf {
 fn in_force(nginx: &Nginx) -> Vec<Listener> {
     let mut listeners = nginx.listeners();
     let all = listeners.clone();
-    // On IPv4 nothing tells those that drain but that they are older.
-    let newer = |than: &Listener| {
-        let other = |one: &&Listener| one.address == than.address && one.inode > than.inode;
-        than.address.is_ipv4() && all.iter().find(other).is_some()
+    // On IPv4 those that drain are the ones that would share the address.
+    let shares = |one: &Listener| one.option("SO_REUSEPORT") == 1;
+    let replaced = |than: &Listener| {
+        let alone = |one: &Listener| one.address == than.address && !shares(one);
+        than.address.is_ipv4() && shares(than) && all.iter().any(alone)
     };
-    listeners.retain(|listener| !listener.drains && !newer(listener));
+    listeners.retain(|listener| !listener.drains && !replaced(listener));
     // The worker that ends the old ones gives it back, at any time.
     for shared in listeners.iter_mut().filter(|one| one.address.is_ipv6()) {
         shared.options.remove("SO_REUSEPORT");
