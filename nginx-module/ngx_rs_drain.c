@@ -142,10 +142,9 @@ static ngx_uint_t
 ngx_rs_drain_has_room(ngx_cycle_t *cycle, ngx_core_conf_t *ccf)
 {
     ngx_fd_t         *fds;
-    ngx_uint_t        i, n, room, full;
+    ngx_uint_t        i, n, room;
     ngx_listening_t  *ls;
 
-    full = 0;
     ls = cycle->listening.elts;
     n = 2 * ccf->worker_processes + NGX_RS_DRAIN_ROOM;
 
@@ -166,13 +165,12 @@ ngx_rs_drain_has_room(ngx_cycle_t *cycle, ngx_core_conf_t *ccf)
         if (ccf->rlimit_nofile != NGX_CONF_UNSET
             && fds[i] >= ccf->rlimit_nofile)
         {
-            i++;
-            full = 1;
+            (void) ngx_close_file(fds[i]);
             break;
         }
     }
 
-    room = (i == n && !full);
+    room = (i == n);
 
     while (i--) {
         (void) ngx_close_file(fds[i]);
@@ -484,7 +482,10 @@ ngx_rs_drain_accept(ngx_event_t *ev)
          * sockets of the address, which are to be seen to, then
          */
 
-        (void) ngx_del_event(ev, NGX_READ_EVENT, 0);
+        if (ev->active) {
+            (void) ngx_del_event(ev, NGX_READ_EVENT, 0);
+        }
+
         return;
     }
 
