@@ -168,8 +168,7 @@ impl Change {
     ) -> Nginx<'site> {
         let [before, after] = confs;
         let reload = |conf| {
-            let log = nginx.try_reload(conf);
-            log.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+            nginx.begin_reload(conf);
         };
         match self.way {
             Way::Reload => reload(after),

@@ -287,9 +287,7 @@ impl Nginx<'_> {
     /// old workers have gone, and the master has nothing of them any more.
     pub fn reload(&self, conf: &Conf) {
         let before = self.workers();
-        if let Err(log) = self.try_reload(conf) {
-            panic!("the reload failed: {log}");
-        }
+        self.begin_reload(conf);
         self.wait_for_workers(conf.workers);
         wait_until("the old workers to go", || {
             self.workers().iter().all(|pid| !before.contains(pid))
@@ -297,6 +295,13 @@ impl Nginx<'_> {
         wait_until("the master to be through", || {
             self.has_reaped() && self.sleeps()
         });
+    }
+
+    /// Reloads with a configuration, which must succeed, and waits until the
+    /// master is through with it. Returns what it logged.
+    pub fn begin_reload(&self, conf: &Conf) -> String {
+        self.try_reload(conf)
+            .unwrap_or_else(|log| panic!("the reload failed: {log}"))
     }
 
     /// Reloads with a configuration and waits until the master is through

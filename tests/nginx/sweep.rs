@@ -341,8 +341,7 @@ fn drains(on: Subsystem, call: &'static str, errnos: &[i32]) {
             };
             let mark = nginx.log().len();
             let strace = loop {
-                let log = nginx.try_reload(&conf(word));
-                log.unwrap_or_else(|log| panic!("the reload failed: {log}"));
+                nginx.begin_reload(&conf(word));
                 if let Some(strace) = catch_drain(&site, &nginx, count, fault, when) {
                     break strace;
                 }
