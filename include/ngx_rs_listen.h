@@ -595,7 +595,8 @@ typedef struct {
     int64_t subflows;
     /**
      * Number of subflows that the connection has had, those of now included;
-     * where this host opens subflows itself, at least that many. Linux 6.5.
+     * where this host opens subflows itself, at least that many. Linux 6.5 for
+     * MPTCP; after a fallback it is 1.
      */
     int64_t subflows_total;
     /**

@@ -50,7 +50,8 @@ pub struct Connection {
     /// be closed, and with those that are still being made. Linux 5.16.
     pub subflows: Option<u32>,
     /// Number of subflows that the connection has had, those of now included;
-    /// where this host opens subflows itself, at least that many. Linux 6.5.
+    /// where this host opens subflows itself, at least that many. Linux 6.5 for
+    /// MPTCP; after a fallback it is 1.
     pub subflows_total: Option<u32>,
     /// Payload, each byte counted once. Linux 6.5 for MPTCP.
     pub bytes_sent: Option<u64>,

@@ -313,7 +313,8 @@ pub struct ngx_rs_connection_info_t {
     /// be closed, and with those that are still being made. Linux 5.16.
     pub subflows: i64,
     /// Number of subflows that the connection has had, those of now included;
-    /// where this host opens subflows itself, at least that many. Linux 6.5.
+    /// where this host opens subflows itself, at least that many. Linux 6.5 for
+    /// MPTCP; after a fallback it is 1.
     pub subflows_total: i64,
     /// Payload, each byte counted once. Linux 6.5 for MPTCP.
     pub bytes_sent: i64,

@@ -328,7 +328,7 @@ impl TcpInfo {
         let mut connection = Connection::new(kind);
         let open = answer.state() != Some(tcp_state::CLOSE);
         connection.subflows = (kind == Kind::Fallback).then_some(open.into());
-        // Only a connection of one subflow can fall back.
+        // Linux lets no connection fall back that has had a second one.
         connection.subflows_total = (kind == Kind::Fallback).then_some(1);
         connection.last_data_sent = answer.milliseconds(LAST_DATA_SENT);
         connection.last_data_received = answer.milliseconds(LAST_DATA_RECV);
