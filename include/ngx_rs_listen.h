@@ -943,15 +943,37 @@ ngx_rs_status_t ngx_rs_drain_begin(ngx_rs_listening_t *sockets,
                                    ngx_rs_error_t *error);
 
 /**
+ * Before the next change at these addresses: old and new sockets share new
+ * connections again, and further ones can be bound beside them. Until
+ * ngx_rs_drain_begin, for the sockets that listen after that change or after
+ * its rollback, ngx_rs_drain_end ends nothing there.
+ *
+ * sockets  in      as for ngx_rs_drain_begin, borrowed for the call
+ * how      in      as for ngx_rs_drain_begin, borrowed for the call
+ * error    out     optional, may be NULL; that of the first that failed
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
+ * where clients may have to wait until an old socket ends, or where nothing
+ * can be bound beside the sockets of an address.
+ * Any thread. Linear in the number of sockets.
+ * Source: kernel net/core/sock_reuseport.c.
+ */
+ngx_rs_status_t ngx_rs_drain_pause(ngx_rs_listening_t *sockets,
+                                   size_t count,
+                                   const ngx_rs_open_t *how,
+                                   ngx_rs_error_t *error);
+
+/**
  * Ends the listening of sockets that drain, in every process that has them,
  * where nothing is under way any more: no handshake, and nothing that waits
- * for accept(2). Those that have ended, here or in another process, have fate
+ * for accept(2). None is ended that shares new connections with the new ones,
+ * as before ngx_rs_drain_begin and after ngx_rs_drain_pause. Those that have ended, here or in another process, have fate
  * NGX_RS_ENDED afterwards: close them.
  *
  * sockets  in      as for ngx_rs_drain_begin, borrowed for the call
  * how      in,out  likewise, borrowed for the call; `fate` of its inherited
  *                  sockets is written, and their descriptors stay open
- * now      in      not 0: end all of them at once, whatever is under way
+ * now      in      not 0: end them at once, whatever is under way
  * error    out     optional, may be NULL
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL

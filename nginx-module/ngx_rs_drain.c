@@ -60,6 +60,9 @@ static void ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
 static void ngx_rs_drain_take(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     ngx_listening_t *old, ngx_rs_inherited_t *inherited, ngx_uint_t *start);
 static void ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log);
+static ngx_uint_t ngx_rs_drain_lent(ngx_rs_drain_t *drain);
+static ngx_int_t ngx_rs_drain_look(ngx_rs_drain_t *drain, ngx_uint_t now,
+    ngx_log_t *log);
 static ngx_uint_t ngx_rs_drain_listens(ngx_socket_t fd);
 static void ngx_rs_drain_add(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     ngx_listening_t *ls);
@@ -87,6 +90,8 @@ ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
     ngx_core_conf_t     *ccf;
     ngx_rs_inherited_t  *inherited;
 
+    rlcf->paused = 0;
+
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
 
     old = ngx_rs_drains[rlcf->subsystem->subsystem];
@@ -110,11 +115,20 @@ ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
         ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
                       "no descriptors are left to keep %ui old sockets open, "
                       "connections that have begun on them may be lost", n);
-        return;
+        drain = NULL;
+
+    } else {
+        drain = ngx_rs_drain_create(cycle, rlcf, n);
     }
 
-    drain = ngx_rs_drain_create(cycle, rlcf, n);
     if (drain == NULL) {
+
+        if (old && !ngx_rs_drain_lent(old)) {
+            /* they end now: nothing new is to come to them */
+            ngx_rs_drain_steer(old, cycle->log);
+            (void) ngx_rs_drain_look(old, 1, cycle->log);
+        }
+
         return;
     }
 
@@ -324,12 +338,29 @@ ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log)
 }
 
 
-/* before a reload: those that have ended only take up descriptors */
+static ngx_uint_t
+ngx_rs_drain_lent(ngx_rs_drain_t *drain)
+{
+    if (drain->lender && kill(drain->lender, 0) == -1
+        && ngx_errno == NGX_ESRCH)
+    {
+        drain->lender = 0;
+    }
+
+    return drain->lender != 0;
+}
+
+
+/*
+ * Before a reload: those that have ended only take up descriptors, and those
+ * that go on must not be in its way.
+ */
 
 void
-ngx_rs_listen_forget(ngx_rs_listen_conf_t *rlcf)
+ngx_rs_listen_pause(ngx_rs_listen_conf_t *rlcf)
 {
     ngx_uint_t       i;
+    ngx_rs_error_t   error = NGX_RS_ERROR_INIT;
     ngx_rs_drain_t  *drain;
 
     drain = ngx_rs_drains[rlcf->subsystem->subsystem];
@@ -343,6 +374,44 @@ ngx_rs_listen_forget(ngx_rs_listen_conf_t *rlcf)
             ngx_rs_drain_close(drain, i);
         }
     }
+
+    if (drain->left == 0 || ngx_rs_drain_lent(drain)) {
+        return;
+    }
+
+    rlcf->paused = 1;
+
+    if (ngx_rs_drain_pause(drain->conf->sockets, drain->conf->nsockets,
+                           &drain->open, &error)
+        != NGX_RS_OK)
+    {
+        ngx_log_error(NGX_LOG_NOTICE, rlcf->cycle->log, error.os_errno,
+                      "%s, connections that begin during this reload may have "
+                      "to wait", error.message);
+    }
+}
+
+
+/* a reload has failed */
+
+void
+ngx_rs_listen_resume(ngx_rs_listen_conf_t *rlcf)
+{
+    ngx_rs_drain_t  *drain;
+
+    drain = ngx_rs_drains[rlcf->subsystem->subsystem];
+
+    if (!rlcf->paused || drain == NULL) {
+        return;
+    }
+
+    rlcf->paused = 0;
+
+    ngx_rs_drain_steer(drain, ngx_cycle->log);
+
+    /* a worker may have ended some in the meantime */
+
+    (void) ngx_rs_drain_look(drain, 0, ngx_cycle->log);
 }
 
 
@@ -517,27 +586,34 @@ ngx_rs_drain_listens(ngx_socket_t fd)
 
 /*
  * Each worker ends what nothing is under way on, or what has had its time; one
- * that is exiting first does this, too.
+ * that is exiting only leaves it to those that go on.
  */
 
 static void
 ngx_rs_drain_tick(ngx_event_t *ev)
 {
-    uint32_t               now;
-    ngx_uint_t             i, n;
-    ngx_rs_error_t         error = NGX_RS_ERROR_INIT;
-    ngx_rs_drain_t        *drain;
-    ngx_connection_t      *c;
-    ngx_rs_listen_conf_t  *rlcf;
+    ngx_uint_t         now, lent;
+    ngx_rs_drain_t    *drain;
+    ngx_connection_t  *c;
 
     c = ev->data;
     drain = c->data;
-    rlcf = drain->conf;
 
-    if (drain->lender && kill(drain->lender, 0) == -1
-        && ngx_errno == NGX_ESRCH)
-    {
-        drain->lender = 0;
+    if (drain->lender) {
+
+        lent = ngx_rs_drain_lent(drain);
+
+        if (lent && ngx_exiting) {
+            /* the old binary goes on */
+            ngx_rs_drain_cleanup(drain);
+            return;
+        }
+
+        if (lent) {
+            ngx_add_timer(ev, NGX_RS_DRAIN_TICK);
+            return;
+        }
+
         drain->end = ngx_current_msec + NGX_RS_DRAIN_TIME;
 
         if (!ngx_exiting) {
@@ -545,19 +621,34 @@ ngx_rs_drain_tick(ngx_event_t *ev)
         }
     }
 
-    if (drain->lender) {
+    now = ((ngx_msec_int_t) (ngx_current_msec - drain->end) >= 0);
 
-        if (ngx_exiting) {
-            /* the old binary goes on */
-            ngx_rs_drain_cleanup(drain);
-            return;
-        }
-
-        ngx_add_timer(ev, NGX_RS_DRAIN_TICK);
+    if (now && ngx_exiting) {
+        ngx_rs_drain_cleanup(drain);
         return;
     }
 
-    now = ((ngx_msec_int_t) (ngx_current_msec - drain->end) >= 0);
+    if (ngx_rs_drain_look(drain, now, ev->log) != NGX_OK && now) {
+        ngx_rs_drain_cleanup(drain);
+        return;
+    }
+
+    if (drain->left) {
+        ngx_add_timer(ev, NGX_RS_DRAIN_TICK);
+    }
+}
+
+
+static ngx_int_t
+ngx_rs_drain_look(ngx_rs_drain_t *drain, ngx_uint_t now, ngx_log_t *log)
+{
+    ngx_int_t              rc;
+    ngx_uint_t             i, n;
+    ngx_rs_error_t         error = NGX_RS_ERROR_INIT;
+    ngx_rs_listen_conf_t  *rlcf;
+
+    rc = NGX_OK;
+    rlcf = drain->conf;
 
     /* a worker that is exiting has closed the new sockets */
 
@@ -566,13 +657,9 @@ ngx_rs_drain_tick(ngx_event_t *ev)
     if (ngx_rs_drain_end(rlcf->sockets, n, &drain->open, now, &error)
         != NGX_RS_OK)
     {
-        ngx_log_error(NGX_LOG_ALERT, ev->log, error.os_errno,
+        ngx_log_error(NGX_LOG_ALERT, log, error.os_errno,
                       "%s", error.message);
-
-        if (now) {
-            ngx_rs_drain_cleanup(drain);
-            return;
-        }
+        rc = NGX_ERROR;
     }
 
     for (i = 0; i < drain->open.inherited_count; i++) {
@@ -581,9 +668,7 @@ ngx_rs_drain_tick(ngx_event_t *ev)
         }
     }
 
-    if (drain->left) {
-        ngx_add_timer(ev, NGX_RS_DRAIN_TICK);
-    }
+    return rc;
 }
 
 
@@ -652,15 +737,24 @@ ngx_rs_drain_cleanup(void *data)
 {
     ngx_rs_drain_t  *drain = data;
 
-    ngx_uint_t  i;
+    ngx_uint_t        i;
+    ngx_rs_drain_t  **running;
+
+    running = &ngx_rs_drains[drain->conf->subsystem->subsystem];
+
+    if (*running == drain) {
+        *running = NULL;
+
+        /* the module was taken away: nobody will look at them again */
+
+        if (ngx_process == NGX_PROCESS_MASTER && !ngx_quit && !ngx_terminate
+            && !ngx_rs_drain_lent(drain))
+        {
+            (void) ngx_rs_drain_look(drain, 0, ngx_cycle->log);
+        }
+    }
 
     for (i = 0; i < drain->open.inherited_count; i++) {
         ngx_rs_drain_close(drain, i);
-    }
-
-    i = drain->conf->subsystem->subsystem;
-
-    if (ngx_rs_drains[i] == drain) {
-        ngx_rs_drains[i] = NULL;
     }
 }

@@ -75,6 +75,7 @@ typedef struct {
 
     ngx_rs_drain_t             *drain;
 
+    unsigned                    paused:1;   /* the drain of the old cycle */
     unsigned                    opened:1;
     unsigned                    waiting:1;  /* some do not listen yet */
     unsigned                    committed:1;
@@ -90,7 +91,8 @@ ngx_listening_t *ngx_rs_listen_successor(ngx_cycle_t *cycle,
     ngx_rs_listen_conf_t *rlcf, ngx_listening_t *old, ngx_uint_t *start);
 
 void ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf);
-void ngx_rs_listen_forget(ngx_rs_listen_conf_t *rlcf);
+void ngx_rs_listen_pause(ngx_rs_listen_conf_t *rlcf);
+void ngx_rs_listen_resume(ngx_rs_listen_conf_t *rlcf);
 ngx_int_t ngx_rs_listen_init_process(ngx_cycle_t *cycle, void *conf);
 
 

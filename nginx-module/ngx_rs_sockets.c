@@ -100,18 +100,11 @@ ngx_rs_listen_prepare(ngx_cycle_t *cycle, void *conf)
     open->report = ngx_rs_listen_report;
     open->data = cycle->log;
 
-    ngx_rs_listen_forget(rlcf);
-
     if (ngx_test_config) {
         open->flags |= NGX_RS_OPEN_CHECK;
 
     } else if (ngx_rs_listen_collect_old(cycle, rlcf) != NGX_OK) {
         return NGX_CONF_ERROR;
-    }
-
-    if (rlcf->asked.nelts == 0 && open->inherited_count == 0) {
-        rlcf->nsockets = 0;
-        return NGX_CONF_OK;
     }
 
     cln = ngx_pool_cleanup_add(cycle->pool, 0);
@@ -121,6 +114,13 @@ ngx_rs_listen_prepare(ngx_cycle_t *cycle, void *conf)
 
     cln->handler = ngx_rs_listen_rollback;
     cln->data = rlcf;
+
+    ngx_rs_listen_pause(rlcf);
+
+    if (rlcf->asked.nelts == 0 && open->inherited_count == 0) {
+        rlcf->nsockets = 0;
+        return NGX_CONF_OK;
+    }
 
     if (ngx_rs_open_listening(rlcf->sockets, rlcf->nsockets, open, &error)
         != NGX_RS_OK)
@@ -653,7 +653,12 @@ ngx_rs_listen_rollback(void *data)
     ngx_uint_t        i;
     ngx_listening_t  *ls;
 
-    if (!rlcf->opened || rlcf->committed) {
+    if (rlcf->committed) {
+        return;
+    }
+
+    if (!rlcf->opened) {
+        ngx_rs_listen_resume(rlcf);
         return;
     }
 
@@ -673,4 +678,6 @@ ngx_rs_listen_rollback(void *data)
 
     (void) ngx_rs_listening_rollback(rlcf->sockets, rlcf->nsockets,
                                      &rlcf->open, NULL);
+
+    ngx_rs_listen_resume(rlcf);
 }

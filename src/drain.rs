@@ -7,9 +7,9 @@
 //! new ones lose it for that time. On IPv4 the newest listener is met first.
 //! On IPv6 an old one may be: bound to an interface that does not exist, it is
 //! passed over, and its handshakes, which the kernel finds without it, go on.
-//! That it is bound so says to any process that it drains. On IPv4 it is not:
-//! while the next one is prepared, old and new share what comes, and a handshake
-//! that begins at a socket bound so gets no answer.
+//! That it is bound so says to any process that it drains. A new handshake that
+//! the kernel gives it all the same, since both are in one group, gets no answer:
+//! so it must not be bound while old and new share what comes.
 //! Source: kernel net/ipv4/inet_hashtables.c, __inet_hash() and
 //! inet_lhash2_lookup(); net/ipv6/inet6_hashtables.c.
 
@@ -29,6 +29,9 @@ use crate::sys;
 
 /// No interface has this number.
 const NOWHERE: i32 = i32::MAX;
+
+/// Every interface.
+const ANYWHERE: i32 = 0;
 
 /// From now on new connections go to the new sockets only, while those that
 /// they replace ([`Fate::Replaced`]) still listen: accept from both until
@@ -50,10 +53,27 @@ pub fn begin(sockets: &[Listening], old: &mut [Inherited<'_>]) -> Result<(), Err
     result
 }
 
+/// Before the next change at these addresses: old and new sockets share new
+/// connections, so that further ones can be bound beside them. Until [`begin`],
+/// for the sockets that listen by then, [`end`] ends nothing.
+///
+/// # Errors
+/// [`Error::Syscall`] of the first that failed: the next change may fail, too.
+pub fn pause(sockets: &[Listening], old: &mut [Inherited<'_>]) -> Result<(), Error> {
+    let mut result = Ok(());
+    for place in places(sockets, old)? {
+        // In this order: one that is bound gets nothing as long as it is alone.
+        result = result.and(place.bind_old(old, ANYWHERE));
+        result = result.and(place.share_new(true));
+    }
+    result
+}
+
 /// Ends the listening of sockets that drain, in every process that has them:
-/// with `now` at once, otherwise where nothing is under way any more. Those
+/// with `now` whatever is under way, otherwise where nothing is any more. Those
 /// that have ended, here or before, are [`Fate::Ended`]: close them. A process
 /// that has closed the new sockets gives none, and ends nothing without `now`.
+/// Where old and new share new connections, none is ended.
 ///
 /// # Errors
 /// [`Error::Syscall`] of the first that failed: an old socket listens on, and
@@ -65,7 +85,11 @@ pub fn end(sockets: &[Listening], old: &mut [Inherited<'_>], now: bool) -> Resul
     for place in places(sockets, old)? {
         let mut ended = Ok(());
         if place.listens(old) {
-            if !now && place.is_busy(old, &mut half_open) {
+            let busy = match now {
+                true => place.shares(false),
+                false => place.is_busy(old, &mut half_open),
+            };
+            if busy {
                 continue;
             }
             ended = place.shut_down(old);
@@ -117,15 +141,29 @@ fn places<'a>(
 
 impl Place<'_> {
     fn steer(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
+        let alone = self.share_new(false);
+        alone.and(self.bind_old(old, NOWHERE))
+    }
+
+    /// Whether the new sockets are in the group of those of their address.
+    fn share_new(&self, share: bool) -> Result<(), Error> {
         let mut result = Ok(());
         for fd in self.successors() {
-            result = result.and(self.set(fd, libc::SO_REUSEPORT, 0, "SO_REUSEPORT"));
+            let value = i32::from(share);
+            result = result.and(self.set(fd, libc::SO_REUSEPORT, value, "SO_REUSEPORT"));
         }
-        if self.address.domain() == Domain::IPV6 {
-            for &index in &self.old {
-                let (fd, name) = (old[index].fd, libc::SO_BINDTOIFINDEX);
-                result = result.and(self.set(fd, name, NOWHERE, "SO_BINDTOIFINDEX"));
-            }
+        result
+    }
+
+    /// On IPv6: which interface the old sockets are bound to.
+    fn bind_old(&self, old: &[Inherited<'_>], interface: i32) -> Result<(), Error> {
+        if self.address.domain() != Domain::IPV6 {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for &index in &self.old {
+            let (fd, name) = (old[index].fd, libc::SO_BINDTOIFINDEX);
+            result = result.and(self.set(fd, name, interface, "SO_BINDTOIFINDEX"));
         }
         result
     }
@@ -165,15 +203,19 @@ impl Place<'_> {
         result.map_err(|source| Error::syscall(format!("shutdown() {}", self.address), source))
     }
 
+    /// Whether old and new share what comes, as it is while the new ones are
+    /// about to be replaced.
+    fn shares(&self, unknown: bool) -> bool {
+        let shares = |fd| SockRef::from(&fd).reuse_port().unwrap_or(unknown);
+        self.successors().any(shares)
+    }
+
     /// Whether the old sockets may still have, or get, connections.
     fn is_busy(&self, old: &[Inherited<'_>], half_open: &mut HalfOpen) -> bool {
-        // Set by whoever is about to replace the new ones: until then old and
-        // new share what comes.
-        let shares = |fd| SockRef::from(&fd).reuse_port().unwrap_or(true);
         let waits = |&index: &usize| sys::waiting(old[index].fd).map_or(true, |count| count > 0);
         // In this order: what leaves the handshake waits.
         self.new.is_empty()
-            || self.successors().any(shares)
+            || self.shares(true)
             || half_open.any_at(&self.address)
             || self.old.iter().any(waits)
     }
@@ -183,11 +225,7 @@ impl Place<'_> {
         if !self.new.iter().any(|new| new.options.has(flag::REUSEPORT)) {
             return Ok(());
         }
-        let mut result = Ok(());
-        for fd in self.successors() {
-            result = result.and(self.set(fd, libc::SO_REUSEPORT, 1, "SO_REUSEPORT"));
-        }
-        result
+        self.share_new(true)
     }
 }
 

@@ -215,6 +215,10 @@ impl Call {
     fn drain(&mut self, sockets: *mut ngx_rs_listening_t, count: usize, how: *const ngx_rs_open_t) {
         // SAFETY: everything is as long as it says.
         self.says(|error| unsafe { ngx_rs_drain_begin(sockets, count, how, error) });
+        // SAFETY: as above.
+        self.says(|error| unsafe { ngx_rs_drain_pause(sockets, count, how, error) });
+        // SAFETY: as above.
+        self.says(|error| unsafe { ngx_rs_drain_begin(sockets, count, how, error) });
         for now in [0, 1] {
             // SAFETY: as above.
             self.says(|error| unsafe { ngx_rs_drain_end(sockets, count, how, now, error) });

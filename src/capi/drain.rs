@@ -40,15 +40,45 @@ pub unsafe extern "C" fn ngx_rs_drain_begin(
     unsafe { guard(error, body) }
 }
 
+/// Before the next change at these addresses: old and new sockets share new
+/// connections again, and further ones can be bound beside them. Until
+/// ngx_rs_drain_begin, for the sockets that listen after that change or after
+/// its rollback, ngx_rs_drain_end ends nothing there.
+///
+/// sockets  in      as for ngx_rs_drain_begin, borrowed for the call
+/// how      in      as for ngx_rs_drain_begin, borrowed for the call
+/// error    out     optional, may be NULL; that of the first that failed
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
+/// where clients may have to wait until an old socket ends, or where nothing
+/// can be bound beside the sockets of an address.
+/// Any thread. Linear in the number of sockets.
+/// Source: kernel net/core/sock_reuseport.c.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_drain_pause(
+    sockets: *mut ngx_rs_listening_t,
+    count: usize,
+    how: *const ngx_rs_open_t,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        // SAFETY: our caller's contract.
+        unsafe { with(sockets, count, how, drain::pause) }
+    };
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
 /// Ends the listening of sockets that drain, in every process that has them,
 /// where nothing is under way any more: no handshake, and nothing that waits
-/// for accept(2). Those that have ended, here or in another process, have fate
+/// for accept(2). None is ended that shares new connections with the new ones,
+/// as before ngx_rs_drain_begin and after ngx_rs_drain_pause. Those that have ended, here or in another process, have fate
 /// NGX_RS_ENDED afterwards: close them.
 ///
 /// sockets  in      as for ngx_rs_drain_begin, borrowed for the call
 /// how      in,out  likewise, borrowed for the call; `fate` of its inherited
 ///                  sockets is written, and their descriptors stay open
-/// now      in      not 0: end all of them at once, whatever is under way
+/// now      in      not 0: end them at once, whatever is under way
 /// error    out     optional, may be NULL
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL

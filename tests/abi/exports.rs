@@ -5,12 +5,13 @@ use std::process::Command;
 use crate::common::library;
 
 /// Every export, sorted.
-pub const EXPORTS: [&str; 15] = [
+pub const EXPORTS: [&str; 16] = [
     "ngx_rs_abi_version",
     "ngx_rs_connection_info",
     "ngx_rs_connection_subflows",
     "ngx_rs_drain_begin",
     "ngx_rs_drain_end",
+    "ngx_rs_drain_pause",
     "ngx_rs_listen_addresses",
     "ngx_rs_listen_classify",
     "ngx_rs_listen_free",

@@ -272,7 +272,7 @@ static void wrong_descriptors(void)
     CHECK(socket.fd == -1 && close(file) == 0);
 }
 
-/* Both functions that drain fail so, and say of the old socket what was. */
+/* All functions that drain fail so, and say of the old socket what was. */
 static void not_drained(ngx_rs_listening_t *socket, const ngx_rs_open_t *how,
                         ngx_rs_status_t status, const char *text, int errnum)
 {
@@ -280,6 +280,8 @@ static void not_drained(ngx_rs_listening_t *socket, const ngx_rs_open_t *how,
     uint32_t now;
 
     FAILS(ngx_rs_drain_begin(socket, 1, how, &error), status, text);
+    CHECK(error.os_errno == errnum);
+    FAILS(ngx_rs_drain_pause(socket, 1, how, &error), status, text);
     CHECK(error.os_errno == errnum);
     for (now = 0; now < 2; now++) {
         FAILS(ngx_rs_drain_end(socket, 1, how, now, &error), status, text);
@@ -299,8 +301,11 @@ static void wrong_drains(void)
     CHECK(closed >= 0 && file >= 0 && close(closed) == 0);
     /* There is nothing to drain. */
     WORKS(ngx_rs_drain_begin(NULL, 0, NULL, &error));
+    WORKS(ngx_rs_drain_pause(&socket, 1, NULL, &error));
     WORKS(ngx_rs_drain_end(&socket, 1, NULL, 1, &error));
     FAILS(ngx_rs_drain_begin(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
+          "an array is NULL");
+    FAILS(ngx_rs_drain_pause(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
           "an array is NULL");
     FAILS(ngx_rs_drain_end(NULL, 1, NULL, 1, &error), NGX_RS_ERR_ARGUMENT,
           "an array is NULL");
@@ -349,6 +354,9 @@ static void closed_while_draining(void)
     WORKS(ngx_rs_listening_commit(&after, 1, &error));
     CHECK(close(after.fd) == 0);
     FAILS(ngx_rs_drain_begin(&after, 1, &how, &error), NGX_RS_ERR_SYSCALL,
+          "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed");
+    CHECK(error.os_errno == EBADF && old.fate == NGX_RS_SUPERSEDED);
+    FAILS(ngx_rs_drain_pause(&after, 1, &how, &error), NGX_RS_ERR_SYSCALL,
           "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed");
     CHECK(error.os_errno == EBADF && old.fate == NGX_RS_SUPERSEDED);
     CHECK(close(old.fd) == 0);

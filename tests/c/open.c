@@ -194,6 +194,14 @@ static void drains(uint32_t now)
     late = client(&address);
     is_served_by(after.fd);
 
+    /* While both share what comes, nothing is ended. */
+    WORKS(ngx_rs_drain_pause(&after, 1, &how, &error));
+    CHECK(option(after.fd, SO_REUSEPORT) == 1);
+    WORKS(ngx_rs_drain_end(&after, 1, &how, 1, &error));
+    CHECK(old.fate == NGX_RS_SUPERSEDED);
+    WORKS(ngx_rs_drain_begin(&after, 1, &how, &error));
+    CHECK(option(after.fd, SO_REUSEPORT) == 0);
+
     WORKS(ngx_rs_drain_end(&after, 1, &how, now, &error));
     if (!now) {
         CHECK(old.fate == NGX_RS_SUPERSEDED);

@@ -71,6 +71,8 @@ static void replaces(int thread)
         CHECK(next.outcome == NGX_RS_REPLACED);
         WORKS(ngx_rs_listening_commit(&next, 1, &error));
         WORKS(ngx_rs_drain_begin(&next, 1, &how, &error));
+        WORKS(ngx_rs_drain_pause(&next, 1, &how, &error));
+        WORKS(ngx_rs_drain_begin(&next, 1, &how, &error));
         WORKS(ngx_rs_drain_end(&next, 1, &how, 1, &error));
         CHECK(old.fate == NGX_RS_ENDED && close(old.fd) == 0);
         fd = next.fd;

@@ -136,8 +136,12 @@ fn a_socket_is_replaced_again_while_another_drains() {
             let _clients = connect(text, CLIENTS);
             assert_eq!(served(&third), [CLIENTS], "{text}");
             // On IPv4 nothing says that the second drains by now: it might share.
-            let now = text.starts_with("127.");
-            drain::end(&new_second, &mut drains_first, now).expect("sockets");
+            let unknown = text.starts_with("127.");
+            for now in [false, true] {
+                drain::end(&new_second, &mut drains_first, now).expect("sockets");
+                assert_eq!(listens(&first[0]), unknown);
+            }
+            drain::end(&third, &mut drains_first, false).expect("sockets");
             drain::end(&third, &mut drains_second, false).expect("sockets");
             assert!(!listens(&first[0]) && !listens(&second[0]));
             assert!(!shares(fd(&third[0])));
@@ -162,24 +166,43 @@ fn whoever_prepares_to_replace_the_new_socket_stops_the_end() {
     });
 }
 
-/// On IPv4, where nothing but the order of the sockets steers: all of them are
-/// served while the next change is prepared, too.
 #[test]
-fn a_draining_socket_answers_while_another_change_is_prepared() {
-    namespace::run(|| {
-        let text = "127.0.0.1:80";
-        let first = [listener(text, Protocol::Tcp, false)];
-        let (second, mut drains) = replace(text, &first, MPTCP, 1, false);
-        drain::begin(&second, &mut drains).expect("it can be steered");
-        let new = fd(&second[0]);
-        set(new, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
-        let begin = std::time::Instant::now();
-        let _clients = connect(text, CLIENTS);
-        let both = waiting(&first[0]) + served(&second)[0];
-        assert_eq!(both, CLIENTS, "both serve");
-        // Linux sends a SYN again after a second.
-        assert!(begin.elapsed() < std::time::Duration::from_millis(900));
-    });
+fn old_and_new_answer_while_another_change_is_prepared() {
+    for text in ["127.0.0.1:80", "[::1]:80"] {
+        for count in [1, 3] {
+            namespace::run(|| paused(text, count));
+        }
+    }
+}
+
+fn paused(text: &str, count: usize) {
+    let old = [listener(text, Protocol::Tcp, false)];
+    let (sockets, mut inherited) = replace(text, &old, MPTCP, count, count > 1);
+    drain::begin(&sockets, &mut inherited).expect("they can be steered");
+    drain::pause(&sockets, &mut inherited).expect("they can share");
+    let beside = listener(text, Protocol::Tcp, true);
+    let begin = std::time::Instant::now();
+    let _clients = connect(text, CLIENTS);
+    // Linux sends a SYN again after a second.
+    assert!(begin.elapsed() < std::time::Duration::from_millis(900));
+    let others = waiting(&old[0]) + waiting(&beside);
+    let all = others + served(&sockets).iter().sum::<usize>();
+    assert_eq!(all, CLIENTS, "{text}");
+    for now in [false, true] {
+        drain::end(&sockets, &mut inherited, now).expect("sockets");
+        assert!(listens(&old[0]), "it gets connections");
+    }
+
+    drop(beside);
+    let before = served(&sockets).iter().sum::<usize>();
+    drain::begin(&sockets, &mut inherited).expect("they can be steered");
+    let _more = connect(text, CLIENTS);
+    let after = served(&sockets).iter().sum::<usize>();
+    assert_eq!(after - before, CLIENTS, "{text}: steered again");
+    drain::end(&sockets, &mut inherited, true).expect("sockets");
+    assert!(!listens(&old[0]));
+    let share = |socket: &Listening| shares(fd(socket)) == (count > 1);
+    assert!(sockets.iter().all(share));
 }
 
 #[test]

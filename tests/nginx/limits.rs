@@ -13,6 +13,7 @@ use crate::namespace::set_sysctl;
 use crate::seccomp::{Argument, SOCKET_DOMAIN, refuse};
 use crate::server::{Conf, Nginx};
 use crate::sockets::{Listener, listening_on};
+use crate::steady::Steady;
 use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
 
@@ -26,6 +27,10 @@ subsystem_tests! {
         without_netlink_an_old_socket_ends_when_its_time_is_up,
         nothing_is_steered_after_a_reload_ended_a_drain,
         clients_are_answered_at_once_while_the_next_change_fails,
+        all_workers_get_clients_when_a_failed_reload_outlasts_a_drain,
+        all_workers_get_clients_when_some_are_added_during_a_drain,
+        all_workers_get_clients_when_the_module_goes_after_a_change,
+        old_sockets_end_with_those_that_have_no_descriptors_left,
         workers_start_where_they_may_have_few_descriptors,
         a_worker_goes_on_when_it_has_descriptors_again,
         a_worker_that_cannot_watch_an_old_socket_serves;
@@ -229,34 +234,116 @@ fn nothing_is_steered_after_a_reload_ended_a_drain(on: Subsystem) {
         // The workers of the first are to see the old sockets.
         thread::sleep(Duration::from_secs(2));
     }
+    all_share(&nginx, 2);
+}
+
+/// A SYN that gets no answer is sent again after a second.
+const AT_ONCE: Duration = Duration::from_millis(900);
+
+/// Asks again and again, over TCP and MPTCP.
+fn is_answered_at_once(on: Subsystem, address: &str, time: Duration) {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        for over in [Over::Tcp, Over::Mptcp] {
+            let asked = Instant::now();
+            on.ask(over, address).expect("it is served");
+            let took = asked.elapsed();
+            assert!(took < AT_ONCE, "{address}, {over:?}: {took:?}");
+        }
+    }
+}
+
+/// Old sockets last for 5 seconds, since the kernel does not say more.
+fn clients_are_answered_at_once_while_the_next_change_fails(on: Subsystem) {
+    for address in [ADDRESS, "[::1]:8080"] {
+        let site = Site::new();
+        let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let busy = busy.local_addr().expect("its address").to_string();
+        let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(2);
+        let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
+        nginx.begin_reload(&conf("mptcp"));
+        site.write(&conf("").and(&on.server(&busy)));
+        let mark = nginx.log().len();
+        nginx.signal(libc::SIGHUP);
+        // nginx tries the busy port for two seconds.
+        is_answered_at_once(on, address, Duration::from_secs(2));
+        nginx.reloaded(mark).expect_err("the port is busy");
+        is_answered_at_once(on, address, Duration::from_millis(300));
+        wait_until("the new socket alone", || listening_on(8080) == 1);
+        assert_eq!(nginx.listener().option("SO_REUSEPORT"), 0);
+        on.serves(address, true);
+    }
+}
+
+/// Waits until the sockets of all workers share what comes.
+fn all_share(nginx: &Nginx, workers: usize) {
     wait_until("connections for all workers", || {
         let listeners = nginx.listeners();
-        listeners.len() == 2 && listeners.iter().all(|one| one.option("SO_REUSEPORT") == 1)
+        listeners.len() == workers && listeners.iter().all(|one| one.option("SO_REUSEPORT") == 1)
     });
 }
 
-fn clients_are_answered_at_once_while_the_next_change_fails(on: Subsystem) {
-    let site = Site::new();
-    let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let busy = busy.local_addr().expect("its address").to_string();
-    let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}")).workers(2);
-    let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
-    nginx.begin_reload(&conf("mptcp"));
-    site.write(&conf("").and(&on.server(&busy)));
-    let mark = nginx.log().len();
-    nginx.signal(libc::SIGHUP);
-    // nginx tries the busy port for two seconds.
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(2) {
-        for over in [Over::Tcp, Over::Mptcp] {
-            let asked = Instant::now();
-            on.ask(over, ADDRESS).expect("it is served");
-            // A SYN that gets no answer is sent again after a second.
-            let took = asked.elapsed();
-            assert!(took < Duration::from_millis(900), "{over:?}: {took:?}");
+const REUSEPORT: [&str; 2] = ["127.0.0.1:8080 reuseport", "[::1]:8080 reuseport"];
+
+fn all_workers_get_clients_when_a_failed_reload_outlasts_a_drain(on: Subsystem) {
+    for words in REUSEPORT {
+        let site = Site::new();
+        let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let busy = busy.local_addr().expect("its address").to_string();
+        let conf = |word: &str| on.listen(&format!("{words} {word}")).workers(2);
+        let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
+        nginx.begin_reload(&conf("mptcp"));
+        thread::sleep(Duration::from_millis(3500));
+        let clients = Steady::start(on, words.split(' ').next().expect("an address"));
+        let log = nginx.try_reload(&conf("").and(&on.server(&busy)));
+        log.expect_err("the port is busy");
+        all_share(&nginx, 2);
+        clients.all_were_served();
+    }
+}
+
+fn all_workers_get_clients_when_some_are_added_during_a_drain(on: Subsystem) {
+    for words in REUSEPORT {
+        for word in ["mptcp", ""] {
+            let site = Site::new();
+            let before = if word.is_empty() { "mptcp" } else { "" };
+            let conf =
+                |word: &str, workers: usize| on.listen(&format!("{words} {word}")).workers(workers);
+            let nginx = start_without(&site, &conf(before, 2), SOCKET_DOMAIN, libc::AF_NETLINK);
+            let clients = Steady::start(on, words.split(' ').next().expect("an address"));
+            nginx.begin_reload(&conf(word, 2));
+            nginx.begin_reload(&conf(word, 4));
+            all_share(&nginx, 4);
+            let tally = clients.stop();
+            assert!(tally.lost.is_empty(), "{:?}", tally.lost);
         }
     }
-    nginx.reloaded(mark).expect_err("the port is busy");
+}
+
+fn all_workers_get_clients_when_the_module_goes_after_a_change(on: Subsystem) {
+    for words in REUSEPORT {
+        let site = Site::new();
+        let conf = |word: &str| on.listen(&format!("{words} {word}")).workers(2);
+        let nginx = site.start(&conf("mptcp"));
+        nginx.begin_reload(&conf(""));
+        nginx.begin_reload(&conf("").without_module());
+        all_share(&nginx, 2);
+        wait_until("the old sockets to go", || listening_on(8080) == 2);
+    }
+}
+
+fn old_sockets_end_with_those_that_have_no_descriptors_left(on: Subsystem) {
+    for words in REUSEPORT {
+        let site = Site::new();
+        let conf =
+            |word: &str, more: &str| on.listen(&format!("{words} {word}")).workers(2).main(more);
+        let nginx = start_without(&site, &conf("", ""), SOCKET_DOMAIN, libc::AF_NETLINK);
+        nginx.begin_reload(&conf("mptcp", ""));
+        let log = nginx.begin_reload(&conf("mptcp", "worker_rlimit_nofile 24;"));
+        assert!(log.contains("no descriptors are left"), "{log}");
+        all_share(&nginx, 2);
+        wait_until("the old sockets to go", || listening_on(8080) == 2);
+    }
 }
 
 fn workers_start_where_they_may_have_few_descriptors(on: Subsystem) {

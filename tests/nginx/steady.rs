@@ -20,6 +20,7 @@ struct Shared {
     stop: AtomicBool,
     served: AtomicU64,
     stalled: AtomicU64,
+    longest_ms: AtomicU64,
 }
 
 /// What became of the clients.
@@ -29,6 +30,9 @@ pub struct Tally {
     /// MPTCP clients that waited in vain: Linux 6.18 does that to some by
     /// itself, where the listener is plain TCP.
     pub stalled: u64,
+    /// How long the longest of those that were served took. A handshake without
+    /// an answer begins again after a second.
+    pub longest: Duration,
     /// How the others failed.
     pub lost: Vec<String>,
 }
@@ -49,6 +53,7 @@ impl Steady {
             stop: AtomicBool::new(false),
             served: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
+            longest_ms: AtomicU64::new(0),
         });
         let start = |(number, address): (usize, &&str)| {
             let over = [Over::Tcp, Over::Mptcp][number / addresses.len() % 2];
@@ -76,6 +81,7 @@ impl Steady {
             served,
             lost,
             stalled,
+            ..
         } = self.stop();
         assert!(
             lost.is_empty() && stalled == 0,
@@ -95,9 +101,11 @@ impl Steady {
         let lost = self.threads.drain(..).flat_map(join).collect();
         let stalled = self.shared.stalled.load(Ordering::Relaxed);
         let served = self.served();
+        let longest = self.shared.longest_ms.load(Ordering::Relaxed);
         Tally {
             served,
             stalled,
+            longest: Duration::from_millis(longest),
             lost,
         }
     }
@@ -126,9 +134,13 @@ impl Shared {
         let mut failures = Vec::new();
         while !self.stop.load(Ordering::Relaxed) && failures.len() < 100 {
             let at = begin.elapsed();
-            match on.ask(over, address) {
+            let answer = on.ask(over, address);
+            let took = begin.elapsed() - at;
+            match answer {
                 Ok((answer, _)) if answer == on.answer() => {
                     self.served.fetch_add(1, Ordering::Relaxed);
+                    let took = took.as_millis() as u64;
+                    self.longest_ms.fetch_max(took, Ordering::Relaxed);
                 }
                 Ok((answer, _)) => {
                     failures.push(format!("{over:?} at {at:?}: answered {answer:?}"))
