@@ -237,6 +237,12 @@
 #define NGX_RS_OPEN_CHECK 4
 
 /**
+ * The inherited sockets come from a process that may still drain others of
+ * their addresses: wait until these have ended, for 6 seconds at most.
+ */
+#define NGX_RS_OPEN_AWAIT_DRAINS 8
+
+/**
  * An address is in use and will be tried again; `error` is that of bind(2).
  */
 #define NGX_RS_REPORT_IN_USE 0
@@ -250,6 +256,12 @@
  * Plain TCP is used instead of MPTCP; `error` says why. Once for all sockets.
  */
 #define NGX_RS_REPORT_FALLBACK 2
+
+/**
+ * Waiting until another process has drained its sockets; `error` has status
+ * NGX_RS_OK and names the first of their addresses. Once for all sockets.
+ */
+#define NGX_RS_REPORT_DRAINS 3
 
 /**
  * Not asked yet.

@@ -117,6 +117,11 @@ ngx_rs_listen_prepare(ngx_cycle_t *cycle, void *conf)
 
     ngx_rs_listen_pause(rlcf);
 
+    if (ngx_is_init_cycle(cycle->old_cycle)) {
+        /* an upgrade: the old binary may not be done with its last reload */
+        open->flags |= NGX_RS_OPEN_AWAIT_DRAINS;
+    }
+
     if (rlcf->asked.nelts == 0 && open->inherited_count == 0) {
         rlcf->nsockets = 0;
         return NGX_CONF_OK;
@@ -498,7 +503,7 @@ ngx_rs_listen_report(void *data, uint32_t event, const ngx_rs_error_t *error)
                       "\"mptcp=auto\" falls back to TCP: %s", error->message);
         break;
 
-    default: /* NGX_RS_REPORT_WAITING */
+    default: /* NGX_RS_REPORT_WAITING, NGX_RS_REPORT_DRAINS */
         ngx_log_error(NGX_LOG_NOTICE, log, 0, "%s", error->message);
     }
 }

@@ -15,8 +15,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libc::SOL_SOCKET;
 use socket2::{Domain, SockRef};
@@ -29,6 +31,12 @@ use crate::sys;
 
 /// No interface has this number.
 const NOWHERE: i32 = i32::MAX;
+
+/// How long others may drain: nginx-module/ngx_rs_drain.c, with some to spare.
+const LONGEST: Duration = Duration::from_secs(6);
+
+/// How often to look whether they do.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Every interface.
 const ANYWHERE: i32 = 0;
@@ -101,6 +109,61 @@ pub fn end(sockets: &[Listening], old: &mut [Inherited<'_>], now: bool) -> Resul
         }
     }
     result
+}
+
+/// Waits until no others listen at the addresses of inherited sockets: those that
+/// whoever had these before still drains. Not longer than that may take, and not
+/// at all where the kernel does not say. Told of the first address once.
+pub(crate) fn await_others(
+    inherited: &mut [Inherited<'_>],
+    mut report: impl FnMut(&SocketAddress),
+) -> Result<(), Error> {
+    let mut own: HashMap<SocketAddr, usize> = HashMap::new();
+    for (index, socket) in inherited.iter_mut().enumerate() {
+        if let Some((address, libc::SOCK_STREAM)) = identify(index, socket)?
+            && let Some(address) = address.as_socket()
+        {
+            *own.entry(without_scope(address)).or_default() += 1;
+        }
+    }
+    let end = Instant::now() + LONGEST;
+    let mut reported = false;
+    while let Some(address) = others(&own) {
+        if !std::mem::replace(&mut reported, true) {
+            report(&SocketAddress::Inet(address));
+        }
+        if Instant::now() >= end {
+            break;
+        }
+        thread::sleep(AGAIN);
+    }
+    Ok(())
+}
+
+/// An address where more sockets listen than these.
+fn others(own: &HashMap<SocketAddr, usize>) -> Option<SocketAddr> {
+    let mut left = own.clone();
+    for domain in [Domain::IPV4, Domain::IPV6] {
+        if !own
+            .keys()
+            .any(|&address| Domain::for_address(address) == domain)
+        {
+            continue;
+        }
+        for address in sys::in_state(domain, sys::LISTEN).unwrap_or_default() {
+            match left.get_mut(&address) {
+                Some(0) => return Some(address),
+                Some(count) => *count -= 1,
+                None => {}
+            }
+        }
+    }
+    None
+}
+
+/// As the kernel lists it.
+fn without_scope(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
 }
 
 /// One address: the sockets that drain, and those that have taken over.
@@ -239,9 +302,11 @@ impl HalfOpen {
         let Some(address_port) = address.as_socket().map(|address| address.port()) else {
             return false;
         };
-        let family = i32::from(address.domain());
-        let ask = || -> io::Result<HashSet<u16>> { sys::half_open(family as u8) };
-        let ports = self.0.entry(family).or_insert_with(|| ask().ok());
+        let domain = address.domain();
+        let ports = self.0.entry(domain.into()).or_insert_with(|| {
+            let half_open = sys::in_state(domain, sys::SYN_RECV).ok()?;
+            Some(half_open.iter().map(SocketAddr::port).collect())
+        });
         ports
             .as_ref()
             .is_none_or(|ports| ports.contains(&address_port))

@@ -11,6 +11,7 @@ use socket2::{Domain, SockRef, Type};
 
 use crate::address::{AddressMap, SocketAddress};
 use crate::create::{create, listen, unlink};
+use crate::drain;
 use crate::error::Error;
 use crate::handover;
 use crate::listen::{Fate, Inherited, Listening, Outcome};
@@ -29,6 +30,9 @@ pub struct Open<'a> {
     /// Open nothing, only make sure that the kernel has the protocols; every
     /// socket is left to the caller.
     pub check: bool,
+    /// The inherited sockets come from a process that may still drain others of
+    /// their addresses: wait until these have ended, for some seconds at most.
+    pub await_drains: bool,
     /// How often to try while an address is in use; 0 is once.
     pub tries: u32,
     /// How long to wait between two tries.
@@ -45,6 +49,9 @@ pub enum Report<'a> {
     InUse(&'a Error),
     /// Waiting before the next try.
     Waiting(Duration),
+    /// Waiting until the sockets that another process drains at this address,
+    /// and maybe at others, have ended: said once.
+    Drains(&'a SocketAddress),
     /// Plain TCP takes the place of the protocol: said once for all sockets.
     Fallback(&'a Error),
 }
@@ -63,6 +70,13 @@ pub fn listening(
     inherited: &mut [Inherited<'_>],
     how: &mut Open<'_>,
 ) -> Result<(), Error> {
+    if how.await_drains {
+        drain::await_others(inherited, |address| {
+            if let Some(report) = &mut how.report {
+                report(Report::Drains(address));
+            }
+        })?;
+    }
     let result = Opening::new(inherited, how)?.all(sockets);
     if result.is_err() {
         close(sockets);

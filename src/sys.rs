@@ -1,10 +1,9 @@
 //! The calls that socket2 lacks.
 
-use std::collections::HashSet;
 use std::ffi::{CString, c_int};
 use std::io::{self, Read};
 use std::mem::{offset_of, size_of};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -135,11 +134,17 @@ pub(crate) fn full_info(
     }
 }
 
-/// The local ports of all TCP handshakes of an address family that wait for
-/// their last packet, as the kernel's sock_diag(7) tells them.
-pub(crate) fn half_open(family: u8) -> io::Result<HashSet<u16>> {
+/// `TCP_SYN_RECV` of linux/tcp_states.h: a handshake that waits for its last
+/// packet.
+pub(crate) const SYN_RECV: u32 = 3;
+
+/// `TCP_LISTEN`.
+pub(crate) const LISTEN: u32 = 10;
+
+/// The local addresses of all TCP sockets of an address family in a state, as the
+/// kernel's sock_diag(7) tells them. An MPTCP listener is the one inside it.
+pub(crate) fn in_state(domain: Domain, state: u32) -> io::Result<Vec<SocketAddr>> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
-    const SYN_RECV: u32 = 1 << 3;
     const HEADER: usize = 16;
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
     // struct nlmsghdr, struct inet_diag_req_v2
@@ -148,9 +153,9 @@ pub(crate) fn half_open(family: u8) -> io::Result<HashSet<u16>> {
     request[..4].copy_from_slice(&length.to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request[6..8].copy_from_slice(&flags.to_ne_bytes());
-    request[HEADER] = family;
+    request[HEADER] = i32::from(domain) as u8;
     request[HEADER + 1] = libc::IPPROTO_TCP as u8;
-    request[HEADER + 4..HEADER + 8].copy_from_slice(&SYN_RECV.to_ne_bytes());
+    request[HEADER + 4..HEADER + 8].copy_from_slice(&(1u32 << state).to_ne_bytes());
 
     let protocol = Some(libc::NETLINK_SOCK_DIAG.into());
     let mut socket = Socket::new_raw(
@@ -159,7 +164,7 @@ pub(crate) fn half_open(family: u8) -> io::Result<HashSet<u16>> {
         protocol,
     )?;
     socket.send(&request)?;
-    let (mut ports, mut answer) = (HashSet::new(), [0; 16 * 1024]);
+    let (mut addresses, mut answer) = (Vec::new(), [0; 16 * 1024]);
     loop {
         let size = socket.read(&mut answer)?;
         let mut rest = &answer[..size];
@@ -167,11 +172,15 @@ pub(crate) fn half_open(family: u8) -> io::Result<HashSet<u16>> {
             let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
             let message = rest.get(..length as usize).unwrap_or_default();
             match c_int::from(u16::from_ne_bytes([header[4], header[5]])) {
-                libc::NLMSG_DONE => return Ok(ports),
-                // The port comes 4 bytes into struct inet_diag_msg.
-                kind if kind == SOCK_DIAG_BY_FAMILY.into() && message.len() >= HEADER + 6 => {
-                    let port = [message[HEADER + 4], message[HEADER + 5]];
-                    ports.insert(u16::from_be_bytes(port));
+                libc::NLMSG_DONE => return Ok(addresses),
+                // struct inet_diag_msg has the port at 4, and the address at 8.
+                kind if kind == SOCK_DIAG_BY_FAMILY.into() && message.len() >= HEADER + 24 => {
+                    let (port, address) = (&message[HEADER + 4..], &message[HEADER + 8..]);
+                    let ip = match domain {
+                        Domain::IPV6 => bytes::<16>(address).into(),
+                        _ => IpAddr::from(bytes::<4>(address)),
+                    };
+                    addresses.push(SocketAddr::new(ip, u16::from_be_bytes(bytes(port))));
                 }
                 _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
             }
@@ -182,6 +191,11 @@ pub(crate) fn half_open(family: u8) -> io::Result<HashSet<u16>> {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
     }
+}
+
+/// The first bytes; `from` has as many.
+fn bytes<const SIZE: usize>(from: &[u8]) -> [u8; SIZE] {
+    from.first_chunk().copied().unwrap_or([0; SIZE])
 }
 
 /// The addresses of a name, as nginx's ngx_inet_resolve_host() gets them: in

@@ -328,5 +328,5 @@ fn bound(bytes: &mut Bytes<'_>, protocol: i32) -> Socket {
 }
 
 unsafe extern "C" fn told(_: *mut c_void, event: u32, error: *const ngx_rs_error_t) {
-    assert!(event <= NGX_RS_REPORT_FALLBACK && !error.is_null());
+    assert!(event <= NGX_RS_REPORT_DRAINS && !error.is_null());
 }

@@ -74,7 +74,7 @@ pub(super) unsafe fn open(how: *const ngx_rs_open_t) -> Result<ngx_rs_open_t, Er
     let how = unsafe { read_sized(how, size_of::<ngx_rs_open_t>()) }?;
     known_flags(
         how.flags,
-        NGX_RS_OPEN_LEAVE_TCP | NGX_RS_OPEN_PREPARE | NGX_RS_OPEN_CHECK,
+        NGX_RS_OPEN_LEAVE_TCP | NGX_RS_OPEN_PREPARE | NGX_RS_OPEN_CHECK | NGX_RS_OPEN_AWAIT_DRAINS,
     )?;
     Ok(how)
 }
@@ -85,6 +85,7 @@ pub(super) fn how<'a>(how: &ngx_rs_open_t) -> Open<'a> {
         leave_tcp: has(NGX_RS_OPEN_LEAVE_TCP),
         prepare: has(NGX_RS_OPEN_PREPARE),
         check: has(NGX_RS_OPEN_CHECK),
+        await_drains: has(NGX_RS_OPEN_AWAIT_DRAINS),
         tries: how.tries,
         delay: Duration::from_millis(how.delay_ms.into()),
         report: None,
@@ -98,6 +99,10 @@ pub(super) fn report(how: &ngx_rs_open_t, report: open::Report<'_>) {
         open::Report::Waiting(delay) => {
             let text = format!("try again to bind() after {}ms", delay.as_millis());
             (NGX_RS_REPORT_WAITING, Report::notice(text))
+        }
+        open::Report::Drains(address) => {
+            let text = format!("the old socket of {address} is still in use, waiting for its end");
+            (NGX_RS_REPORT_DRAINS, Report::notice(text))
         }
         open::Report::Fallback(error) => (NGX_RS_REPORT_FALLBACK, Report::from(error)),
     };

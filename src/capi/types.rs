@@ -242,6 +242,9 @@ pub const NGX_RS_OPEN_LEAVE_TCP: u32 = 0x1;
 pub const NGX_RS_OPEN_PREPARE: u32 = 0x2;
 /// Open nothing: only make sure that the kernel has the protocols.
 pub const NGX_RS_OPEN_CHECK: u32 = 0x4;
+/// The inherited sockets come from a process that may still drain others of
+/// their addresses: wait until these have ended, for 6 seconds at most.
+pub const NGX_RS_OPEN_AWAIT_DRAINS: u32 = 0x8;
 
 /// An address is in use and will be tried again; `error` is that of bind(2).
 pub const NGX_RS_REPORT_IN_USE: u32 = 0;
@@ -249,6 +252,9 @@ pub const NGX_RS_REPORT_IN_USE: u32 = 0;
 pub const NGX_RS_REPORT_WAITING: u32 = 1;
 /// Plain TCP is used instead of MPTCP; `error` says why. Once for all sockets.
 pub const NGX_RS_REPORT_FALLBACK: u32 = 2;
+/// Waiting until another process has drained its sockets; `error` has status
+/// NGX_RS_OK and names the first of their addresses. Once for all sockets.
+pub const NGX_RS_REPORT_DRAINS: u32 = 3;
 
 /// Told of what goes on while sockets are opened; must return.
 pub type ngx_rs_report_pt =

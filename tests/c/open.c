@@ -37,6 +37,14 @@ static void report(void *data, uint32_t event, const ngx_rs_error_t *said)
             holder = -1;
         }
         break;
+    case NGX_RS_REPORT_DRAINS:
+        *next = 'd';
+        CHECK(said->status == NGX_RS_OK && said->os_errno == 0);
+        CHECK(strcmp(said->message, "the old socket of 127.0.0.1:80 is still "
+                     "in use, waiting for its end") == 0);
+        CHECK(close(holder) == 0);
+        holder = -1;
+        break;
     case NGX_RS_REPORT_FALLBACK:
         *next = 'f';
         CHECK(said->status == NGX_RS_ERR_UNSUPPORTED);
@@ -218,6 +226,30 @@ static void drains(uint32_t now)
     CHECK(close(early) == 0 && close(late) == 0);
 }
 
+/* Another socket listens at the address of the one that is inherited. */
+static void awaits_drains(void)
+{
+    struct sockaddr_in address = inet4("127.0.0.1", 80);
+    ngx_rs_listening_t both[2] = { to_open(&address, 0),
+                                   to_open(&address, 0) };
+    ngx_rs_listening_t after = to_open(&address, 0);
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+
+    both[0].flags = both[1].flags = NGX_RS_LISTENING_REUSEPORT;
+    WORKS(ngx_rs_open_listening(both, 2, NULL, &error));
+    old.fd = both[0].fd;
+    holder = both[1].fd;
+    how.inherited = &old;
+    how.inherited_count = 1;
+    how.flags = NGX_RS_OPEN_AWAIT_DRAINS;
+    how.report = report;
+    how.data = memset(reports, 0, sizeof(reports));
+    WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
+    CHECK(after.outcome == NGX_RS_INHERITED && strcmp(reports, "d") == 0);
+    CHECK(holder == -1 && close(old.fd) == 0);
+}
+
 static void leaves_and_checks(void)
 {
     struct sockaddr_in address[2] = { inet4("127.0.0.1", 80),
@@ -308,6 +340,7 @@ int main(void)
     hands_over(0);
     drains(0);
     drains(1);
+    awaits_drains();
     leaves_and_checks();
     assigns();
     falls_back();

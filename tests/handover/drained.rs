@@ -2,14 +2,16 @@
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
+use ngx_rs_listen::open::Report;
 use ngx_rs_listen::{
     Fate, Inherited, Listening, Open, Protocol, Wish, drain, flag, handover, open,
 };
 use socket2::Socket;
 
 use crate::common::namespace;
-use crate::common::seccomp::{Argument, refuse};
+use crate::common::seccomp::{Argument, SOCKET_DOMAIN, refuse};
 use crate::common::socket::*;
 
 const CLIENTS: usize = 60;
@@ -181,10 +183,10 @@ fn paused(text: &str, count: usize) {
     drain::begin(&sockets, &mut inherited).expect("they can be steered");
     drain::pause(&sockets, &mut inherited).expect("they can share");
     let beside = listener(text, Protocol::Tcp, true);
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     let _clients = connect(text, CLIENTS);
     // Linux sends a SYN again after a second.
-    assert!(begin.elapsed() < std::time::Duration::from_millis(900));
+    assert!(begin.elapsed() < Duration::from_millis(900));
     let others = waiting(&old[0]) + waiting(&beside);
     let all = others + served(&sockets).iter().sum::<usize>();
     assert_eq!(all, CLIENTS, "{text}");
@@ -203,6 +205,66 @@ fn paused(text: &str, count: usize) {
     assert!(!listens(&old[0]));
     let share = |socket: &Listening| shares(fd(socket)) == (count > 1);
     assert!(sockets.iter().all(share));
+}
+
+/// Opens beside a socket while `others` listen at its address, and returns what
+/// was said of that.
+fn awaits(text: &str, protocol: Protocol, others: Vec<Socket>) -> Vec<String> {
+    let old = [listener(text, protocol, true)];
+    let mut inherited = vec![Inherited::new(&old[0])];
+    let mut sockets = [stream(text, Some(MPTCP))];
+    let mut said = Vec::new();
+    let mut report = |report: Report<'_>| {
+        said.push(format!("{report:?}"));
+        // They end, as those that drain do.
+        let end = |other: &Socket| other.shutdown(std::net::Shutdown::Both);
+        others
+            .iter()
+            .for_each(|other| end(other).expect("it listens"));
+    };
+    let mut how = Open {
+        await_drains: true,
+        report: Some(&mut report),
+        ..Open::default()
+    };
+    open::listening(&mut sockets, &mut inherited, &mut how).expect("the address is shared");
+    said
+}
+
+#[test]
+fn whoever_inherits_waits_for_what_others_drain() {
+    for text in ["127.0.0.1:80", "0.0.0.0:80", "[::1]:80", "[::]:80"] {
+        for protocol in [Protocol::Tcp, Protocol::Mptcp] {
+            namespace::run(|| {
+                let at = |text: &str| listener(text, protocol, true);
+                assert!(awaits(text, protocol, Vec::new()).is_empty(), "its own");
+                let elsewhere = vec![at("127.0.0.2:80"), at("[::1]:81")];
+                assert!(awaits(text, protocol, elsewhere).is_empty());
+                let said = awaits(text, protocol, vec![at(text), at(text)]);
+                assert_eq!(said, [format!("Drains(Inet({text}))")]);
+            });
+        }
+    }
+}
+
+#[test]
+fn others_that_do_not_end_are_awaited_for_seconds() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let _other = listener(text, Protocol::Tcp, true);
+        let begin = Instant::now();
+        let said = awaits(text, Protocol::Tcp, Vec::new());
+        assert_eq!(said.len(), 1);
+        let took = begin.elapsed();
+        assert!(
+            took > Duration::from_secs(5) && took < Duration::from_secs(8),
+            "{took:?}"
+        );
+
+        // A kernel that does not say is not waited for.
+        refuse(SOCKET_DOMAIN, libc::AF_NETLINK, libc::EPERM);
+        assert!(awaits(text, Protocol::Tcp, Vec::new()).is_empty());
+    });
 }
 
 #[test]

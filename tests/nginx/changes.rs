@@ -20,6 +20,8 @@ enum Way {
     RolledBack,
     /// By a new binary.
     Upgrade,
+    /// By a new binary, and to MPTCP from an nginx without the module.
+    Module,
 }
 
 /// One case.
@@ -48,7 +50,7 @@ const PLAIN: Change = Change {
 };
 
 /// All of them.
-pub const ROWS: [Change; 14] = [
+pub const ROWS: [Change; 21] = [
     PLAIN,
     Change {
         name: "4 workers",
@@ -140,6 +142,58 @@ pub const ROWS: [Change; 14] = [
         way: Way::Upgrade,
         ..PLAIN
     },
+    Change {
+        name: "IPv6, reuseport, twice at once",
+        listen: &["[::1]:8080 reuseport"],
+        clients: &["[::1]:8080"],
+        workers: &[2],
+        way: Way::Twice,
+        ..PLAIN
+    },
+    Change {
+        name: "reuseport, rolled back, workers",
+        listen: &["127.0.0.1:8080 reuseport"],
+        workers: &[2, 4, 3],
+        way: Way::RolledBack,
+        ..PLAIN
+    },
+    Change {
+        name: "IPv6, rolled back first",
+        listen: &["[::1]:8080"],
+        clients: &["[::1]:8080"],
+        workers: &[2],
+        way: Way::RolledBack,
+        ..PLAIN
+    },
+    Change {
+        name: "upgrade, reuseport, workers",
+        listen: &["127.0.0.1:8080 reuseport"],
+        workers: &[2, 3, 1],
+        way: Way::Upgrade,
+        ..PLAIN
+    },
+    Change {
+        name: "upgrade, IPv6",
+        listen: &["[::1]:8080"],
+        clients: &["[::1]:8080"],
+        workers: &[2],
+        way: Way::Upgrade,
+        ..PLAIN
+    },
+    Change {
+        name: "upgrade, IPv6, reuseport",
+        listen: &["[::]:8080 reuseport"],
+        clients: &["[::1]:8080"],
+        workers: &[3],
+        way: Way::Upgrade,
+        ..PLAIN
+    },
+    Change {
+        name: "upgrade brings the module",
+        workers: &[2],
+        way: Way::Module,
+        ..PLAIN
+    },
 ];
 
 impl Change {
@@ -163,10 +217,11 @@ impl Change {
         &self,
         site: &'site Site,
         nginx: Nginx<'site>,
-        confs: &[Conf; 2],
+        mptcp: bool,
         workers: usize,
     ) -> Nginx<'site> {
-        let [before, after] = confs;
+        let [before, after] = [!mptcp, mptcp].map(|mptcp| self.conf(mptcp, workers));
+        let (before, after) = (&before, &after);
         let reload = |conf| {
             nginx.begin_reload(conf);
         };
@@ -180,7 +235,10 @@ impl Change {
                     .expect_err("the folder is missing");
                 reload(after);
             }
-            Way::Upgrade => {
+            Way::Upgrade | Way::Module => {
+                if matches!(self.way, Way::Module) && mptcp {
+                    reload(&before.clone().without_module());
+                }
                 site.write(after);
                 let new = upgrade(site, &nginx, workers);
                 retire(&nginx);
@@ -199,9 +257,7 @@ impl Change {
         let clients = Steady::many(self.on, self.clients, count, pause);
         clients.wait_for_more(100);
         for round in 1..=2 * changes {
-            let mptcp = round % 2 == 1;
-            let confs = [!mptcp, mptcp].map(|mptcp| self.conf(mptcp, workers(round)));
-            nginx = self.change(site, nginx, &confs, workers(round));
+            nginx = self.change(site, nginx, round % 2 == 1, workers(round));
             clients.wait_for_more(100);
         }
         let tally = clients.stop();
@@ -252,4 +308,11 @@ changes! {
     twice_at_once: 11;
     after_a_failed_reload: 12;
     by_a_new_binary: 13;
+    twice_at_once_on_ipv6_with_reuseport: 14;
+    after_a_failed_reload_with_reuseport: 15;
+    after_a_failed_reload_on_ipv6: 16;
+    by_a_new_binary_with_reuseport: 17;
+    by_a_new_binary_on_ipv6: 18;
+    by_a_new_binary_on_ipv6_with_reuseport: 19;
+    by_a_new_binary_that_brings_the_module: 20;
 }

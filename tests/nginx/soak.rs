@@ -18,16 +18,20 @@ fn run(row: &Change, changes: usize) -> (u64, usize) {
     let begin = Instant::now();
     let tally = row.run(&site, changes, CLIENTS, Duration::ZERO);
     println!(
-        "{:<34}{:>8}{:>13}{:>6}{:>9}{:>7.0} s",
+        "{:<34}{:>8}{:>13}{:>6}{:>9}{:>9}{:>6.0} s",
         row.name,
         2 * changes,
         tally.served + tally.stalled + tally.lost.len() as u64,
         tally.lost.len(),
         tally.stalled,
+        tally.longest.as_millis(),
         begin.elapsed().as_secs_f64()
     );
     let show = |lost: &String| println!("  {lost}");
     tally.lost.iter().take(3).for_each(show);
+    // A handshake without an answer begins again after a second.
+    let longest = tally.longest;
+    assert!(longest < Duration::from_secs(1), "one took {longest:?}");
     (tally.served, tally.lost.len())
 }
 
@@ -37,8 +41,8 @@ fn no_change_of_protocol_loses_a_client() {
     let changes = std::env::var("NGX_RS_SOAK").map_or(Ok(50), |text| text.parse());
     let changes = changes.expect("NGX_RS_SOAK is a number");
     println!(
-        "\n{:<33}{:>9}{:>13}{:>6}{:>9}",
-        "TCP to MPTCP and back", "changes", "connections", "lost", "stalled"
+        "\n{:<33}{:>9}{:>13}{:>6}{:>9}{:>9}",
+        "TCP to MPTCP and back", "changes", "connections", "lost", "stalled", "most ms"
     );
     let (mut served, mut lost) = (0, 0);
     for row in ROWS {
