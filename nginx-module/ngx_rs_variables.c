@@ -16,9 +16,22 @@ typedef struct {
     size_t                    addrs_size;
     ngx_msec_t                time;
 
+    ngx_event_t               timer;
+    ngx_msec_t                interval;
+
     unsigned                  fresh:1;
     unsigned                  fresh_addrs:1;
+    unsigned                  watch_addrs:1;
 } ngx_rs_connection_t;
+
+
+/*
+ * When to ask again for the first time, in milliseconds, and the longest time
+ * between two questions: each is twice as long as the one before.
+ */
+
+#define NGX_RS_WATCH_FIRST     500
+#define NGX_RS_WATCH_LONGEST   60000
 
 
 #define NGX_RS_MPTCP           0
@@ -40,6 +53,7 @@ typedef struct {
 
 static ngx_rs_connection_t *ngx_rs_connection_find(ngx_connection_t *c);
 static ngx_rs_connection_t *ngx_rs_connection_get(ngx_connection_t *c);
+static void ngx_rs_connection_watch(ngx_event_t *ev);
 static void ngx_rs_connection_cleanup(void *data);
 static ngx_rs_connection_t *ngx_rs_connection_ask(ngx_connection_t *c,
     ngx_uint_t addrs);
@@ -117,15 +131,55 @@ ngx_rs_variables_used(ngx_conf_t *cf, ngx_rs_variables_conf_t *rvcf,
 
 
 /*
- * When a connection begins: the kernel forgets the subflows of one that the
- * client resets, and it is to be logged all the same.
+ * When a connection begins, and then at times as long as it is MPTCP: the
+ * kernel forgets the subflows of one that the client resets, and they are to be
+ * logged all the same.
  */
 
 void
 ngx_rs_variables_begin(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c)
 {
-    if (ngx_rs_connection_find(c) == NULL) {
-        (void) ngx_rs_connection_ask(c, rvcf->addrs);
+    ngx_rs_connection_t  *rc;
+
+    if (ngx_rs_connection_find(c)) {
+        return;
+    }
+
+    rc = ngx_rs_connection_ask(c, rvcf->addrs);
+
+    if (rc == NULL || rc->info.kind != NGX_RS_CONNECTION_MPTCP) {
+        return;
+    }
+
+    rc->watch_addrs = rvcf->addrs;
+    rc->interval = NGX_RS_WATCH_FIRST;
+
+    rc->timer.handler = ngx_rs_connection_watch;
+    rc->timer.data = c;
+    rc->timer.log = c->log;
+
+    /* a worker that is exiting does not wait for it */
+    rc->timer.cancelable = 1;
+
+    ngx_add_timer(&rc->timer, rc->interval);
+}
+
+
+static void
+ngx_rs_connection_watch(ngx_event_t *ev)
+{
+    ngx_connection_t     *c;
+    ngx_rs_connection_t  *rc;
+
+    c = ev->data;
+    rc = (ngx_rs_connection_t *) ((u_char *) ev
+                                  - offsetof(ngx_rs_connection_t, timer));
+
+    (void) ngx_rs_connection_ask(c, rc->watch_addrs);
+
+    if (rc->info.kind == NGX_RS_CONNECTION_MPTCP) {
+        rc->interval = ngx_min(2 * rc->interval, NGX_RS_WATCH_LONGEST);
+        ngx_add_timer(ev, rc->interval);
     }
 }
 
@@ -264,6 +318,8 @@ ngx_rs_connection_get(ngx_connection_t *c)
 
     cln->handler = ngx_rs_connection_cleanup;
 
+    /* it also marks what is ours in the pool */
+
     rc = cln->data;
 
     ngx_memzero(rc, sizeof(ngx_rs_connection_t));
@@ -275,11 +331,14 @@ ngx_rs_connection_get(ngx_connection_t *c)
 }
 
 
-/* there is nothing to clean up: it marks what is ours in the pool */
-
 static void
 ngx_rs_connection_cleanup(void *data)
 {
+    ngx_rs_connection_t  *rc = data;
+
+    if (rc->timer.timer_set) {
+        ngx_del_timer(&rc->timer);
+    }
 }
 
 

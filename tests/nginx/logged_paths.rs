@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Backend, read_head};
 use crate::client::{Connection, Over, counter};
@@ -21,6 +22,7 @@ subsystem_tests! {
     (stream, http):
         both_paths_of_a_download_are_logged,
         a_connection_that_is_reset_is_logged_as_it_was,
+        both_paths_of_a_connection_that_is_reset_are_logged,
         a_connection_that_falls_back_is_logged_as_such,
         a_connection_that_was_never_mptcp_is_logged_as_tcp;
 }
@@ -126,6 +128,26 @@ fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
         ],
     );
     assert_ne!(line["mptcp_bytes_sent"], "0");
+}
+
+/// One that has got its second path since it began, and that resets its end of
+/// both.
+fn both_paths_of_a_connection_that_is_reset_are_logged(on: Subsystem) {
+    let site = Site::new();
+    let network = Hosts::new();
+    let (nginx, _backend) = start_large(&site, on, "8080");
+    let connection = network.client.run(move || {
+        let (connection, _) = begin_large(on, &format!("{}:8080", NEAR[0]));
+        wait_until("a second subflow", || counter("MPJoinSynAckRx") == 1);
+        connection
+    });
+    // The kernel is asked again after half a second.
+    std::thread::sleep(Duration::from_millis(1000));
+    connection.reset();
+    let line = logged(&site, 1);
+    says(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "2")]);
+    assert_eq!(hosts(&line), FAR);
+    nginx.quit();
 }
 
 /// Talks to nginx through a router, at each of its addresses, and returns the

@@ -29,9 +29,10 @@ fn run(row: &Change, changes: usize) -> (u64, usize) {
     );
     let show = |lost: &String| println!("  {lost}");
     tally.lost.iter().take(3).for_each(show);
-    // A handshake without an answer begins again after a second.
+    // A SYN that gets no answer is sent again after one second, and then after
+    // two more. On IPv6 the first may come in the moment of the change.
     let longest = tally.longest;
-    assert!(longest < Duration::from_secs(1), "one took {longest:?}");
+    assert!(longest < Duration::from_secs(2), "one took {longest:?}");
     (tally.served, tally.lost.len())
 }
 

@@ -242,6 +242,15 @@ fn the_question_of_the_readme_is_answered_from_its_log() {
         wait_until("a second subflow", || counter("MPJoinAckRx") == count);
         ask(&mut connection);
     }
+    // An older kernel does not tell how many there were.
+    let text = site.read("readme.log");
+    let alone = text.lines().find(|line| line.starts_with("127.0.0.4 "));
+    let alone = alone
+        .expect("it is logged")
+        .replace("127.0.0.4", "127.0.0.7");
+    let words = alone.split(" on 1 ").next().expect("its beginning");
+    let text = format!("{text}{words} on - - -\n");
+    std::fs::write(site.path("readme.log"), text).expect("a line can be added");
     let command = readme_block("awk").replace(FILE, "readme.log");
     let said = site
         .run(Command::new("sh").args(["-c", &command]))
@@ -249,7 +258,7 @@ fn the_question_of_the_readme_is_answered_from_its_log() {
     let mut said: Vec<_> = said.lines().collect();
     said.sort_unstable();
     let expected = [
-        "1 with MPTCP, paths: 1",
+        "2 with MPTCP, paths: 1",
         "2 with TCP",
         "3 with MPTCP, paths: 2",
     ];
