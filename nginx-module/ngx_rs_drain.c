@@ -37,6 +37,7 @@
 struct ngx_rs_drain_s {
     ngx_listening_t            *listening;
     ngx_rs_open_t               open;       /* inherited: the same sockets */
+    ngx_msec_t                 *since;      /* when each was replaced */
     ngx_uint_t                  left;       /* that are not closed yet */
 
     ngx_rs_listen_conf_t       *conf;
@@ -58,7 +59,8 @@ static ngx_rs_drain_t *ngx_rs_drain_create(ngx_cycle_t *cycle,
 static void ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     ngx_rs_drain_t *old);
 static void ngx_rs_drain_take(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
-    ngx_listening_t *old, ngx_rs_inherited_t *inherited, ngx_uint_t *start);
+    ngx_listening_t *old, ngx_rs_inherited_t *inherited, ngx_msec_t since,
+    ngx_uint_t *start);
 static void ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log);
 static ngx_uint_t ngx_rs_drain_lent(ngx_rs_drain_t *drain);
 static ngx_int_t ngx_rs_drain_look(ngx_rs_drain_t *drain, ngx_uint_t now,
@@ -217,10 +219,11 @@ ngx_rs_drain_create(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
     drain->open.inherited = ngx_palloc(cycle->pool,
                                        n * sizeof(ngx_rs_inherited_t));
     drain->listening = ngx_palloc(cycle->pool, n * sizeof(ngx_listening_t));
+    drain->since = ngx_palloc(cycle->pool, n * sizeof(ngx_msec_t));
     cln = ngx_pool_cleanup_add(cycle->pool, 0);
 
     if (drain->open.inherited == NULL || drain->listening == NULL
-        || cln == NULL)
+        || drain->since == NULL || cln == NULL)
     {
         return NULL;
     }
@@ -260,7 +263,7 @@ ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     for (i = 0; i < rlcf->open.inherited_count; i++) {
         if (inherited[i].fate == NGX_RS_SUPERSEDED) {
             ngx_rs_drain_take(cycle, drain, &ls[rlcf->old_indices[i]],
-                              &inherited[i], &start);
+                              &inherited[i], ngx_current_msec, &start);
         }
     }
 
@@ -273,7 +276,7 @@ ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     for (i = 0; i < old->open.inherited_count; i++) {
         if (old->listening[i].fd != (ngx_socket_t) -1) {
             ngx_rs_drain_take(cycle, drain, &old->listening[i],
-                              &old->open.inherited[i], &start);
+                              &old->open.inherited[i], old->since[i], &start);
         }
     }
 }
@@ -281,7 +284,8 @@ ngx_rs_drain_take_over(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
 
 static void
 ngx_rs_drain_take(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
-    ngx_listening_t *old, ngx_rs_inherited_t *inherited, ngx_uint_t *start)
+    ngx_listening_t *old, ngx_rs_inherited_t *inherited, ngx_msec_t since,
+    ngx_uint_t *start)
 {
     ngx_listening_t  *ls, *new;
 
@@ -304,6 +308,7 @@ ngx_rs_drain_take(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     ls->reuseport = 1;
 #endif
 
+    drain->since[drain->left] = since;
     drain->open.inherited[drain->left] = *inherited;
     drain->open.inherited[drain->left].sockaddr = ls->sockaddr;
     drain->open.inherited_count = ++drain->left;
@@ -352,16 +357,18 @@ ngx_rs_drain_lent(ngx_rs_drain_t *drain)
 
 
 /*
- * Before a reload: those that have ended only take up descriptors, and those
- * that go on must not be in its way.
+ * Before a reload: those that have ended, or can end now, only take up
+ * descriptors, and those that go on must not be in its way.  Reloads may come
+ * faster than workers look.
  */
 
 void
 ngx_rs_listen_pause(ngx_rs_listen_conf_t *rlcf)
 {
-    ngx_uint_t       i;
-    ngx_rs_error_t   error = NGX_RS_ERROR_INIT;
-    ngx_rs_drain_t  *drain;
+    ngx_uint_t           i, lent;
+    ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
+    ngx_rs_drain_t      *drain;
+    ngx_rs_inherited_t  *inherited;
 
     drain = ngx_rs_drains[rlcf->subsystem->subsystem];
 
@@ -369,13 +376,37 @@ ngx_rs_listen_pause(ngx_rs_listen_conf_t *rlcf)
         return;
     }
 
+    lent = ngx_rs_drain_lent(drain);
+    inherited = drain->open.inherited;
+
+    ngx_time_update();
+
     for (i = 0; i < drain->open.inherited_count; i++) {
+
+        if (drain->listening[i].fd == (ngx_socket_t) -1) {
+            continue;
+        }
+
         if (!ngx_rs_drain_listens(drain->listening[i].fd)) {
             ngx_rs_drain_close(drain, i);
+
+        } else if (lent
+                   || ngx_current_msec - drain->since[i] < NGX_RS_DRAIN_TICK)
+        {
+            /* others may have it as a listener of their own */
+            inherited[i].fate = NGX_RS_UNUSED;
         }
     }
 
-    if (drain->left == 0 || ngx_rs_drain_lent(drain)) {
+    (void) ngx_rs_drain_look(drain, 0, rlcf->cycle->log);
+
+    for (i = 0; i < drain->open.inherited_count; i++) {
+        if (inherited[i].fate == NGX_RS_UNUSED) {
+            inherited[i].fate = NGX_RS_SUPERSEDED;
+        }
+    }
+
+    if (drain->left == 0 || lent) {
         return;
     }
 

@@ -30,6 +30,7 @@ subsystem_tests! {
         all_workers_get_clients_when_a_failed_reload_outlasts_a_drain,
         all_workers_get_clients_when_some_are_added_during_a_drain,
         all_workers_get_clients_when_the_module_goes_after_a_change,
+        old_sockets_do_not_pile_up_under_fast_reloads,
         old_sockets_end_with_those_that_have_no_descriptors_left,
         workers_start_where_they_may_have_few_descriptors,
         a_worker_goes_on_when_it_has_descriptors_again,
@@ -329,6 +330,26 @@ fn all_workers_get_clients_when_the_module_goes_after_a_change(on: Subsystem) {
         nginx.begin_reload(&conf("").without_module());
         all_share(&nginx, 2);
         wait_until("the old sockets to go", || listening_on(8080) == 2);
+    }
+}
+
+/// Faster than a worker looks whether they are done.
+fn old_sockets_do_not_pile_up_under_fast_reloads(on: Subsystem) {
+    for address in [ADDRESS, "[::1]:8080"] {
+        let site = Site::new();
+        let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(2);
+        let nginx = site.start(&conf(""));
+        let before = nginx.descriptors().len();
+        let clients = Steady::start(on, address);
+        for round in 0..40 {
+            nginx.begin_reload(&conf(["mptcp", ""][round % 2]));
+        }
+        let more = nginx.descriptors().len() - before;
+        // Old workers have theirs, too: about 200 if nothing ended.
+        assert!(more < 80, "{more} descriptors more");
+        let tally = clients.stop();
+        assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+        wait_until("the new socket alone", || listening_on(8080) == 1);
     }
 }
 

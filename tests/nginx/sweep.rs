@@ -55,6 +55,7 @@ sweeps! {
     reload_bind: reloads(Stream, bind) [EADDRINUSE EACCES EADDRNOTAVAIL ENOMEM EINVAL];
     reload_listen: reloads(Http, listen) [EADDRINUSE EACCES ENOBUFS];
     reload_fcntl: reloads(Stream, fcntl) [EPERM EINVAL];
+    reload_dup: reloads(Http, dup) [EMFILE ENFILE];
 
     upgrade_socket: upgrades(Stream, socket) [EMFILE ENOMEM EACCES];
     upgrade_setsockopt: upgrades(Stream, setsockopt) [EPERM ENOMEM];
@@ -67,6 +68,7 @@ sweeps! {
     drain_getsockopt: drains(Stream, getsockopt) [EPERM ENOPROTOOPT];
     drain_setsockopt: drains(Stream, setsockopt) [EPERM ENOMEM];
     drain_shutdown: drains(Stream, shutdown) [EPERM ENOBUFS];
+    drain_epoll_ctl: drains(Stream, epoll_ctl) [ENOMEM EPERM];
 }
 
 /// Most of these calls are nginx's own.
