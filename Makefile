@@ -106,6 +106,7 @@ bench: module		## measure, in ratios
 	@tests/packages.sh $(BENCH_PACKAGES)
 	benches/library.sh
 	cargo bench --locked --no-fail-fast --bench nginx --bench http
+	@$(MAKE) --no-print-directory native
 
 native:			## compare with the multipath of nginx 1.30
 	@tests/packages.sh debootstrap

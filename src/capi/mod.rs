@@ -79,11 +79,14 @@ pub unsafe extern "C" fn ngx_rs_listen_classify(
         for (index, word) in words.iter().enumerate() {
             // SAFETY: our caller's contract.
             let word = unsafe { convert::bytes(word) }?;
-            let owner = match parse::owner(word, rules.subsystem) {
-                _ if index == 0 => NGX_RS_WORD_NGINX,
-                parse::Owner::Ours => NGX_RS_WORD_OURS,
-                parse::Owner::Nginx => NGX_RS_WORD_NGINX,
-                parse::Owner::Unknown => NGX_RS_WORD_UNKNOWN,
+            let owner = match index {
+                // The address.
+                0 => NGX_RS_WORD_NGINX,
+                _ => match parse::owner(word, rules.subsystem) {
+                    parse::Owner::Ours => NGX_RS_WORD_OURS,
+                    parse::Owner::Nginx => NGX_RS_WORD_NGINX,
+                    parse::Owner::Unknown => NGX_RS_WORD_UNKNOWN,
+                },
             };
             // SAFETY: our caller's contract.
             unsafe { out(owners.wrapping_add(index), owner as u8) }?;
