@@ -246,3 +246,53 @@ fn http_counts_subflows_that_come_and_go() {
     network.client.run(move || ip(&first));
     expect("1", "3", &FAR[1..]);
 }
+
+/// A GET request for / as an HTTP/2 stream of this number.
+fn http2_request(stream: u8) -> Vec<u8> {
+    const HEADERS: u8 = 1;
+    const END_STREAM_AND_HEADERS: u8 = 5;
+    // :method GET, :scheme http, :path /, :authority x
+    let block = [0x82, 0x86, 0x84, 0x41, 1, b'x'];
+    let length = block.len() as u8;
+    let head = [
+        0,
+        0,
+        length,
+        HEADERS,
+        END_STREAM_AND_HEADERS,
+        0,
+        0,
+        0,
+        stream,
+    ];
+    [&head[..], &block].concat()
+}
+
+/// Each stream of HTTP/2 is a request: they have one connection, which stays
+/// when nginx has forgotten all of its streams.
+#[test]
+fn http2_streams_are_logged_as_their_connection() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let site = Site::new();
+    let on = Subsystem::Http;
+    let server = on.server_with(&format!("{ADDRESS} mptcp http2"), LOG, on.answer());
+    let _nginx = site.start(&on.conf(&(log_format() + &server)));
+    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+    let token = token_in_ss(connection.local().port());
+    connection.send(PREFACE).expect("it can be sent");
+    for (count, stream) in [1, 3, 5].into_iter().enumerate() {
+        let request = http2_request(stream);
+        connection.send(&request).expect("a request can be sent");
+        let line = logged(&site, count + 1);
+        says(
+            &line,
+            &[
+                ("mptcp", "on"),
+                ("mptcp_subflows", "1"),
+                ("mptcp_token", &token),
+            ],
+        );
+        // The kernel is asked again in between.
+        std::thread::sleep(Duration::from_millis(700));
+    }
+}

@@ -8,11 +8,14 @@ use std::thread;
 
 use crate::client::{Accepted, Connection, Over};
 use crate::harness::{Site, wait_until};
+use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::subsystem::{Subsystem, subsystem_tests};
 
 subsystem_tests! {
     (stream, http, mail):
         tls_works_over_mptcp_and_over_tcp;
+    (stream, http):
+        what_the_kernel_says_of_tls_connections_is_logged;
 }
 
 /// The directives that name what [`make_certificate`] makes.
@@ -111,4 +114,22 @@ fn tls_works_over_mptcp_and_over_tcp(on: Subsystem) {
         before.handshakes + 1,
         "the bridge connects over MPTCP"
     );
+}
+
+fn what_the_kernel_says_of_tls_connections_is_logged(on: Subsystem) {
+    let site = Site::new();
+    make_certificate(&site);
+    let more = format!("{CERTIFICATE}\n    {LOG}");
+    let server = on.server_with("127.0.0.1:8443 mptcp ssl", &more, on.answer());
+    let _nginx = site.start(&on.conf(&(log_format() + &server)));
+    tls_client(&site, "127.0.0.1:8443", "-quiet", on.request());
+    assert_eq!(logged(&site, 1), nothing());
+    let bridge = mptcp_bridge("127.0.0.1:8443");
+    let text = tls_client(&site, &bridge, "-quiet", on.request());
+    let line = logged(&site, 2);
+    assert_eq!(line["mptcp"], "on");
+    assert_eq!(line["mptcp_subflows_total"], "1");
+    // The handshake counts as well.
+    let sent: usize = line["mptcp_bytes_sent"].parse().expect("a number");
+    assert!(sent > text.len(), "{line:?}");
 }
