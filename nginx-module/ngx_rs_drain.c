@@ -92,8 +92,6 @@ ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
     ngx_core_conf_t     *ccf;
     ngx_rs_inherited_t  *inherited;
 
-    rlcf->paused = 0;
-
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
 
     old = ngx_rs_drains[rlcf->subsystem->subsystem];
@@ -430,13 +428,11 @@ ngx_rs_listen_resume(ngx_rs_listen_conf_t *rlcf)
 {
     ngx_rs_drain_t  *drain;
 
-    drain = ngx_rs_drains[rlcf->subsystem->subsystem];
-
-    if (!rlcf->paused || drain == NULL) {
+    if (!rlcf->paused) {
         return;
     }
 
-    rlcf->paused = 0;
+    drain = ngx_rs_drains[rlcf->subsystem->subsystem];
 
     ngx_rs_drain_steer(drain, ngx_cycle->log);
 

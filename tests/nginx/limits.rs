@@ -39,6 +39,9 @@ subsystem_tests! {
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
+/// Where a test holds the port itself.
+const BUSY: &str = "127.0.0.1:9999";
+
 /// How many descriptors the master may have open; the hard limit stays.
 fn limit_descriptors(nginx: &Nginx, count: u64) {
     let mut limit = libc::rlimit {
@@ -258,12 +261,11 @@ fn is_answered_at_once(on: Subsystem, address: &str, time: Duration) {
 fn clients_are_answered_at_once_while_the_next_change_fails(on: Subsystem) {
     for address in [ADDRESS, "[::1]:8080"] {
         let site = Site::new();
-        let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let busy = busy.local_addr().expect("its address").to_string();
+        let _holder = TcpListener::bind(BUSY).expect("the port is free in a new namespace");
         let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(2);
         let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
         nginx.begin_reload(&conf("mptcp"));
-        site.write(&conf("").and(&on.server(&busy)));
+        site.write(&conf("").and(&on.server(BUSY)));
         let mark = nginx.log().len();
         nginx.signal(libc::SIGHUP);
         // nginx tries the busy port for two seconds.
@@ -289,14 +291,13 @@ const REUSEPORT: [&str; 2] = ["127.0.0.1:8080 reuseport", "[::1]:8080 reuseport"
 fn all_workers_get_clients_when_a_failed_reload_outlasts_a_drain(on: Subsystem) {
     for words in REUSEPORT {
         let site = Site::new();
-        let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let busy = busy.local_addr().expect("its address").to_string();
+        let _holder = TcpListener::bind(BUSY).expect("the port is free in a new namespace");
         let conf = |word: &str| on.listen(&format!("{words} {word}")).workers(2);
         let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
         nginx.begin_reload(&conf("mptcp"));
         thread::sleep(Duration::from_millis(3500));
         let clients = Steady::start(on, words.split(' ').next().expect("an address"));
-        let log = nginx.try_reload(&conf("").and(&on.server(&busy)));
+        let log = nginx.try_reload(&conf("").and(&on.server(BUSY)));
         log.expect_err("the port is busy");
         all_share(&nginx, 2);
         clients.all_were_served();
