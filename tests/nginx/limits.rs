@@ -357,6 +357,8 @@ fn old_sockets_do_not_pile_up_under_fast_reloads(on: Subsystem) {
 fn old_sockets_end_with_those_that_have_no_descriptors_left(on: Subsystem) {
     for words in REUSEPORT {
         let site = Site::new();
+        // A worker that has yet to be told to quit finds its listener ended.
+        site.provoke(libc::EINVAL);
         let conf =
             |word: &str, more: &str| on.listen(&format!("{words} {word}")).workers(2).main(more);
         let nginx = start_without(&site, &conf("", ""), SOCKET_DOMAIN, libc::AF_NETLINK);
