@@ -13,7 +13,7 @@ case $VERSION_CODENAME in
     *) headers=nginx-dev ;;
 esac
 
-tests/packages.sh binutils gcc iproute2 libc6-dev libnginx-mod-mail \
+tests/packages.sh binutils curl gcc iproute2 libc6-dev libnginx-mod-mail \
     libnginx-mod-stream make nftables nginx openssl procps strace valgrind \
     $headers
 

@@ -1,6 +1,6 @@
 //! README.md tells the truth: its commands exist, its configuration is
-//! accepted, its parameters parse and its messages are ours. Its C program is
-//! run by tests/capi.rs.
+//! accepted, its parameters parse, its messages are ours, and the demo ends as it
+//! says. Its C program is run by tests/capi.rs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -142,6 +142,43 @@ fn configuration_is_accepted() {
         .expect("unshare is installed");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "nginx -t says:\n{said}");
+}
+
+#[test]
+fn the_demo_ends_as_shown() {
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--locked", "--example", "demo"])
+        .current_dir(root())
+        .output()
+        .expect("cargo can be run");
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{problem}");
+    let said = without_numbers(&String::from_utf8_lossy(&output.stdout));
+    let shown = blocks("text");
+    let shown = shown.iter().find(|block| block.starts_with("socket"));
+    let shown = without_numbers(shown.expect("README shows what the demo says"));
+    assert!(said.contains(&shown), "{said:#?}\nREADME: {shown:#?}");
+}
+
+/// The words of each line, with `N` for what differs from run to run: ports, and
+/// tokens, of which each is said by the kernel, and some are in the log as well.
+fn without_numbers(text: &str) -> String {
+    let words = text.split_whitespace();
+    let tokens: Vec<_> = words
+        .filter_map(|word| word.strip_prefix("token:"))
+        .collect();
+    let word = |word: &str| match (word.rsplit_once(':'), tokens.contains(&word)) {
+        (Some((what @ ("127.0.0.1" | "token"), _)), _) => format!("{what}:N"),
+        (_, true) => "N".into(),
+        _ => word.into(),
+    };
+    let line = |line: &str| {
+        line.split_whitespace()
+            .map(word)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    text.lines().map(|text| line(text) + "\n").collect()
 }
 
 /// A temporary folder, gone at the end.

@@ -1,7 +1,10 @@
 //! `quic` of http beside an MPTCP listener of the same port, where nginx was
 //! built with HTTP/3.
 
+use std::process::Command;
+
 use crate::harness::{Host, Site, wait_until};
+use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::server::{Conf, Nginx};
 use crate::subsystem::Subsystem;
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
@@ -11,7 +14,8 @@ const HTTP: Subsystem = Subsystem::Http;
 /// HTTP over TLS and over QUIC at one address, the former as `words` say.
 fn conf(words: &str) -> Conf {
     let listen = format!("127.0.0.1:8443 quic;\n    listen 127.0.0.1:8443 ssl {words}");
-    HTTP.conf(&HTTP.server_with(&listen, CERTIFICATE, HTTP.answer()))
+    let more = format!("{CERTIFICATE}\n    {LOG}");
+    HTTP.conf(&(log_format() + &HTTP.server_with(&listen, &more, HTTP.answer())))
 }
 
 /// What an nginx without HTTP/3 says of `quic`.
@@ -61,4 +65,36 @@ fn quic_goes_on_while_its_neighbour_changes_its_protocol() {
         nginx.reload(&conf(word));
         serves(&site, &nginx, !word.is_empty());
     }
+}
+
+/// Debian's curl speaks HTTP/3 wherever its nginx does.
+#[test]
+fn quic_requests_have_no_values_of_ours_in_the_log() {
+    let site = Site::new();
+    if !HTTP.knows("quic") {
+        return refuses_quic(&site);
+    }
+    make_certificate(&site);
+    let nginx = site.start(&conf("mptcp"));
+    for count in [1, 2] {
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--http3-only",
+            "--cacert",
+            "cert.pem",
+            "--silent",
+            "--show-error",
+        ]);
+        curl.args([
+            "--resolve",
+            "localhost:8443:127.0.0.1",
+            "--output",
+            "answer",
+        ]);
+        curl.args(["--write-out", "%{http_version} %{http_code}"]);
+        curl.arg("https://localhost:8443/");
+        assert_eq!(site.run(&mut curl).succeeds(), "3 200");
+        assert_eq!(logged(&site, count), nothing());
+    }
+    assert!(!nginx.log().contains("[error]"), "{}", nginx.log());
 }

@@ -333,6 +333,54 @@ fn http_logs_the_last_state_even_if_an_earlier_one_was_used() {
     assert_eq!(logged(&site, 1)["mptcp_bytes_sent"], sent.to_string());
 }
 
+/// A request that nginx refuses before it has begun with it, the first one or a
+/// later one of a connection.
+#[test]
+fn http_logs_them_for_bad_requests() {
+    let site = Site::new();
+    // nginx logs before the client has closed, too.
+    let more = format!("{LOG}\n    lingering_close off;");
+    let server = Subsystem::Http.server_with("127.0.0.1:8080 mptcp", &more, "");
+    let _nginx = site.start(&Subsystem::Http.conf(&(log_format() + &server)));
+    let mut lines = 0;
+    const GOOD: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for requests in [&[GOOD, "?\r\n\r\n"][..], &["?\r\n\r\n"]] {
+        let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+        for request in requests {
+            let sent = connection.send(request.as_bytes());
+            sent.expect("a request can be sent");
+            let (head, _) = crate::http::response(&mut connection).expect("http answers");
+            let bad = request.starts_with('?');
+            assert_eq!(head.starts_with("HTTP/1.1 400 "), bad, "{head}");
+            lines += 1;
+        }
+        let line = logged(&site, lines);
+        assert_eq!(line["mptcp"], "on");
+        let address = connection.local().to_string();
+        assert_eq!(line["mptcp_subflow_addrs"], address);
+    }
+}
+
+/// A subrequest has the connection of its request.
+#[test]
+fn http_logs_them_for_subrequests() {
+    let site = Site::new();
+    let text = format!(
+        "{}server {{\n    listen 127.0.0.1:8080 mptcp;\n    {LOG}\n    log_subrequest on;\n    \
+         location / {{\n        mirror /mirror;\n        empty_gif;\n    }}\n    \
+         location /mirror {{\n        empty_gif;\n    }}\n}}\n",
+        log_format()
+    );
+    let _nginx = site.start(&Subsystem::Http.conf(&text));
+    for (over, lines) in [(Over::Mptcp, 2), (Over::Tcp, 4)] {
+        get(over, "/");
+        logged(&site, lines);
+        let text = site.read("mptcp.log");
+        let on = text.lines().filter(|line| line.starts_with("mptcp=on "));
+        assert_eq!(on.count(), 2, "{text}");
+    }
+}
+
 #[test]
 fn unix_and_udp_clients_have_none() {
     let site = Site::new();
