@@ -1,6 +1,10 @@
 # Every command that a human types. `make help` lists them.
 
-NGINX_STATIC = $(CURDIR)/target/nginx-static/nginx
+# Built from source: with the modules linked in, and to load them.
+NGINX_STATIC  = $(CURDIR)/target/nginx-static/nginx
+NGINX_DYNAMIC = $(CURDIR)/target/nginx-dynamic/nginx
+NGINX_SOURCES = $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
+                Cargo.lock tests/build-nginx.sh
 
 # What a fresh Debian 12 lacks, besides Rust.
 BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
@@ -40,9 +44,12 @@ demo:			## show nginx with a multipath listener, from nothing
 	@$(MAKE) --no-print-directory module
 	@cargo run --quiet --locked --example demo
 
-test: packages module static	## run every test
+test: packages module static $(NGINX_DYNAMIC)	## run every test
 	cargo test --locked
 	NGX_RS_NGINX=$(NGINX_STATIC) cargo test --locked --test nginx
+	NGX_RS_NGINX=$(NGINX_DYNAMIC) NGX_RS_MODULES=$(dir $(NGINX_DYNAMIC)) \
+	    cargo test --locked --test nginx -- parameters:: reload:: together:: \
+	        variables::
 
 # Longer, of each target: `make fuzz FUZZ_SECONDS=600`.
 fuzz:			## fuzz the parser, the C ABI and the opening
@@ -89,10 +96,13 @@ module:			## build the modules for an nginx: target/nginx/*.so
 
 static: $(NGINX_STATIC)	## build an nginx with the modules linked in
 
-$(NGINX_STATIC): $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
-                 Cargo.lock tests/build-static.sh
+$(NGINX_STATIC): $(NGINX_SOURCES)
 	@tests/packages.sh $(BUILD_PACKAGES)
-	@tests/build-static.sh $(dir $@)
+	@tests/build-nginx.sh $(dir $@) --add-module
+
+$(NGINX_DYNAMIC): $(NGINX_SOURCES)
+	@tests/packages.sh $(BUILD_PACKAGES)
+	@tests/build-nginx.sh $(dir $@) --add-dynamic-module
 
 deb:			## build the Debian packages: target/deb/*.deb
 	@tests/packages.sh $(DEB_PACKAGES)

@@ -365,15 +365,12 @@ fn http_logs_them_for_bad_requests() {
 #[test]
 fn http_logs_them_for_subrequests() {
     let site = Site::new();
-    let text = format!(
-        "{}server {{\n    listen 127.0.0.1:8080 mptcp;\n    {LOG}\n    log_subrequest on;\n    \
-         location / {{\n        mirror /mirror;\n        empty_gif;\n    }}\n    \
-         location /mirror {{\n        empty_gif;\n    }}\n}}\n",
-        log_format()
-    );
-    let _nginx = site.start(&Subsystem::Http.conf(&text));
+    let more = format!("{LOG}\n    log_subrequest on;\n    mirror /mirror;");
+    let http = Subsystem::Http;
+    let server = http.server_with("127.0.0.1:8080 mptcp", &more, http.answer());
+    let _nginx = site.start(&http.conf(&(log_format() + &server)));
     for (over, lines) in [(Over::Mptcp, 2), (Over::Tcp, 4)] {
-        get(over, "/");
+        http.ask(over, ADDRESS).expect("http answers");
         logged(&site, lines);
         let text = site.read("mptcp.log");
         let on = text.lines().filter(|line| line.starts_with("mptcp=on "));

@@ -1,6 +1,9 @@
 #!/bin/sh
-# Builds FOLDER/nginx: Debian's nginx source with our modules linked in, by
-# nginx's own ./configure --add-module.
+# Builds FOLDER/nginx from Debian's source, with stream and mail linked in, by
+# nginx's own ./configure: with our modules linked in as well, or beside it, to
+# be loaded.
+#
+#   build-nginx.sh FOLDER --add-module|--add-dynamic-module
 
 set -eu
 
@@ -10,16 +13,20 @@ folder=$(cd "$1" && pwd)
 
 "$root/tests/nginx-source.sh" "$folder/source"
 
-echo "building nginx with the modules linked in"
+echo "building nginx with $2"
 cd "$folder/source"
 {
     ./configure --with-stream --with-stream_ssl_module --with-http_ssl_module \
         --with-http_v2_module --with-mail --with-mail_ssl_module \
         --without-http_gzip_module --with-debug --error-log-path=stderr \
-        --add-module="$root/nginx-module" \
+        "$2=$root/nginx-module" \
         && make -j "$(nproc)"
 } > "$folder/build.log" 2>&1 || {
     tail -n 20 "$folder/build.log" >&2
     exit 1
 }
-cp objs/nginx "$folder/nginx"
+
+# As new files: a running nginx may have the old ones mapped.
+for file in objs/*.so objs/nginx; do
+    [ ! -f "$file" ] || install "$file" "$folder"
+done
