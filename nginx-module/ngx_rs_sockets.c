@@ -589,12 +589,28 @@ ngx_rs_listen_keep_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
         return;
     }
 
-    /* closes the one that does not listen, and needs no further descriptor */
+    if (found->fate == NGX_RS_SUPERSEDED) {
 
-    if (dup2(found->fd, ls->fd) == -1) {
+        if (ngx_close_socket(ls->fd) == -1) {
+            ngx_log_error(NGX_LOG_ALERT, cycle->log, ngx_socket_errno,
+                          ngx_close_socket_n " %V failed", &ls->addr_text);
+        }
+
+        ls->fd = found->fd;
+        olds[rlcf->old_indices[found - inherited]].remain = 1;
+
+    } else if (dup2(found->fd, ls->fd) == -1) {
         ngx_log_error(NGX_LOG_ALERT, cycle->log, ngx_errno,
                       "dup2() of the old socket of %V failed",
                       &ls->addr_text);
+
+        /* other workers accept from the others; a reload opens it anew */
+
+#if (NGX_HAVE_REUSEPORT)
+        ls->worker = NGX_MAX_INT_T_VALUE;
+#endif
+        ls->ignore = 1;
+
         return;
     }
 

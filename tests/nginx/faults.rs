@@ -1,6 +1,7 @@
 //! System calls that fail when it is too late for a reload to fail.
 
 use crate::harness::{Site, wait_until};
+use crate::sockets::Listener;
 use crate::steady::Steady;
 use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
@@ -9,13 +10,15 @@ subsystem_tests! {
     (stream, http, mail):
         a_listen_that_fails_at_the_end_keeps_the_old_socket;
     (stream, http):
-        a_listen_that_fails_at_the_end_keeps_every_old_socket;
+        a_listen_that_fails_at_the_end_keeps_every_old_socket,
+        a_listen_that_fails_at_the_end_lets_more_workers_share_old_sockets;
 }
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
+/// Without dup2(), which only more listeners than there were need.
 const NO_LISTEN: Fault = Fault {
-    call: "listen",
+    call: "listen,dup2",
     errno: libc::ENOBUFS,
 };
 
@@ -62,7 +65,7 @@ fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
         wait_until("the new sockets alone", || {
             nginx.listeners().len() == sockets
         });
-        let mptcp = |listener: &crate::sockets::Listener| listener.is_mptcp() != new.is_empty();
+        let mptcp = |listener: &Listener| listener.is_mptcp() != new.is_empty();
         assert!(nginx.listeners().iter().all(mptcp), "the next reload works");
         on.serves(ADDRESS, !new.is_empty());
     }
@@ -74,4 +77,37 @@ fn a_listen_that_fails_at_the_end_keeps_the_old_socket(on: Subsystem) {
 
 fn a_listen_that_fails_at_the_end_keeps_every_old_socket(on: Subsystem) {
     changes_with_a_fault(on, "reuseport", 2);
+}
+
+fn a_listen_that_fails_at_the_end_lets_more_workers_share_old_sockets(on: Subsystem) {
+    for call in ["listen", "listen,dup2"] {
+        let fault = Fault { call, ..NO_LISTEN };
+        let site = Site::new();
+        site.provoke(fault.errno);
+        let conf = |word: &str, workers: usize| {
+            on.listen(&format!("{ADDRESS} reuseport {word}"))
+                .workers(workers)
+        };
+        let nginx = site.start(&conf("", 2));
+        let clients = Steady::start(on, ADDRESS);
+        let strace = Strace::attach(&site, nginx.pid, fault, "1+");
+        nginx.reload(&conf("mptcp", 4));
+        strace.end();
+        clients.wait_for_more(50);
+        assert!(nginx.listeners().iter().all(|one| !one.is_mptcp()));
+
+        nginx.reload(&conf("mptcp", 4));
+        wait_until("the new sockets alone", || {
+            let listeners = nginx.listeners();
+            listeners.len() == 4 && listeners.iter().all(Listener::is_mptcp)
+        });
+        clients.wait_for_more(50);
+        clients.all_were_served();
+        nginx.reload(&conf("mptcp", 4));
+        let descriptors = nginx.descriptors().len();
+        nginx.reload(&conf("mptcp", 4));
+        assert_eq!(nginx.descriptors().len(), descriptors);
+        on.serves(ADDRESS, true);
+        nginx.quit();
+    }
 }
