@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::changes::{Change, ROWS};
 use crate::harness::Site;
 use crate::namespace::set_sysctl;
+use crate::steady::Lost;
 
 /// Clients of each row, at least.
 const CLIENTS: usize = 8;
@@ -27,7 +28,7 @@ fn run(row: &Change, changes: usize) -> (u64, usize) {
         tally.longest.as_millis(),
         begin.elapsed().as_secs_f64()
     );
-    let show = |lost: &String| println!("  {lost}");
+    let show = |lost: &Lost| println!("  {lost:?}");
     tally.lost.iter().take(3).for_each(show);
     // A SYN that gets no answer is sent again after one second, and then after
     // two more. On IPv6 the first may come in the moment of the change.

@@ -1,6 +1,8 @@
 //! Clients that come and go all the time, while a test changes the server.
 
+use std::fmt::{self, Debug, Formatter};
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -13,7 +15,7 @@ use crate::subsystem::Subsystem;
 /// Threads that connect again and again, half of them over MPTCP.
 pub struct Steady {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<Vec<String>>>,
+    threads: Vec<JoinHandle<Vec<Lost>>>,
 }
 
 struct Shared {
@@ -33,8 +35,21 @@ pub struct Tally {
     /// How long the longest of those that were served took. A handshake without
     /// an answer begins again after a second.
     pub longest: Duration,
-    /// How the others failed.
-    pub lost: Vec<String>,
+    /// The others.
+    pub lost: Vec<Lost>,
+}
+
+/// A client that was not served.
+pub struct Lost {
+    /// From its connect() on until it failed.
+    pub time: Range<Instant>,
+    how: String,
+}
+
+impl Debug for Lost {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.how)
+    }
 }
 
 impl Steady {
@@ -95,7 +110,7 @@ impl Steady {
     /// Stops, and says what became of the clients.
     pub fn stop(mut self) -> Tally {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let join = |thread: JoinHandle<Vec<String>>| {
+        let join = |thread: JoinHandle<Vec<Lost>>| {
             thread.join().expect("a client's thread does not panic")
         };
         let lost = self.threads.drain(..).flat_map(join).collect();
@@ -123,33 +138,31 @@ impl Drop for Steady {
 
 impl Shared {
     /// Connects until told to stop; returns what went wrong.
-    fn come_and_go(
-        &self,
-        on: Subsystem,
-        over: Over,
-        address: &str,
-        pause: Duration,
-    ) -> Vec<String> {
+    fn come_and_go(&self, on: Subsystem, over: Over, address: &str, pause: Duration) -> Vec<Lost> {
         let begin = Instant::now();
         let mut failures = Vec::new();
         while !self.stop.load(Ordering::Relaxed) && failures.len() < 100 {
-            let at = begin.elapsed();
+            let start = Instant::now();
             let answer = on.ask(over, address);
-            let took = begin.elapsed() - at;
-            match answer {
+            let time = start..Instant::now();
+            let how = match answer {
                 Ok((answer, _)) if answer == on.answer() => {
                     self.served.fetch_add(1, Ordering::Relaxed);
-                    let took = took.as_millis() as u64;
+                    let took = (time.end - time.start).as_millis() as u64;
                     self.longest_ms.fetch_max(took, Ordering::Relaxed);
+                    None
                 }
-                Ok((answer, _)) => {
-                    failures.push(format!("{over:?} at {at:?}: answered {answer:?}"))
-                }
+                Ok((answer, _)) => Some(format!("answered {answer:?}")),
                 Err(error) if over == Over::Mptcp && error.kind() == ErrorKind::WouldBlock => {
                     self.stalled.fetch_add(1, Ordering::Relaxed);
+                    None
                 }
-                Err(error) => failures.push(format!("{over:?} at {at:?}: {error}")),
-            }
+                Err(error) => Some(error.to_string()),
+            };
+            failures.extend(how.map(|how| Lost {
+                how: format!("{over:?} at {:?}: {how}", start - begin),
+                time,
+            }));
             std::thread::sleep(pause);
         }
         failures
