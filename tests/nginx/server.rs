@@ -323,10 +323,11 @@ impl Nginx<'_> {
             self.log()[mark..].contains("reconfiguring") && self.sleeps()
         });
         let log = self.log()[mark..].to_owned();
-        if log.contains("start worker process") {
-            Ok(log)
-        } else {
-            Err(log)
+        // Before that may stand what is left to say of the start.
+        let reload = log.split_once("reconfiguring").map(|parts| parts.1);
+        match reload.is_some_and(|reload| reload.contains("start worker process")) {
+            true => Ok(log),
+            false => Err(log),
         }
     }
 
