@@ -6,6 +6,9 @@
 
 #include "ngx_rs_listen.h"
 
+#include <poll.h>
+#include <sys/syscall.h>
+
 
 /*
  * How long a handshake may take, in milliseconds, when other handshakes at the
@@ -63,6 +66,7 @@ static void ngx_rs_drain_take(ngx_cycle_t *cycle, ngx_rs_drain_t *drain,
     ngx_uint_t *start);
 static void ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log);
 static ngx_uint_t ngx_rs_drain_lent(ngx_rs_drain_t *drain);
+static ngx_uint_t ngx_rs_drain_has_exited(ngx_pid_t pid);
 static ngx_int_t ngx_rs_drain_look(ngx_rs_drain_t *drain, ngx_uint_t now,
     ngx_log_t *log);
 static ngx_uint_t ngx_rs_drain_listens(ngx_socket_t fd);
@@ -344,13 +348,38 @@ ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log)
 static ngx_uint_t
 ngx_rs_drain_lent(ngx_rs_drain_t *drain)
 {
-    if (drain->lender && kill(drain->lender, 0) == -1
-        && ngx_errno == NGX_ESRCH)
-    {
+    if (drain->lender && ngx_rs_drain_has_exited(drain->lender)) {
         drain->lender = 0;
     }
 
     return drain->lender != 0;
+}
+
+
+/* a zombie has: in a container it may be that nobody ever waits for it */
+
+static ngx_uint_t
+ngx_rs_drain_has_exited(ngx_pid_t pid)
+{
+    ngx_uint_t     exited;
+    struct pollfd  pidfd;
+
+#ifdef SYS_pidfd_open
+    pidfd.fd = syscall(SYS_pidfd_open, pid, 0);
+#else
+    pidfd.fd = -1;
+#endif
+
+    if (pidfd.fd == -1) {
+        return kill(pid, 0) == -1 && ngx_errno == NGX_ESRCH;
+    }
+
+    pidfd.events = POLLIN;
+    exited = (poll(&pidfd, 1, 0) == 1);
+
+    (void) close(pidfd.fd);
+
+    return exited;
 }
 
 

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Site, wait_until};
+use crate::harness::{Site, wait_or_say};
 use crate::server::{Conf, Nginx};
+use crate::sockets::Listener;
 use crate::steady::{Steady, Tally};
 use crate::subsystem::Subsystem;
 use crate::upgrade::{retire, upgrade};
@@ -269,12 +270,16 @@ impl Change {
     fn nothing_is_left(&self, nginx: &Nginx, workers: usize) {
         let shares = self.listen[0].contains("reuseport");
         let count = if shares { workers } else { self.clients.len() };
-        wait_until("the old sockets to go", || {
-            nginx.listeners().len() == count
-                && nginx
-                    .listeners()
-                    .iter()
-                    .all(|one| !one.is_mptcp() && one.option("SO_REUSEPORT") == i32::from(shares))
+        wait_or_say(|| {
+            let listeners = nginx.listeners();
+            let right =
+                |one: &Listener| !one.is_mptcp() && one.option("SO_REUSEPORT") == i32::from(shares);
+            match listeners.len() == count && listeners.iter().all(right) {
+                true => Ok(()),
+                false => Err(format!(
+                    "{count} of the new sockets expected: {listeners:#?}"
+                )),
+            }
         });
     }
 }

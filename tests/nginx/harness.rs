@@ -291,7 +291,9 @@ impl Site {
             told.extend(running.iter().map(|process| process.pid));
             std::thread::sleep(Duration::from_millis(4));
         }
-        told.into_iter().for_each(reap);
+        told.into_iter().for_each(|pid| {
+            reap(pid);
+        });
     }
 }
 
@@ -368,10 +370,10 @@ pub fn send_signal(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// Takes the exit status of an adopted process, where it is ours and over.
-pub fn reap(pid: i32) {
+/// Takes the exit status of an adopted process; false while there is none.
+pub fn reap(pid: i32) -> bool {
     // SAFETY: a null status pointer is allowed; WNOHANG keeps it from waiting.
-    unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) != 0 }
 }
 
 /// Waits until `look` finds something, and returns it; ends the test after

@@ -227,8 +227,7 @@ impl Nginx<'_> {
 
     /// Waits until the master has ended.
     pub fn wait_for_end(&self) {
-        wait_until("the end of the master", || !self.runs());
-        reap(self.pid);
+        wait_until("the end of the master", || !self.runs() && reap(self.pid));
     }
 
     /// The workers that take connections, oldest first.

@@ -1,6 +1,6 @@
 //! Binary upgrades: a second master takes the sockets over, or gives up.
 
-use crate::harness::{Site, wait_for, wait_until};
+use crate::harness::{Site, reap, wait_for, wait_until};
 use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
@@ -11,6 +11,7 @@ subsystem_tests! {
         upgrade_inherits_the_mptcp_listener_and_serves_throughout,
         upgrade_can_be_rolled_back,
         upgrade_can_change_the_protocol,
+        upgrade_is_through_though_nobody_waits_for_the_old_master,
         upgrade_can_bring_the_module,
         upgrade_that_changes_the_protocol_can_be_rolled_back,
         upgrade_to_a_broken_configuration_leaves_the_old_master_serving;
@@ -139,6 +140,22 @@ fn upgrade_can_change_the_protocol(on: Subsystem) {
     );
     upgrade_changes(on, &tcp, &mptcp, true);
     upgrade_changes(on, &mptcp, &tcp, false);
+}
+
+/// As in a container whose first process is none that waits for others.
+fn upgrade_is_through_though_nobody_waits_for_the_old_master(on: Subsystem) {
+    let site = Site::new();
+    let old = site.start(&on.listen(ADDRESS));
+    site.write(&on.listen("127.0.0.1:8080 mptcp"));
+    let _new = upgrade(&site, &old, 1);
+    old.signal(libc::SIGQUIT);
+    wait_until("a zombie", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", old.pid));
+        stat.is_ok_and(|stat| stat.contains(") Z "))
+    });
+    wait_until("the new socket alone", || listening_on(8080) == 1);
+    on.serves(ADDRESS, true);
+    assert!(reap(old.pid));
 }
 
 fn upgrade_can_bring_the_module(on: Subsystem) {
