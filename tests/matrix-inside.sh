@@ -35,7 +35,7 @@ esac
 skip=
 if [ "$VERSION_CODENAME" = bullseye ]; then
     skip="--skip fallback:: --skip falls_back --skip never_mptcp"
-    echo "note: nft is too old for the tests with a middlebox"
+    echo "remark: nft is too old for the tests with a middlebox"
 fi
 
 "${NGX_RS_NGINX:-nginx}" -v

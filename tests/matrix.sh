@@ -30,7 +30,7 @@ run() {
         note="failed: $(grep -v '^make: ' "$log" | tail -n 1)"
         sed -n 's/^test \(.*\) \.\.\. FAILED$/    failed: \1/p' "$log"
     }
-    note+=$(captured "$log" '^note: \(.*\)')
+    note+=$(captured "$log" '^remark: \(.*\)')
     version=$(captured "$log" '^nginx version: nginx/\([0-9.]*\).*')
     passed=$(captured "$log" '^test result: .* \([0-9]*\) passed.*')
     broken=$(captured "$log" '^test result: .* \([0-9]*\) failed.*')
