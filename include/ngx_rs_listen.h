@@ -243,6 +243,12 @@
 #define NGX_RS_OPEN_AWAIT_DRAINS 8
 
 /**
+ * For ngx_rs_drain_begin: subflows can join the MPTCP connections of an old
+ * socket whose place TCP takes. It drains until ngx_rs_drain_end ends it now.
+ */
+#define NGX_RS_OPEN_LET_JOIN 16
+
+/**
  * An address is in use and will be tried again; `error` is that of bind(2).
  */
 #define NGX_RS_REPORT_IN_USE 0
@@ -933,7 +939,9 @@ ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
  * from now on, while those that they replace still listen. Accept from both,
  * in any process, until ngx_rs_drain_end has ended the old ones. Until then
  * one of several sockets that share an address by NGX_RS_LISTENING_REUSEPORT
- * gets all new connections of that address.
+ * gets all new connections of that address. With NGX_RS_OPEN_LET_JOIN, where
+ * MPTCP connections of an old socket live and TCP takes its place, subflows can
+ * join them until ngx_rs_drain_end is told to end the old socket now.
  *
  * sockets  in      `count` elements as ngx_rs_listening_commit left them,
  *                  borrowed for the call; the caller may have set `fd` of
@@ -945,9 +953,12 @@ ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
  * error    out     optional, may be NULL; that of the first that failed
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
- * where new connections may still go to an old socket, and be lost with it.
- * Any thread. Linear in the number of sockets.
- * Source: kernel net/ipv4/inet_hashtables.c, net/ipv6/inet6_hashtables.c.
+ * where new connections may still go to an old socket, and be lost with it, or
+ * where subflows cannot join.
+ * Any thread; needs no privilege. Linear in the number of sockets, and with
+ * NGX_RS_OPEN_LET_JOIN of MPTCP connections.
+ * Source: kernel net/ipv4/inet_hashtables.c, net/ipv6/inet6_hashtables.c,
+ * net/core/sock_reuseport.c.
  */
 ngx_rs_status_t ngx_rs_drain_begin(ngx_rs_listening_t *sockets,
                                    size_t count,
@@ -977,10 +988,11 @@ ngx_rs_status_t ngx_rs_drain_pause(ngx_rs_listening_t *sockets,
 
 /**
  * Ends the listening of sockets that drain, in every process that has them,
- * where nothing is under way any more: no handshake, and nothing that waits
- * for accept(2). None is ended that shares new connections with the new ones,
- * as before ngx_rs_drain_begin and after ngx_rs_drain_pause. Those that have ended, here or in another process, have fate
- * NGX_RS_ENDED afterwards: close them.
+ * where nothing is under way any more: no handshake, nothing that waits for
+ * accept(2), and no subflow that may join. None is ended that shares new
+ * connections with the new ones, as before ngx_rs_drain_begin and after
+ * ngx_rs_drain_pause. Those that have ended, here or in another process, have
+ * fate NGX_RS_ENDED afterwards: close them.
  *
  * sockets  in      as for ngx_rs_drain_begin, borrowed for the call
  * how      in,out  likewise, borrowed for the call; `fate` of its inherited

@@ -217,6 +217,7 @@ ngx_rs_drain_create(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
 
     drain->conf = rlcf;
     drain->open = init;
+    drain->open.flags = NGX_RS_OPEN_LET_JOIN;
     drain->end = ngx_current_msec + NGX_RS_DRAIN_TIME;
     drain->open.inherited = ngx_palloc(cycle->pool,
                                        n * sizeof(ngx_rs_inherited_t));
@@ -339,8 +340,8 @@ ngx_rs_drain_steer(ngx_rs_drain_t *drain, ngx_log_t *log)
         != NGX_RS_OK)
     {
         ngx_log_error(NGX_LOG_NOTICE, log, error.os_errno,
-                      "%s, connections that begin before the old socket ends "
-                      "may be lost", error.message);
+                      "%s, connections and subflows that begin before the old "
+                      "socket ends may be lost", error.message);
     }
 }
 
@@ -806,6 +807,8 @@ ngx_rs_drain_cleanup(void *data)
         if (ngx_process == NGX_PROCESS_MASTER && !ngx_quit && !ngx_terminate
             && !ngx_rs_drain_lent(drain))
         {
+            drain->open.flags = 0;
+            ngx_rs_drain_steer(drain, ngx_cycle->log);
             (void) ngx_rs_drain_look(drain, 0, ngx_cycle->log);
         }
     }

@@ -10,6 +10,11 @@
 //! That it is bound so says to any process that it drains. A new handshake that
 //! the kernel gives it all the same, since both are in one group, gets no answer:
 //! so it must not be bound while old and new share what comes.
+//!
+//! After a change from MPTCP to TCP, where MPTCP connections live on, the group
+//! stays and a program (src/joins.rs) chooses instead: further subflows of these join
+//! through the old socket, and whatever else begins goes to a new one.
+//! SO_BROADCAST, which means nothing to TCP, says to any process that it is so.
 //! Source: kernel net/ipv4/inet_hashtables.c, __inet_hash() and
 //! inet_lhash2_lookup(); net/ipv6/inet6_hashtables.c.
 
@@ -25,8 +30,10 @@ use socket2::{Domain, SockRef};
 
 use crate::address::{AddressMap, SocketAddress};
 use crate::error::Error;
+use crate::joins;
 use crate::listen::{Fate, Inherited, Listening, Outcome, flag};
 use crate::open::identify;
+use crate::protocol::Protocol;
 use crate::sys;
 
 /// No interface has this number.
@@ -46,16 +53,27 @@ const ANYWHERE: i32 = 0;
 /// [`end`]. Where several sockets share an address by `reuseport`, one of them
 /// gets all until then.
 ///
+/// With `join` subflows can join the MPTCP connections of an old socket whose
+/// place TCP takes; the old socket goes on until [`end`] is told to end it now.
+/// Where that cannot be, none can join: where old sockets of TCP drain at the
+/// address, too, or more than there are new ones, or somebody else shares it.
+///
 /// # Errors
 /// [`Error::Syscall`] of the first that failed: some new connections may go to
-/// the old socket of its address, and be lost at the end. All others are safe.
-pub fn begin(sockets: &[Listening], old: &mut [Inherited<'_>]) -> Result<(), Error> {
+/// the old socket of its address, and be lost at the end, or no subflow can join
+/// its connections. All others are safe.
+pub fn begin(sockets: &[Listening], old: &mut [Inherited<'_>], join: bool) -> Result<(), Error> {
     let mut result = Ok(());
+    let mut known = Known::default();
     for place in places(sockets, old)? {
         // Where one could not listen, an old one may have to go on for good.
         let failed = |new: &&Listening| new.outcome == Outcome::Failed;
         if !place.new.iter().any(failed) {
-            result = result.and(place.steer(old));
+            result = result.and(match join {
+                true if place.can_join(old, &mut known) => place.steer_but_joins(old),
+                true => place.steer(old),
+                false => place.steer(old).and(place.refuse_joins()),
+            });
         }
     }
     result
@@ -70,6 +88,7 @@ pub fn begin(sockets: &[Listening], old: &mut [Inherited<'_>]) -> Result<(), Err
 pub fn pause(sockets: &[Listening], old: &mut [Inherited<'_>]) -> Result<(), Error> {
     let mut result = Ok(());
     for place in places(sockets, old)? {
+        result = result.and(place.refuse_joins());
         // In this order: one that is bound gets nothing as long as it is alone.
         result = result.and(place.bind_old(old, ANYWHERE));
         result = result.and(place.share_new(true));
@@ -88,14 +107,14 @@ pub fn pause(sockets: &[Listening], old: &mut [Inherited<'_>]) -> Result<(), Err
 /// whoever has it open has to close it; or one new socket goes on to get all
 /// connections where several were to share them.
 pub fn end(sockets: &[Listening], old: &mut [Inherited<'_>], now: bool) -> Result<(), Error> {
-    let mut half_open = HalfOpen::default();
+    let mut known = Known::default();
     let mut result = Ok(());
     for place in places(sockets, old)? {
         let mut ended = Ok(());
         if place.listens(old) {
             let busy = match now {
                 true => place.shares(false),
-                false => place.is_busy(old, &mut half_open),
+                false => place.is_busy(old, &mut known),
             };
             if busy {
                 continue;
@@ -150,7 +169,8 @@ fn others(own: &HashMap<SocketAddr, usize>) -> Option<SocketAddr> {
         {
             continue;
         }
-        for address in sys::in_state(domain, sys::LISTEN).unwrap_or_default() {
+        let listening = sys::in_state(domain, Protocol::Tcp, sys::LISTEN);
+        for address in listening.unwrap_or_default() {
             match left.get_mut(&address) {
                 Some(0) => return Some(address),
                 Some(count) => *count -= 1,
@@ -206,6 +226,91 @@ impl Place<'_> {
     fn steer(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
         let alone = self.share_new(false);
         alone.and(self.bind_old(old, NOWHERE))
+    }
+
+    /// Whether subflows could join through the old sockets, and somebody may
+    /// want to. The index of a socket in the group is known only if nobody else
+    /// is in it. When an old one leaves it the last one gets its index: with at
+    /// least as many new ones, the first of these keeps its own for long enough.
+    fn can_join(&self, old: &[Inherited<'_>], known: &mut Known) -> bool {
+        let has = |fd: BorrowedFd<'_>, protocol: Protocol| {
+            let number = sys::option(fd, SOL_SOCKET, libc::SO_PROTOCOL);
+            number.is_ok_and(|number| number == protocol.number())
+        };
+        let listens = |fd: BorrowedFd<'_>| SockRef::from(&fd).is_listener().unwrap_or(false);
+        let mut old = self.old.iter().map(|&index| old[index].fd);
+        let mut new = self.new.iter().filter_map(|new| new.fd.as_ref());
+        // In this order, that of their costs: most have no connections.
+        self.old.len() <= self.new.len()
+            && new.next().is_some_and(|fd| has(fd.as_fd(), Protocol::Tcp))
+            && known.has_mptcp_at(&self.address)
+            && new.all(|fd| has(fd.as_fd(), Protocol::Tcp))
+            && old.all(|fd| has(fd, Protocol::Mptcp) && listens(fd))
+            && self.successors().count() == self.new.len()
+            && known.listeners_at(&self.address) == Some(self.old.len() + self.new.len())
+    }
+
+    fn steer_but_joins(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
+        let chosen = self.let_join(old);
+        if chosen.is_err() {
+            let _ = self.stop_choosing();
+            self.steer(old)?;
+        }
+        chosen
+    }
+
+    fn let_join(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
+        let Some(fd) = self.successors().next() else {
+            return Ok(());
+        };
+        let mut program = joins::program(self.old.len() as u32);
+        self.bind_old(old, ANYWHERE)?;
+        self.share_new(true)?;
+        sys::choose_by(fd, &mut program).map_err(|source| {
+            let call = "setsockopt(SO_ATTACH_REUSEPORT_CBPF)";
+            Error::syscall(format!("{call} {}", self.address), source)
+        })?;
+        self.mark_joins(true)
+    }
+
+    fn mark_joins(&self, join: bool) -> Result<(), Error> {
+        let mut result = Ok(());
+        for fd in self.successors() {
+            let value = i32::from(join);
+            result = result.and(self.set(fd, libc::SO_BROADCAST, value, "SO_BROADCAST"));
+        }
+        result
+    }
+
+    /// Whether subflows can join through the old sockets.
+    fn lets_join(&self) -> bool {
+        self.successors().any(lets_join)
+    }
+
+    /// No subflow can join from now on; the group stays as it is.
+    fn refuse_joins(&self) -> Result<(), Error> {
+        if !self.lets_join() {
+            return Ok(());
+        }
+        let marked = self.mark_joins(false);
+        marked.and(self.stop_choosing().map(drop))
+    }
+
+    /// Whether the group had a program: of several processes that take it away
+    /// only one is told so.
+    fn stop_choosing(&self) -> Result<bool, Error> {
+        let Some(fd) = self.successors().next() else {
+            return Ok(false);
+        };
+        match self.set(
+            fd,
+            libc::SO_DETACH_REUSEPORT_BPF,
+            0,
+            "SO_DETACH_REUSEPORT_BPF",
+        ) {
+            Err(error) if error.os_errno() == libc::ENOENT => Ok(false),
+            done => done.map(|()| true),
+        }
     }
 
     /// Whether the new sockets are in the group of those of their address.
@@ -270,45 +375,100 @@ impl Place<'_> {
     /// about to be replaced.
     fn shares(&self, unknown: bool) -> bool {
         let shares = |fd| SockRef::from(&fd).reuse_port().unwrap_or(unknown);
-        self.successors().any(shares)
+        self.successors().any(|fd| shares(fd) && !lets_join(fd))
     }
 
     /// Whether the old sockets may still have, or get, connections.
-    fn is_busy(&self, old: &[Inherited<'_>], half_open: &mut HalfOpen) -> bool {
+    fn is_busy(&self, old: &[Inherited<'_>], known: &mut Known) -> bool {
         let waits = |&index: &usize| sys::waiting(old[index].fd).map_or(true, |count| count > 0);
         // In this order: what leaves the handshake waits.
         self.new.is_empty()
             || self.shares(true)
-            || half_open.any_at(&self.address)
+            || self.lets_join()
+            || known.is_half_open_at(&self.address)
             || self.old.iter().any(waits)
     }
 
-    /// Gives the new sockets SO_REUSEPORT back where they are to share.
+    /// Gives the new sockets SO_REUSEPORT back where they are to share, and
+    /// takes it away where they share no more.
     fn spread(&self) -> Result<(), Error> {
-        if !self.new.iter().any(|new| new.options.has(flag::REUSEPORT)) {
+        let share = self.new.iter().any(|new| new.options.has(flag::REUSEPORT));
+        if !self.lets_join() {
+            return match share {
+                true => self.share_new(true),
+                false => Ok(()),
+            };
+        }
+        if !self.stop_choosing()? {
+            // Another process was faster.
             return Ok(());
         }
-        self.share_new(true)
+        self.share_new(share)?;
+        match self.lets_join() {
+            true => self.mark_joins(false),
+            // The next change is being prepared by now.
+            false => self.share_new(true),
+        }
     }
 }
 
-/// The ports of handshakes that are under way, for each address family; asked
-/// once, and None where the kernel does not say.
-#[derive(Default)]
-struct HalfOpen(HashMap<i32, Option<HashSet<u16>>>);
+fn lets_join(fd: BorrowedFd<'_>) -> bool {
+    SockRef::from(&fd).broadcast().unwrap_or(false)
+}
 
-impl HalfOpen {
-    fn any_at(&mut self, address: &SocketAddress) -> bool {
-        let Some(address_port) = address.as_socket().map(|address| address.port()) else {
-            return false;
-        };
-        let domain = address.domain();
-        let ports = self.0.entry(domain.into()).or_insert_with(|| {
-            let half_open = sys::in_state(domain, sys::SYN_RECV).ok()?;
-            Some(half_open.iter().map(SocketAddr::port).collect())
-        });
-        ports
-            .as_ref()
-            .is_none_or(|ports| ports.contains(&address_port))
+/// Ports, or None where the kernel does not say.
+type Ports = Option<HashSet<u16>>;
+
+/// What the kernel says of all sockets of an address family, asked once.
+#[derive(Default)]
+struct Known {
+    half_open: HashMap<i32, Ports>,
+    mptcp: HashMap<i32, Ports>,
+    listeners: HashMap<i32, Option<HashMap<SocketAddr, usize>>>,
+}
+
+impl Known {
+    /// Whether handshakes are under way at this port.
+    fn is_half_open_at(&mut self, address: &SocketAddress) -> bool {
+        any_at(&mut self.half_open, address, |domain| {
+            sys::in_state(domain, Protocol::Tcp, sys::SYN_RECV)
+        })
     }
+
+    /// Whether MPTCP connections are there, or may come to be.
+    fn has_mptcp_at(&mut self, address: &SocketAddress) -> bool {
+        let connected = any_at(&mut self.mptcp, address, |domain| {
+            sys::in_state(domain, Protocol::Mptcp, sys::ESTABLISHED)
+        });
+        connected || self.is_half_open_at(address)
+    }
+
+    /// How many listen at this address.
+    fn listeners_at(&mut self, address: &SocketAddress) -> Option<usize> {
+        let (domain, address) = (address.domain(), address.as_socket()?);
+        let listeners = self.listeners.entry(domain.into()).or_insert_with(|| {
+            let mut counts = HashMap::new();
+            for address in sys::in_state(domain, Protocol::Tcp, sys::LISTEN).ok()? {
+                *counts.entry(address).or_default() += 1;
+            }
+            Some(counts)
+        });
+        listeners.as_ref()?.get(&without_scope(address)).copied()
+    }
+}
+
+fn any_at(
+    known: &mut HashMap<i32, Ports>,
+    address: &SocketAddress,
+    ask: impl FnOnce(Domain) -> io::Result<Vec<SocketAddr>>,
+) -> bool {
+    let Some(port) = address.as_socket().map(|address| address.port()) else {
+        return false;
+    };
+    let domain = address.domain();
+    let ports = known.entry(domain.into()).or_insert_with(|| {
+        let addresses = ask(domain).ok()?;
+        Some(addresses.iter().map(SocketAddr::port).collect())
+    });
+    ports.as_ref().is_none_or(|ports| ports.contains(&port))
 }

@@ -65,6 +65,7 @@ pub mod resolve;
 mod address;
 mod create;
 mod error;
+mod joins;
 mod listen;
 mod protocol;
 mod sys;

@@ -67,6 +67,26 @@ pub(crate) fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Resul
     get_option(fd, level, name, &mut value).map(|_| c_int::from_ne_bytes(value))
 }
 
+/// setsockopt(2) with SO_ATTACH_REUSEPORT_CBPF: the program chooses a socket of
+/// the group of `fd` for each connection that begins, by its index.
+pub(crate) fn choose_by(fd: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
+    let place = ptr::from_ref(&program).cast();
+    // SAFETY: `program` has `size` bytes and names an array of its length; both
+    // live through the call, which only reads them.
+    let failed = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, place, size) };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// How many connections wait in the queue of a listening socket.
 pub(crate) fn waiting(fd: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = [0; tcp_info::UNACKED + size_of::<u32>()];
@@ -141,21 +161,35 @@ pub(crate) const SYN_RECV: u32 = 3;
 /// `TCP_LISTEN`.
 pub(crate) const LISTEN: u32 = 10;
 
-/// The local addresses of all TCP sockets of an address family in a state, as the
-/// kernel's sock_diag(7) tells them. An MPTCP listener is the one inside it.
-pub(crate) fn in_state(domain: Domain, state: u32) -> io::Result<Vec<SocketAddr>> {
+/// `TCP_ESTABLISHED`.
+pub(crate) const ESTABLISHED: u32 = 1;
+
+/// The local addresses of all sockets of an address family and a protocol in a
+/// state, as the kernel's sock_diag(7) tells them. For TCP, an MPTCP socket is
+/// those inside it.
+pub(crate) fn in_state(
+    domain: Domain,
+    protocol: Protocol,
+    state: u32,
+) -> io::Result<Vec<SocketAddr>> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    const INET_DIAG_REQ_PROTOCOL: u16 = 3;
     const HEADER: usize = 16;
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    // struct nlmsghdr, struct inet_diag_req_v2
-    let mut request = [0u8; HEADER + 56];
+    // struct nlmsghdr, struct inet_diag_req_v2, struct nlattr with a number
+    let mut request = [0u8; HEADER + 56 + 8];
     let length = request.len() as u32;
     request[..4].copy_from_slice(&length.to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request[6..8].copy_from_slice(&flags.to_ne_bytes());
     request[HEADER] = i32::from(domain) as u8;
-    request[HEADER + 1] = libc::IPPROTO_TCP as u8;
+    // Eight bits are too few for the number of MPTCP, which the attribute has.
+    request[HEADER + 1] = protocol.number() as u8;
     request[HEADER + 4..HEADER + 8].copy_from_slice(&(1u32 << state).to_ne_bytes());
+    let attribute = &mut request[HEADER + 56..];
+    attribute[..2].copy_from_slice(&8u16.to_ne_bytes());
+    attribute[2..4].copy_from_slice(&INET_DIAG_REQ_PROTOCOL.to_ne_bytes());
+    attribute[4..].copy_from_slice(&protocol.number().to_ne_bytes());
 
     let protocol = Some(libc::NETLINK_SOCK_DIAG.into());
     let mut socket = Socket::new_raw(

@@ -74,7 +74,11 @@ pub(super) unsafe fn open(how: *const ngx_rs_open_t) -> Result<ngx_rs_open_t, Er
     let how = unsafe { read_sized(how, size_of::<ngx_rs_open_t>()) }?;
     known_flags(
         how.flags,
-        NGX_RS_OPEN_LEAVE_TCP | NGX_RS_OPEN_PREPARE | NGX_RS_OPEN_CHECK | NGX_RS_OPEN_AWAIT_DRAINS,
+        NGX_RS_OPEN_LEAVE_TCP
+            | NGX_RS_OPEN_PREPARE
+            | NGX_RS_OPEN_CHECK
+            | NGX_RS_OPEN_AWAIT_DRAINS
+            | NGX_RS_OPEN_LET_JOIN,
     )?;
     Ok(how)
 }

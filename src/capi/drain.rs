@@ -10,7 +10,9 @@ use crate::listen::{Inherited, Listening};
 /// from now on, while those that they replace still listen. Accept from both,
 /// in any process, until ngx_rs_drain_end has ended the old ones. Until then
 /// one of several sockets that share an address by NGX_RS_LISTENING_REUSEPORT
-/// gets all new connections of that address.
+/// gets all new connections of that address. With NGX_RS_OPEN_LET_JOIN, where
+/// MPTCP connections of an old socket live and TCP takes its place, subflows can
+/// join them until ngx_rs_drain_end is told to end the old socket now.
 ///
 /// sockets  in      `count` elements as ngx_rs_listening_commit left them,
 ///                  borrowed for the call; the caller may have set `fd` of
@@ -22,9 +24,12 @@ use crate::listen::{Inherited, Listening};
 /// error    out     optional, may be NULL; that of the first that failed
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
-/// where new connections may still go to an old socket, and be lost with it.
-/// Any thread. Linear in the number of sockets.
-/// Source: kernel net/ipv4/inet_hashtables.c, net/ipv6/inet6_hashtables.c.
+/// where new connections may still go to an old socket, and be lost with it, or
+/// where subflows cannot join.
+/// Any thread; needs no privilege. Linear in the number of sockets, and with
+/// NGX_RS_OPEN_LET_JOIN of MPTCP connections.
+/// Source: kernel net/ipv4/inet_hashtables.c, net/ipv6/inet6_hashtables.c,
+/// net/core/sock_reuseport.c.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_drain_begin(
     sockets: *mut ngx_rs_listening_t,
@@ -34,7 +39,11 @@ pub unsafe extern "C" fn ngx_rs_drain_begin(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        unsafe { with(sockets, count, how, drain::begin) }
+        unsafe {
+            with(sockets, count, how, |new, old, flags| {
+                drain::begin(new, old, flags & NGX_RS_OPEN_LET_JOIN != 0)
+            })
+        }
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
@@ -63,17 +72,18 @@ pub unsafe extern "C" fn ngx_rs_drain_pause(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        unsafe { with(sockets, count, how, drain::pause) }
+        unsafe { with(sockets, count, how, |new, old, _| drain::pause(new, old)) }
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
 /// Ends the listening of sockets that drain, in every process that has them,
-/// where nothing is under way any more: no handshake, and nothing that waits
-/// for accept(2). None is ended that shares new connections with the new ones,
-/// as before ngx_rs_drain_begin and after ngx_rs_drain_pause. Those that have ended, here or in another process, have fate
-/// NGX_RS_ENDED afterwards: close them.
+/// where nothing is under way any more: no handshake, nothing that waits for
+/// accept(2), and no subflow that may join. None is ended that shares new
+/// connections with the new ones, as before ngx_rs_drain_begin and after
+/// ngx_rs_drain_pause. Those that have ended, here or in another process, have
+/// fate NGX_RS_ENDED afterwards: close them.
 ///
 /// sockets  in      as for ngx_rs_drain_begin, borrowed for the call
 /// how      in,out  likewise, borrowed for the call; `fate` of its inherited
@@ -95,7 +105,7 @@ pub unsafe extern "C" fn ngx_rs_drain_end(
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
-        let end = |new: &[Listening], old: &mut [Inherited<'_>]| drain::end(new, old, now != 0);
+        let end = |new: &[Listening], old: &mut [Inherited<'_>], _| drain::end(new, old, now != 0);
         // SAFETY: our caller's contract.
         unsafe { with(sockets, count, how, end) }
     };
@@ -109,7 +119,7 @@ unsafe fn with(
     sockets: *mut ngx_rs_listening_t,
     count: usize,
     how: *const ngx_rs_open_t,
-    work: impl FnOnce(&[Listening], &mut [Inherited<'_>]) -> Result<(), Error>,
+    work: impl FnOnce(&[Listening], &mut [Inherited<'_>], u32) -> Result<(), Error>,
 ) -> Result<(), Error> {
     // SAFETY: our caller's contract.
     let array = unsafe { Array::new(sockets, count) }?;
@@ -121,7 +131,7 @@ unsafe fn with(
     let mut inherited = old.read()?;
     // SAFETY: our caller's contract; they are given back just below.
     unsafe { array.adopt_all(&mut sockets) };
-    let result = work(&sockets, &mut inherited);
+    let result = work(&sockets, &mut inherited, how.flags);
     array.write_committed(sockets);
     old.write(&inherited);
     result

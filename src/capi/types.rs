@@ -245,6 +245,9 @@ pub const NGX_RS_OPEN_CHECK: u32 = 0x4;
 /// The inherited sockets come from a process that may still drain others of
 /// their addresses: wait until these have ended, for 6 seconds at most.
 pub const NGX_RS_OPEN_AWAIT_DRAINS: u32 = 0x8;
+/// For ngx_rs_drain_begin: subflows can join the MPTCP connections of an old
+/// socket whose place TCP takes. It drains until ngx_rs_drain_end ends it now.
+pub const NGX_RS_OPEN_LET_JOIN: u32 = 0x10;
 
 /// An address is in use and will be tried again; `error` is that of bind(2).
 pub const NGX_RS_REPORT_IN_USE: u32 = 0;

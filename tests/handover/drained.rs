@@ -8,7 +8,7 @@ use ngx_rs_listen::open::Report;
 use ngx_rs_listen::{
     Fate, Inherited, Listening, Open, Protocol, Wish, drain, flag, handover, open,
 };
-use socket2::Socket;
+use socket2::{Domain, Socket, Type};
 
 use crate::common::namespace;
 use crate::common::seccomp::{Argument, SOCKET_DOMAIN, refuse};
@@ -53,7 +53,7 @@ fn drains(text: &str, client: &str, from: Protocol, old: usize, new: usize) {
     let old: Vec<_> = (0..old).map(|_| listener(text, from, old > 1)).collect();
     let before = connect(client, CLIENTS);
     let (sockets, mut inherited) = replace(text, &old, to, new, share);
-    drain::begin(&sockets, &mut inherited).expect("they can be steered");
+    drain::begin(&sockets, &mut inherited, false).expect("they can be steered");
     let during = connect(client, CLIENTS);
     assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS, "{text}");
     assert!(old.iter().all(listens), "the old ones go on");
@@ -99,7 +99,7 @@ fn a_handshake_that_is_under_way_is_waited_for() {
             set(&old[0], level, name, second);
             let mut client = connect(text, 1).remove(0);
             let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
-            drain::begin(&sockets, &mut inherited).expect("it can be steered");
+            drain::begin(&sockets, &mut inherited, false).expect("it can be steered");
             drain::end(&sockets, &mut inherited, false).expect("sockets");
             assert!(listens(&old[0]), "{text}: a handshake is under way");
             client.write_all(b"x").expect("the handshake goes on");
@@ -129,12 +129,12 @@ fn a_socket_is_replaced_again_while_another_drains() {
         namespace::run(|| {
             let first = [listener(text, Protocol::Tcp, false)];
             let (new_second, mut drains_first) = replace(text, &first, MPTCP, 1, false);
-            drain::begin(&new_second, &mut drains_first).expect("it can be steered");
+            drain::begin(&new_second, &mut drains_first, false).expect("it can be steered");
             let second = [Socket::from(
                 fd(&new_second[0]).try_clone().expect("a descriptor"),
             )];
             let (third, mut drains_second) = replace(text, &second, OFF, 1, false);
-            drain::begin(&third, &mut drains_second).expect("it can be steered");
+            drain::begin(&third, &mut drains_second, false).expect("it can be steered");
             let _clients = connect(text, CLIENTS);
             assert_eq!(served(&third), [CLIENTS], "{text}");
             // On IPv4 nothing says that the second drains by now: it might share.
@@ -157,7 +157,7 @@ fn whoever_prepares_to_replace_the_new_socket_stops_the_end() {
         let text = "[::1]:80";
         let old = [listener(text, Protocol::Tcp, false)];
         let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
-        drain::begin(&sockets, &mut inherited).expect("it can be steered");
+        drain::begin(&sockets, &mut inherited, false).expect("it can be steered");
         let new = fd(&sockets[0]);
         set(new, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
         drain::end(&sockets, &mut inherited, false).expect("sockets");
@@ -180,7 +180,7 @@ fn old_and_new_answer_while_another_change_is_prepared() {
 fn paused(text: &str, count: usize) {
     let old = [listener(text, Protocol::Tcp, false)];
     let (sockets, mut inherited) = replace(text, &old, MPTCP, count, count > 1);
-    drain::begin(&sockets, &mut inherited).expect("they can be steered");
+    drain::begin(&sockets, &mut inherited, false).expect("they can be steered");
     drain::pause(&sockets, &mut inherited).expect("they can share");
     let beside = listener(text, Protocol::Tcp, true);
     let begin = Instant::now();
@@ -197,7 +197,7 @@ fn paused(text: &str, count: usize) {
 
     drop(beside);
     let before = served(&sockets).iter().sum::<usize>();
-    drain::begin(&sockets, &mut inherited).expect("they can be steered");
+    drain::begin(&sockets, &mut inherited, false).expect("they can be steered");
     let _more = connect(text, CLIENTS);
     let after = served(&sockets).iter().sum::<usize>();
     assert_eq!(after - before, CLIENTS, "{text}: steered again");
@@ -274,7 +274,7 @@ fn a_kernel_that_cannot_steer_is_reported() {
         let old = [listener("[::1]:80", Protocol::Tcp, false)];
         let (sockets, mut inherited) = replace("[::1]:80", &old, MPTCP, 1, false);
         refuse(OPTION, libc::SO_BINDTOIFINDEX, libc::ENOPROTOOPT);
-        let error = drain::begin(&sockets, &mut inherited).expect_err("it is refused");
+        let error = drain::begin(&sockets, &mut inherited, false).expect_err("it is refused");
         let message = "setsockopt(SO_BINDTOIFINDEX) [::1]:80 failed";
         assert_eq!(error.to_string(), message);
         assert_eq!(error.os_errno(), libc::ENOPROTOOPT);
@@ -292,4 +292,121 @@ fn set(fd: &impl AsRawFd, level: i32, name: i32, value: i32) {
     // SAFETY: `value` has `size` bytes, and lives through the call.
     let failed = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, place, size) };
     assert_eq!(failed, 0, "setsockopt({level}, {name}, {value})");
+}
+
+/// The client of an MPTCP connection at an old listener; nobody accepts it.
+fn mptcp_client(text: &str) -> Socket {
+    let address = inet(text);
+    let domain = Domain::for_address(address);
+    let protocol = Some(Protocol::Mptcp.number().into());
+    let client = Socket::new(domain, Type::STREAM, protocol).expect("MPTCP");
+    client.connect(&address.into()).expect("somebody listens");
+    client
+}
+
+fn marked(sockets: &[Listening]) -> bool {
+    let marked = |socket| option(fd(socket), libc::SOL_SOCKET, libc::SO_BROADCAST) == 1;
+    sockets.iter().any(marked)
+}
+
+/// Old sockets whose place TCP takes, while an MPTCP connection lives.
+fn joined(text: &str, old: usize, new: usize) {
+    let share = new > 1;
+    let old: Vec<_> = (0..old)
+        .map(|_| listener(text, Protocol::Mptcp, old > 1))
+        .collect();
+    let client = mptcp_client(text);
+    let (sockets, mut inherited) = replace(text, &old, OFF, new, share);
+    drain::begin(&sockets, &mut inherited, true).expect("they can be steered");
+    assert!(marked(&sockets));
+    let _clients = connect(text, CLIENTS);
+    assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS, "{text}");
+
+    // What waits is the one connection.
+    assert_eq!(old.iter().map(waiting).sum::<usize>(), 1);
+    drain::end(&sockets, &mut inherited, false).expect("sockets");
+    assert!(old.iter().all(listens), "a subflow may join");
+
+    drain::pause(&sockets, &mut inherited).expect("they can share");
+    assert!(!marked(&sockets));
+    drain::end(&sockets, &mut inherited, true).expect("sockets");
+    assert!(old.iter().all(listens), "they get connections");
+    drop(connect(text, CLIENTS));
+
+    drain::begin(&sockets, &mut inherited, true).expect("they can be steered");
+    drop(client);
+    drain::end(&sockets, &mut inherited, true).expect("sockets");
+    assert!(!old.iter().any(listens) && !marked(&sockets));
+    assert!(sockets.iter().all(|socket| shares(fd(socket)) == share));
+    let _clients = connect(text, CLIENTS);
+    let served = served(&sockets);
+    assert!(served.iter().all(|&count| count > 0), "{served:?}");
+    // Another process finds that all has been done.
+    let mut again: Vec<_> = old.iter().map(Inherited::new).collect();
+    drain::end(&sockets, &mut again, true).expect("sockets");
+}
+
+#[test]
+fn subflows_may_join_until_the_end() {
+    for text in ["127.0.0.1:80", "[::1]:80"] {
+        for (old, new) in [(1, 1), (1, 3), (3, 3)] {
+            namespace::run(|| joined(text, old, new));
+        }
+    }
+}
+
+#[test]
+fn no_subflow_may_join_where_there_is_no_connection_or_no_safe_way() {
+    let text = "127.0.0.1:80";
+    let marks = |old: &[Socket], to, new, join| {
+        let (sockets, mut inherited) = replace(text, old, to, new, new > 1);
+        drain::begin(&sockets, &mut inherited, join).expect("they can be steered");
+        let _clients = connect(text, CLIENTS);
+        assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS);
+        marked(&sockets)
+    };
+    let mptcp = |share| listener(text, Protocol::Mptcp, share);
+    namespace::run(|| assert!(!marks(&[mptcp(false)], OFF, 1, true), "no connection"));
+    for (old, to, new, join) in [(1, OFF, 1, false), (2, OFF, 1, true)] {
+        namespace::run(|| {
+            let old: Vec<_> = (0..old).map(|_| mptcp(old > 1)).collect();
+            let _client = mptcp_client(text);
+            assert!(!marks(&old, to, new, join));
+        });
+    }
+    namespace::run(|| {
+        let old = [mptcp(true)];
+        let _client = mptcp_client(text);
+        let foreign = listener(text, Protocol::Tcp, true);
+        let (sockets, mut inherited) = replace(text, &old, OFF, 1, false);
+        drain::begin(&sockets, &mut inherited, true).expect("they can be steered");
+        assert!(!marked(&sockets), "somebody else is in the group");
+        drop(foreign);
+    });
+}
+
+#[test]
+fn a_kernel_that_cannot_choose_is_reported_and_steers_as_it_can() {
+    const OPTION: Argument = (libc::SYS_setsockopt, 2);
+    for (name, text) in [
+        (libc::SO_ATTACH_REUSEPORT_CBPF, "SO_ATTACH_REUSEPORT_CBPF"),
+        (libc::SO_BROADCAST, "SO_BROADCAST"),
+    ] {
+        namespace::run(|| {
+            let old = [listener("[::1]:80", Protocol::Mptcp, false)];
+            let _client = mptcp_client("[::1]:80");
+            let (sockets, mut inherited) = replace("[::1]:80", &old, OFF, 1, false);
+            refuse(OPTION, name, libc::EPERM);
+            let error = drain::begin(&sockets, &mut inherited, true).expect_err("it is refused");
+            assert_eq!(
+                error.to_string(),
+                format!("setsockopt({text}) [::1]:80 failed")
+            );
+            let _clients = connect("[::1]:80", CLIENTS);
+            assert_eq!(served(&sockets), [CLIENTS]);
+            assert_eq!(waiting(&old[0]), 1);
+            drain::end(&sockets, &mut inherited, false).expect("sockets");
+            assert!(!listens(&old[0]) && !shares(fd(&sockets[0])));
+        });
+    }
 }

@@ -4,9 +4,10 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Over, counter};
 use crate::harness::{Site, send_signal, wait_until};
-use crate::server::Nginx;
+use crate::namespace::ip;
+use crate::server::{Conf, Nginx};
 use crate::slow_path::{HERE, SlowPath};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
@@ -17,6 +18,9 @@ subsystem_tests! {
     (stream, http, mail):
         what_waits_for_a_worker_that_stands_still_is_served,
         what_an_upgrade_takes_over_is_served;
+    (http):
+        subflows_join_after_a_change_to_tcp_for_a_while,
+        subflows_cannot_join_once_the_module_is_gone;
     (stream):
         handshakes_under_way_on_a_long_path_are_served,
         an_upgrade_while_the_old_socket_drains_loses_nobody,
@@ -94,6 +98,102 @@ fn what_an_upgrade_takes_over_is_served(on: Subsystem) {
     wait_until("the old socket to go", || {
         new.listeners().len() == 1 && listening_on(8080) == 1
     });
+}
+
+/// A connection over MPTCP at each of these addresses of an nginx, which no
+/// other listener is at, and which plain TCP takes now.
+fn switched(on: Subsystem, nginx: &Nginx, conf: &dyn Fn(&str) -> Conf) -> Vec<Connection> {
+    ip("mptcp limits set subflow 8 add_addr_accepted 8");
+    for number in 2..6 {
+        ip(&format!("address add fd00::{number}/128 dev lo"));
+    }
+    let connect = |address| {
+        let mut connection = Connection::open(Over::Mptcp, address).expect("somebody listens");
+        // Only what has carried data can be joined.
+        connection
+            .send(&on.request().as_bytes()[..1])
+            .expect("it is there");
+        connection
+    };
+    let connections = [ADDRESS, "[::1]:8080"].map(connect).into();
+    wait_until("both to be accepted", || counter("MPCapableACKRX") == 2);
+    nginx.try_reload(&conf("")).expect("the reload succeeds");
+    connections
+}
+
+/// Two more addresses of the client, one for each connection.
+fn join(number: usize) {
+    ip(&format!(
+        "mptcp endpoint add 127.0.0.{number} dev lo subflow"
+    ));
+    ip(&format!("mptcp endpoint add fd00::{number} dev lo subflow"));
+}
+
+fn joined() -> u64 {
+    counter("MPJoinAckRx")
+}
+
+fn subflows_join_after_a_change_to_tcp_for_a_while(on: Subsystem) {
+    for (word, workers) in [("", 1), ("reuseport", 2)] {
+        let site = Site::new();
+        let conf = |protocol: &str| {
+            let words = [ADDRESS, "[::1]:8080"].map(|at| format!("{at} {word} {protocol}"));
+            on.servers(&[&words[0], &words[1]]).workers(workers)
+        };
+        let nginx = site.start(&conf("mptcp"));
+        let connections = switched(on, &nginx, &conf);
+        // Workers have looked more than once.
+        std::thread::sleep(Duration::from_millis(1200));
+        join(2);
+        wait_until("a subflow of each", || joined() == 2);
+        // A reload that changes nothing does not end it.
+        nginx.try_reload(&conf("")).expect("the reload succeeds");
+        join(3);
+        wait_until("another subflow of each", || joined() == 4);
+        for address in [ADDRESS, "[::1]:8080"] {
+            (0..20).for_each(|_| on.serves(address, false));
+        }
+        let all = 2 * workers;
+        wait_until("the old sockets to end", || listening_on(8080) == all);
+        join(4);
+        let share = i32::from(workers > 1);
+        for listener in nginx.listeners().iter().filter(|one| !one.is_mptcp()) {
+            assert_eq!(listener.option("SO_REUSEPORT"), share);
+            assert_eq!(listener.option("SO_BROADCAST"), 0);
+        }
+        for address in [ADDRESS, "[::1]:8080"] {
+            (0..20).for_each(|_| on.serves(address, false));
+        }
+        assert_eq!(joined(), 4, "plain TCP cannot be joined");
+        drop(connections);
+        // Nothing is left where it can bite.
+        for word in ["mptcp", ""] {
+            nginx.reload(&conf(word));
+            on.serves(ADDRESS, !word.is_empty());
+        }
+        nginx.quit();
+        ip("mptcp endpoint flush");
+        ip("address flush dev lo to fd00::/64");
+    }
+}
+
+fn subflows_cannot_join_once_the_module_is_gone(on: Subsystem) {
+    let site = Site::new();
+    let conf = |word: &str| {
+        let words = [ADDRESS, "[::1]:8080"].map(|at| format!("{at} {word}"));
+        on.servers(&[&words[0], &words[1]])
+    };
+    let nginx = site.start(&conf("mptcp"));
+    let _connections = switched(on, &nginx, &conf);
+    let without = conf("").without_module();
+    nginx.try_reload(&without).expect("the reload succeeds");
+    join(2);
+    for listener in nginx.listeners() {
+        assert_eq!(listener.option("SO_REUSEPORT"), 0);
+        assert_eq!(listener.option("SO_BROADCAST"), 0);
+    }
+    (0..20).for_each(|_| on.serves(ADDRESS, false));
+    assert_eq!(joined(), 0);
 }
 
 /// Clients of the other host, one after the other in short time.

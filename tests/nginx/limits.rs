@@ -182,8 +182,8 @@ fn a_kernel_that_cannot_steer_is_reported_and_serves(on: Subsystem) {
     for word in ["mptcp", "", "mptcp"] {
         let mark = nginx.log().len();
         nginx.reload(&conf(word));
-        let notice = "setsockopt(SO_BINDTOIFINDEX) [::1]:8080 failed, connections that begin \
-                      before the old socket ends may be lost (1: Operation not permitted)";
+        let notice = "setsockopt(SO_BINDTOIFINDEX) [::1]:8080 failed, connections and subflows \
+                      that begin before the old socket ends may be lost (1: Operation not permitted)";
         let log = nginx.log()[mark..].to_owned();
         let notices = log.lines().filter(|line| line.contains(notice));
         assert_eq!(

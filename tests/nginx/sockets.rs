@@ -43,8 +43,10 @@ impl Listener {
     }
 }
 
-/// The options that a listen directive can set, by their names in C.
-pub const OPTIONS: [(&str, i32, i32); 10] = [
+/// The options that a listen directive can set, by their names in C, and one
+/// that only says of a socket that subflows join through another.
+pub const OPTIONS: [(&str, i32, i32); 11] = [
+    ("SO_BROADCAST", libc::SOL_SOCKET, libc::SO_BROADCAST),
     ("SO_RCVBUF", libc::SOL_SOCKET, libc::SO_RCVBUF),
     ("SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF),
     ("SO_KEEPALIVE", libc::SOL_SOCKET, libc::SO_KEEPALIVE),

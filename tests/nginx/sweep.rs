@@ -104,10 +104,16 @@ fn in_force(nginx: &Nginx) -> Vec<Listener> {
         let alone = |one: &Listener| one.address == than.address && !shares(one);
         than.address.is_ipv4() && shares(than) && all.iter().any(alone)
     };
-    listeners.retain(|listener| !listener.drains && !replaced(listener));
-    // The worker that ends the old ones gives it back, at any time.
-    for shared in listeners.iter_mut().filter(|one| one.address.is_ipv6()) {
-        shared.options.remove("SO_REUSEPORT");
+    let joined = |than: &Listener| {
+        let marked = |one: &Listener| one.option("SO_BROADCAST") == 1;
+        let beside = |one: &Listener| one.address == than.address && marked(one);
+        !marked(than) && all.iter().any(beside)
+    };
+    listeners.retain(|one| !one.drains && !replaced(one) && !joined(one));
+    // The worker that ends the old ones changes them, at any time.
+    for one in &mut listeners {
+        one.options.remove("SO_REUSEPORT");
+        one.options.remove("SO_BROADCAST");
     }
     listeners.sort_by_key(|listener| listener.inode);
     listeners
