@@ -413,7 +413,8 @@ impl Place<'_> {
 }
 
 fn lets_join(fd: BorrowedFd<'_>) -> bool {
-    SockRef::from(&fd).broadcast().unwrap_or(false)
+    let marked = sys::option(fd, SOL_SOCKET, libc::SO_BROADCAST);
+    marked.is_ok_and(|marked| marked != 0)
 }
 
 /// Ports, or None where the kernel does not say.
