@@ -274,12 +274,7 @@ impl Place<'_> {
     }
 
     fn mark_joins(&self, join: bool) -> Result<(), Error> {
-        let mut result = Ok(());
-        for fd in self.successors() {
-            let value = i32::from(join);
-            result = result.and(self.set(fd, libc::SO_BROADCAST, value, "SO_BROADCAST"));
-        }
-        result
+        self.set_new(libc::SO_BROADCAST, join, "SO_BROADCAST")
     }
 
     /// Whether subflows can join through the old sockets.
@@ -315,10 +310,13 @@ impl Place<'_> {
 
     /// Whether the new sockets are in the group of those of their address.
     fn share_new(&self, share: bool) -> Result<(), Error> {
+        self.set_new(libc::SO_REUSEPORT, share, "SO_REUSEPORT")
+    }
+
+    fn set_new(&self, name: i32, value: bool, text: &str) -> Result<(), Error> {
         let mut result = Ok(());
         for fd in self.successors() {
-            let value = i32::from(share);
-            result = result.and(self.set(fd, libc::SO_REUSEPORT, value, "SO_REUSEPORT"));
+            result = result.and(self.set(fd, name, value.into(), text));
         }
         result
     }
