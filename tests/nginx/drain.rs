@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::client::{Connection, Over, counter};
-use crate::harness::{Site, send_signal, wait_until};
+use crate::harness::{Host, Site, send_signal, wait_until};
 use crate::namespace::ip;
 use crate::server::{Conf, Nginx};
 use crate::slow_path::{HERE, SlowPath};
@@ -19,7 +19,8 @@ subsystem_tests! {
         what_waits_for_a_worker_that_stands_still_is_served,
         what_an_upgrade_takes_over_is_served;
     (http):
-        subflows_join_after_a_change_to_tcp_for_a_while;
+        subflows_join_after_a_change_to_tcp_for_a_while,
+        subflows_cannot_join_once_the_module_is_gone;
     (stream):
         handshakes_under_way_on_a_long_path_are_served,
         an_upgrade_while_the_old_socket_drains_loses_nobody,
@@ -174,6 +175,31 @@ fn subflows_join_after_a_change_to_tcp_for_a_while(on: Subsystem) {
         ip("mptcp endpoint flush");
         ip("address flush dev lo to fd00::/64");
     }
+}
+
+fn subflows_cannot_join_once_the_module_is_gone(on: Subsystem) {
+    if Host::get().modules(on).ours.is_none() {
+        // What is linked in stays.
+        return;
+    }
+    let site = Site::new();
+    let conf = |word: &str| {
+        let words = [ADDRESS, "[::1]:8080"].map(|at| format!("{at} {word}"));
+        on.servers(&[&words[0], &words[1]])
+    };
+    let nginx = site.start(&conf("mptcp"));
+    let connections = switched(on, &nginx, &conf);
+    let without = conf("").without_module();
+    nginx.try_reload(&without).expect("the reload succeeds");
+    join(2);
+    for listener in nginx.listeners() {
+        assert_eq!(listener.option("SO_REUSEPORT"), 0);
+        assert_eq!(listener.option("SO_BROADCAST"), 0);
+    }
+    (0..20).for_each(|_| on.serves(ADDRESS, false));
+    assert_eq!(joined(), 0);
+    drop(connections);
+    nginx.wait_for_workers(1);
 }
 
 /// Clients of the other host, one after the other in short time.
