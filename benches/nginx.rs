@@ -60,10 +60,7 @@ fn bench(folder: &Path, few: u32) -> Result<()> {
         println!("{count} listeners; bare loop: tcp {bare_tcp:.1} ms, mptcp {bare_mptcp:.1} ms");
 
         let (mut with, mut without) = (Times::default(), Times::default());
-        for _ in 0..ROUNDS {
-            without.add(&plain)?;
-            with.add(&ours)?;
-        }
+        in_turns((&mut without, &plain), (&mut with, &ours))?;
         for (name, with, without, extra) in [
             ("start", &mut with.start, &mut without.start, extra),
             ("nginx -t", &mut with.test, &mut without.test, 0.0),
@@ -98,18 +95,12 @@ fn bench(folder: &Path, few: u32) -> Result<()> {
     }
 }
 
-/// Ours against nginx's own, one after the other in each round.
+/// Ours against nginx's own.
 fn beside_native(folder: &Path, count: u32) -> Result<()> {
     let native = Files::without_module(folder, count, "native", " multipath")?;
     let ours = Files::write(folder, count, "mptcp", " mptcp")?;
     let (mut with, mut without) = (Times::default(), Times::default());
-    for round in 0..2 * ROUNDS {
-        let mut sides = [(&mut without, &native), (&mut with, &ours)];
-        sides.rotate_left(round % 2);
-        for (times, files) in sides {
-            times.add(files)?;
-        }
-    }
+    in_turns((&mut without, &native), (&mut with, &ours))?;
     let mut failed = false;
     // Reading the words is a larger part of `nginx -t`, which does the least.
     for (name, with, without, bound) in [
@@ -129,6 +120,20 @@ fn beside_native(folder: &Path, count: u32) -> Result<()> {
     }
     if failed {
         return Err("a ratio is above its bound".into());
+    }
+    Ok(())
+}
+
+type Side<'a> = (&'a mut Times, &'a Files);
+
+/// One after the other in each round, each as often first as second.
+fn in_turns(one: Side<'_>, two: Side<'_>) -> Result<()> {
+    let mut sides = [one, two];
+    for _ in 0..2 * ROUNDS {
+        for (times, files) in &mut sides {
+            times.add(files)?;
+        }
+        sides.reverse();
     }
     Ok(())
 }

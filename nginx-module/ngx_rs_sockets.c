@@ -31,6 +31,7 @@ static void ngx_rs_listen_rollback(void *data);
 ngx_rs_listen_conf_t *
 ngx_rs_listen_create_conf(ngx_cycle_t *cycle, ngx_rs_subsystem_t *subsystem)
 {
+    ngx_uint_t             n;
     ngx_rs_listen_conf_t  *rlcf;
 
     if (ngx_rs_abi_version() != NGX_RS_ABI_VERSION) {
@@ -49,14 +50,18 @@ ngx_rs_listen_create_conf(ngx_cycle_t *cycle, ngx_rs_subsystem_t *subsystem)
     rlcf->subsystem = subsystem;
     rlcf->cycle = cycle;
 
-    if (ngx_array_init(&rlcf->asked, cycle->pool, 4,
+    /* there will be about as many again */
+
+    n = ngx_max(cycle->old_cycle->listening.nelts, 4);
+
+    if (ngx_array_init(&rlcf->asked, cycle->pool, n,
                        sizeof(ngx_rs_listening_t))
         != NGX_OK)
     {
         return NULL;
     }
 
-    if (ngx_array_init(&rlcf->places, cycle->pool, 4, sizeof(ngx_rs_place_t))
+    if (ngx_array_init(&rlcf->places, cycle->pool, n, sizeof(ngx_rs_place_t))
         != NGX_OK)
     {
         return NULL;

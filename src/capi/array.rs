@@ -91,12 +91,17 @@ impl Array {
         unsafe { Sized::new(first, count) }.map(Self)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = Result<Listening, Error>> {
+        let elements = self.0.read();
+        elements.map(|element| convert::listening(&element?))
+    }
+
     pub(super) fn read(&self) -> Result<Vec<Listening>, Error> {
         let mut sockets = Vec::new();
         let room = sockets.try_reserve_exact(self.0.count);
         room.map_err(|_| Error::Argument("an array is too long"))?;
-        for element in self.0.read() {
-            sockets.push(convert::listening(&element?)?);
+        for socket in self.iter() {
+            sockets.push(socket?);
         }
         Ok(sockets)
     }

@@ -259,11 +259,14 @@ pub unsafe extern "C" fn ngx_rs_listening_assign(
         // SAFETY: our caller's contract.
         let asked = unsafe { array::Array::new(asked.cast_mut(), asked_count) }?;
         let mut sockets = array.read()?;
-        let asked = asked.read()?.into_iter().enumerate();
-        let (places, asked): (Vec<usize>, Vec<_>) = asked
-            .filter_map(|(place, asked)| Some((place, assign::Asked::of(asked)?)))
-            .unzip();
-        assign::wishes(&mut sockets, &asked).map_err(|error| error.placed(&places))?;
+        let (mut places, mut wishes) = (Vec::new(), Vec::new());
+        for (place, asked) in asked.iter().enumerate() {
+            if let Some(wish) = assign::Asked::of(asked?) {
+                places.push(place);
+                wishes.push(wish);
+            }
+        }
+        assign::wishes(&mut sockets, &wishes).map_err(|error| error.placed(&places))?;
         array.write_wishes(&sockets);
         Ok(())
     };
