@@ -123,8 +123,8 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
     size_t               n;
     ngx_uint_t           i;
     ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
-    ngx_rs_place_t      *place;
-    ngx_rs_listening_t  *sockets, *asked;
+    ngx_rs_asked_t      *asked;
+    ngx_rs_listening_t  *sockets;
 
     if (ngx_rs_listen_sockets(listen, &sockets, &n, &error) != NGX_RS_OK) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "%s", error.message);
@@ -140,17 +140,15 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
         }
 
         asked = ngx_array_push(&rlcf->asked);
-        place = ngx_array_push(&rlcf->places);
-
-        if (asked == NULL || place == NULL) {
+        if (asked == NULL) {
             return NGX_ERROR;
         }
 
-        *asked = sockets[i];
-
-        ngx_memcpy(&place->u, sockets[i].sockaddr, sockets[i].socklen);
-        place->file = cf->conf_file->file.name.data;
-        place->line = cf->conf_file->line;
+        ngx_memcpy(&asked->u, sockets[i].sockaddr, sockets[i].socklen);
+        asked->protocol = sockets[i].protocol;
+        asked->flags = sockets[i].flags & NGX_RS_LISTENING_FALLBACK;
+        asked->file = cf->conf_file->file.name.data;
+        asked->line = cf->conf_file->line;
     }
 
     return NGX_OK;
@@ -168,9 +166,8 @@ ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd, void *conf,
 {
     char                *rv;
     size_t               n;
-    ngx_str_t           *value, *arg;
-    ngx_uint_t           i;
-    ngx_array_t          args, *saved;
+    ngx_str_t           *value;
+    ngx_uint_t           i, left;
     ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
     const ngx_rs_str_t  *words;
 
@@ -179,52 +176,36 @@ ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd, void *conf,
         return NGX_CONF_ERROR;
     }
 
-    saved = cf->args;
-    value = saved->elts;
+    value = cf->args->elts;
+    left = 1;
 
-    if (ngx_array_init(&args, cf->temp_pool, saved->nelts, sizeof(ngx_str_t))
-        != NGX_OK)
-    {
-        return NGX_CONF_ERROR;
-    }
-
-    for (i = 0; i < saved->nelts; i++) {
-        if (i == 0 || owners[i - 1] != NGX_RS_WORD_OURS) {
-            arg = ngx_array_push(&args);    /* there is room */
-            *arg = value[i];
+    for (i = 1; i < cf->args->nelts; i++) {
+        if (owners[i - 1] != NGX_RS_WORD_OURS) {
+            value[left++] = value[i];
         }
     }
 
-    arg = args.elts;
-    rv = NGX_CONF_OK;
-
-    cf->args = &args;
+    cf->args->nelts = left;
 
     if (n == 0) {
-        rv = cmd->set(cf, cmd, conf);
+        return cmd->set(cf, cmd, conf);
     }
 
-    for (i = 0; i < n; i++) {
+    rv = NGX_CONF_OK;
 
-        rv = NGX_CONF_ERROR;
+    for (i = 0; i < n && rv == NGX_CONF_OK; i++) {
 
-        arg[1].len = words[i].len;
-        arg[1].data = ngx_pnalloc(cf->pool, words[i].len + 1);
-        if (arg[1].data == NULL) {
-            break;
+        value[1].len = words[i].len;
+        value[1].data = ngx_pnalloc(cf->pool, words[i].len + 1);
+        if (value[1].data == NULL) {
+            return NGX_CONF_ERROR;
         }
 
-        (void) ngx_cpystrn(arg[1].data, (u_char *) words[i].data,
+        (void) ngx_cpystrn(value[1].data, (u_char *) words[i].data,
                            words[i].len + 1);
 
         rv = cmd->set(cf, cmd, conf);
-
-        if (rv != NGX_CONF_OK) {
-            break;
-        }
     }
-
-    cf->args = saved;
 
     return rv;
 }

@@ -35,7 +35,7 @@ typedef struct {
 } ngx_rs_subsystem_t;
 
 
-/* where a directive wants its protocol, and where it stands itself */
+/* which protocol a directive wants, where, and where it stands itself */
 
 typedef struct {
     union {
@@ -46,9 +46,12 @@ typedef struct {
 #endif
     } u;
 
+    int                         protocol;
+    uint32_t                    flags;
+
     u_char                     *file;
     ngx_uint_t                  line;
-} ngx_rs_place_t;
+} ngx_rs_asked_t;
 
 
 typedef struct ngx_rs_drain_s  ngx_rs_drain_t;
@@ -59,8 +62,7 @@ typedef struct ngx_rs_drain_s  ngx_rs_drain_t;
 typedef struct {
     ngx_rs_subsystem_t         *subsystem;
 
-    ngx_array_t                 asked;      /* of ngx_rs_listening_t */
-    ngx_array_t                 places;     /* of ngx_rs_place_t */
+    ngx_array_t                 asked;      /* of ngx_rs_asked_t */
 
     /* the listeners of the subsystem, and where they are in the cycle */
     ngx_cycle_t                *cycle;

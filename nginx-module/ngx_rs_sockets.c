@@ -54,14 +54,7 @@ ngx_rs_listen_create_conf(ngx_cycle_t *cycle, ngx_rs_subsystem_t *subsystem)
 
     n = ngx_max(cycle->old_cycle->listening.nelts, 4);
 
-    if (ngx_array_init(&rlcf->asked, cycle->pool, n,
-                       sizeof(ngx_rs_listening_t))
-        != NGX_OK)
-    {
-        return NULL;
-    }
-
-    if (ngx_array_init(&rlcf->places, cycle->pool, n, sizeof(ngx_rs_place_t))
+    if (ngx_array_init(&rlcf->asked, cycle->pool, n, sizeof(ngx_rs_asked_t))
         != NGX_OK)
     {
         return NULL;
@@ -269,35 +262,45 @@ static ngx_int_t
 ngx_rs_listen_assign(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
 {
     ngx_uint_t           i, n;
+    ngx_rs_asked_t      *asked;
     ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
-    ngx_rs_place_t      *place;
-    ngx_rs_listening_t  *asked;
+    ngx_rs_status_t      status;
+    ngx_rs_listening_t  *places;
+    ngx_rs_listening_t   init = NGX_RS_LISTENING_INIT;
 
     asked = rlcf->asked.elts;
-    place = rlcf->places.elts;
     n = rlcf->asked.nelts;
 
     if (n == 0) {
         return NGX_OK;
     }
 
-    /* the array of places has moved while it grew */
-
-    for (i = 0; i < n; i++) {
-        asked[i].sockaddr = &place[i].u.sockaddr;
+    places = ngx_alloc(n * sizeof(ngx_rs_listening_t), cycle->log);
+    if (places == NULL) {
+        return NGX_ERROR;
     }
 
-    if (ngx_rs_listening_assign(rlcf->sockets, rlcf->nsockets, asked, n,
-                                &error)
-        == NGX_RS_OK)
-    {
+    for (i = 0; i < n; i++) {
+        places[i] = init;
+        places[i].sockaddr = &asked[i].u.sockaddr;
+        places[i].socklen = sizeof(asked[i].u);
+        places[i].protocol = asked[i].protocol;
+        places[i].flags = asked[i].flags;
+    }
+
+    status = ngx_rs_listening_assign(rlcf->sockets, rlcf->nsockets, places, n,
+                                     &error);
+
+    ngx_free(places);
+
+    if (status == NGX_RS_OK) {
         return NGX_OK;
     }
 
     if (error.status == NGX_RS_ERR_CONFLICT) {
-        place += error.arg_index;
+        asked += error.arg_index;
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0, "%s in %s:%ui",
-                      error.message, place->file, place->line);
+                      error.message, asked->file, asked->line);
 
     } else {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0, "%s", error.message);

@@ -80,6 +80,14 @@ impl<T: Copy> Sized<T> {
     }
 }
 
+/// For as many as our caller says.
+pub(super) fn room<T>(count: usize) -> Result<Vec<T>, Error> {
+    let mut room = Vec::new();
+    let reserved = room.try_reserve_exact(count);
+    reserved.map_err(|_| Error::Argument("an array is too long"))?;
+    Ok(room)
+}
+
 /// The sockets of our caller.
 pub(super) struct Array(Sized<ngx_rs_listening_t>);
 
@@ -97,9 +105,7 @@ impl Array {
     }
 
     pub(super) fn read(&self) -> Result<Vec<Listening>, Error> {
-        let mut sockets = Vec::new();
-        let room = sockets.try_reserve_exact(self.0.count);
-        room.map_err(|_| Error::Argument("an array is too long"))?;
+        let mut sockets = room(self.0.count)?;
         for socket in self.iter() {
             sockets.push(socket?);
         }

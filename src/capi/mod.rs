@@ -123,9 +123,7 @@ pub unsafe extern "C" fn ngx_rs_listen_parse(
         let rules = unsafe { convert::rules(rules) }?;
         // SAFETY: our caller's contract.
         let words = unsafe { slice_of(words, count) }?;
-        let mut bytes = Vec::new();
-        let room = bytes.try_reserve_exact(count);
-        room.map_err(|_| Error::Argument("an array is too long"))?;
+        let mut bytes = array::room(count)?;
         for word in words {
             // SAFETY: our caller's contract.
             bytes.push(unsafe { convert::bytes(word) }?);
@@ -259,7 +257,7 @@ pub unsafe extern "C" fn ngx_rs_listening_assign(
         // SAFETY: our caller's contract.
         let asked = unsafe { array::Array::new(asked.cast_mut(), asked_count) }?;
         let mut sockets = array.read()?;
-        let (mut places, mut wishes) = (Vec::new(), Vec::new());
+        let (mut places, mut wishes) = (array::room(asked_count)?, array::room(asked_count)?);
         for (place, asked) in asked.iter().enumerate() {
             if let Some(wish) = assign::Asked::of(asked?) {
                 places.push(place);
