@@ -252,7 +252,7 @@ impl Place<'_> {
     fn steer_but_joins(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
         let chosen = self.let_join(old);
         if chosen.is_err() {
-            let _ = self.stop_choosing();
+            let _ = self.stop_joins();
             self.steer(old)?;
         }
         chosen
@@ -283,9 +283,13 @@ impl Place<'_> {
 
     /// No subflow can join from now on; the group stays as it is.
     fn refuse_joins(&self) -> Result<(), Error> {
-        if !self.lets_join() {
-            return Ok(());
+        match self.lets_join() {
+            true => self.stop_joins(),
+            false => Ok(()),
         }
+    }
+
+    fn stop_joins(&self) -> Result<(), Error> {
         let marked = self.mark_joins(false);
         marked.and(self.stop_choosing().map(drop))
     }
