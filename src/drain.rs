@@ -111,10 +111,11 @@ pub fn end(sockets: &[Listening], old: &mut [Inherited<'_>], now: bool) -> Resul
     let mut result = Ok(());
     for place in places(sockets, old)? {
         let mut ended = Ok(());
+        let joins = place.lets_join();
         if place.listens(old) {
             let busy = match now {
                 true => place.shares(false),
-                false => place.is_busy(old, &mut known),
+                false => joins || place.is_busy(old, &mut known),
             };
             if busy {
                 continue;
@@ -122,7 +123,7 @@ pub fn end(sockets: &[Listening], old: &mut [Inherited<'_>], now: bool) -> Resul
             ended = place.shut_down(old);
         }
         // One that listens on would get its share.
-        result = result.and(ended.and_then(|()| place.spread()));
+        result = result.and(ended.and_then(|()| place.spread(joins)));
         for &index in &place.old {
             old[index].fate = Fate::Ended;
         }
@@ -390,16 +391,15 @@ impl Place<'_> {
         // In this order: what leaves the handshake waits.
         self.new.is_empty()
             || self.shares(true)
-            || self.lets_join()
             || known.is_half_open_at(&self.address)
             || self.old.iter().any(waits)
     }
 
     /// Gives the new sockets SO_REUSEPORT back where they are to share, and
-    /// takes it away where they share no more.
-    fn spread(&self) -> Result<(), Error> {
+    /// takes it away where they share no more, as after subflows could join.
+    fn spread(&self, joins: bool) -> Result<(), Error> {
         let share = self.new.iter().any(|new| new.options.has(flag::REUSEPORT));
-        if !self.lets_join() {
+        if !joins {
             return match share {
                 true => self.share_new(true),
                 false => Ok(()),
