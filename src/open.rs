@@ -99,7 +99,9 @@ struct Group {
 
 struct Opening<'a, 'fd, 'how, 'report> {
     inherited: &'a mut [Inherited<'fd>],
-    groups: AddressMap<(SocketAddress, c_int), Group>,
+    groups: Vec<Group>,
+    /// Which group is that of an address and type.
+    known: AddressMap<(SocketAddress, c_int), usize>,
     /// For each inherited socket the next one of its group.
     behind: Vec<Option<usize>>,
     /// Which protocols the kernel has, as far as that was asked.
@@ -112,29 +114,33 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         inherited: &'a mut [Inherited<'fd>],
         how: &'how mut Open<'report>,
     ) -> Result<Self, Error> {
-        let mut groups = AddressMap::default();
-        groups.reserve(inherited.len());
+        let mut groups: Vec<Group> = Vec::with_capacity(inherited.len());
+        let mut known = AddressMap::default();
+        known.reserve(inherited.len());
         let mut behind = vec![None; inherited.len()];
         for (index, socket) in inherited.iter_mut().enumerate() {
             socket.fate = Fate::Unused;
             let Some(key) = identify(index, socket)? else {
                 continue;
             };
-            let group = groups.entry(key).or_insert(Group {
-                first: index,
-                last: index,
-                next: Some(index),
-                replaced: false,
-                shared: false,
-            });
-            if group.last != index {
-                behind[group.last] = Some(index);
-                group.last = index;
-            }
+            let group = *known.entry(key).or_insert(groups.len());
+            let Some(group) = groups.get_mut(group) else {
+                groups.push(Group {
+                    first: index,
+                    last: index,
+                    next: Some(index),
+                    replaced: false,
+                    shared: false,
+                });
+                continue;
+            };
+            behind[group.last] = Some(index);
+            group.last = index;
         }
         Ok(Self {
             inherited,
             groups,
+            known,
             behind,
             asked: Vec::new(),
             how,
@@ -200,27 +206,37 @@ impl Opening<'_, '_, '_, '_> {
 
     /// Finds out what is to become of a socket, and does it.
     fn one(&mut self, socket: &mut Listening) -> Result<(), Error> {
-        socket.protocol = self.choose(socket)?;
-        if let Some(index) = self.take(socket)? {
+        let group = self.group(socket);
+        socket.protocol = self.choose(socket, group)?;
+        if let Some(index) = self.take(socket, group)? {
             self.inherited[index].fate = Fate::Kept;
             socket.outcome = Outcome::Inherited(index);
         } else if self.how.check {
             self.supports(socket, socket.protocol)?;
             socket.outcome = Outcome::Left;
         } else {
-            self.open(socket)?;
+            self.open(socket, group)?;
         }
         Ok(())
     }
 
-    fn choose(&mut self, socket: &Listening) -> Result<Protocol, Error> {
+    /// The group of the socket's address and type, if there is one.
+    fn group(&self, socket: &Listening) -> Option<usize> {
+        if self.groups.is_empty() {
+            return None;
+        }
+        let key = (socket.address.clone(), socket.socket_type.into());
+        self.known.get(&key).copied()
+    }
+
+    fn choose(&mut self, socket: &Listening, group: Option<usize>) -> Result<Protocol, Error> {
         let Some(wish) = socket.wish.filter(|_| socket.is_inet_stream()) else {
             return Ok(Protocol::Tcp);
         };
         // An inherited socket of the protocol needs no new one.
         if !wish.fallback
             || self
-                .next(socket)?
+                .next(socket, group)?
                 .is_some_and(|(_, protocol)| protocol == wish.protocol)
         {
             return Ok(wish.protocol);
@@ -255,17 +271,13 @@ impl Opening<'_, '_, '_, '_> {
         Ok(())
     }
 
-    fn group(&mut self, socket: &Listening) -> Option<&mut Group> {
-        if self.groups.is_empty() {
-            return None;
-        }
-        let key = (socket.address.clone(), socket.socket_type.into());
-        self.groups.get_mut(&key)
-    }
-
-    /// The next inherited socket of the same address and type.
-    fn next(&mut self, socket: &Listening) -> Result<Option<(usize, Protocol)>, Error> {
-        match self.group(socket).and_then(|group| group.next) {
+    /// The next inherited socket of the group.
+    fn next(
+        &mut self,
+        socket: &Listening,
+        group: Option<usize>,
+    ) -> Result<Option<(usize, Protocol)>, Error> {
+        match group.and_then(|group| self.groups[group].next) {
             Some(index) => {
                 let protocol = protocol_of(&mut self.inherited[index], socket)?;
                 Ok(Some((index, protocol)))
@@ -276,13 +288,13 @@ impl Opening<'_, '_, '_, '_> {
 
     /// Takes the next inherited socket of the right protocol; those of another
     /// are passed over for good.
-    fn take(&mut self, socket: &Listening) -> Result<Option<usize>, Error> {
-        while let Some((index, protocol)) = self.next(socket)? {
+    fn take(&mut self, socket: &Listening, group: Option<usize>) -> Result<Option<usize>, Error> {
+        while let Some((index, protocol)) = self.next(socket, group)? {
             let right = protocol == socket.protocol || !socket.is_inet_stream();
             let behind = self.behind[index];
-            if let Some(group) = self.group(socket) {
-                group.next = behind;
-                group.replaced |= !right;
+            if let Some(group) = group {
+                self.groups[group].next = behind;
+                self.groups[group].replaced |= !right;
             }
             if right {
                 return Ok(Some(index));
@@ -292,10 +304,10 @@ impl Opening<'_, '_, '_, '_> {
         Ok(None)
     }
 
-    fn open(&mut self, socket: &mut Listening) -> Result<(), Error> {
-        let outcome = match self.group(socket) {
+    fn open(&mut self, socket: &mut Listening, group: Option<usize>) -> Result<(), Error> {
+        let outcome = match group {
             None => Outcome::Opened,
-            Some(group) if group.replaced => Outcome::Replaced,
+            Some(group) if self.groups[group].replaced => Outcome::Replaced,
             Some(_) => Outcome::Joined,
         };
         let plain = socket.protocol == Protocol::Tcp;
@@ -303,7 +315,9 @@ impl Opening<'_, '_, '_, '_> {
             socket.outcome = Outcome::Left;
             return Ok(());
         }
-        self.share(socket)?;
+        if let Some(group) = group {
+            self.share(group)?;
+        }
         socket.fd = Some(create(socket, outcome == Outcome::Replaced)?);
         socket.outcome = outcome;
         // Beside others it would take connections away from them.
@@ -315,20 +329,17 @@ impl Opening<'_, '_, '_, '_> {
         Ok(())
     }
 
-    /// Makes room beside the inherited sockets of this address.
-    fn share(&mut self, socket: &Listening) -> Result<(), Error> {
-        let first = match self.group(socket) {
-            Some(group) if !group.shared => group.first,
-            _ => return Ok(()),
-        };
-        let mut member = Some(first);
+    /// Makes room beside the inherited sockets of this group.
+    fn share(&mut self, group: usize) -> Result<(), Error> {
+        if self.groups[group].shared {
+            return Ok(());
+        }
+        let mut member = Some(self.groups[group].first);
         while let Some(index) = member {
             handover::share(&mut self.inherited[index])?;
             member = self.behind[index];
         }
-        if let Some(group) = self.group(socket) {
-            group.shared = true;
-        }
+        self.groups[group].shared = true;
         Ok(())
     }
 }
