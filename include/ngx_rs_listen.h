@@ -222,6 +222,11 @@
 #define NGX_RS_ENDED 3
 
 /**
+ * It has no SO_REUSEPORT, so the kernel need not be asked whether it has.
+ */
+#define NGX_RS_INHERITED_ALONE 1
+
+/**
  * Leave fresh sockets of plain TCP, UDP and unix domain to the caller.
  */
 #define NGX_RS_OPEN_LEAVE_TCP 1
@@ -247,6 +252,12 @@
  * socket whose place TCP takes. It drains until ngx_rs_drain_end ends it now.
  */
 #define NGX_RS_OPEN_LET_JOIN 16
+
+/**
+ * For ngx_rs_drain_begin: ngx_rs_listening_commit has just succeeded for these
+ * sockets, so of what it left the kernel need not be asked.
+ */
+#define NGX_RS_OPEN_COMMITTED 32
 
 /**
  * An address is in use and will be tried again; `error` is that of bind(2).
@@ -530,9 +541,9 @@ typedef struct {
      */
     uint32_t shared;
     /**
-     * 0
+     * in: 0 or NGX_RS_INHERITED_ALONE.
      */
-    uint32_t reserved;
+    uint32_t flags;
 } ngx_rs_inherited_t;
 
 /**
@@ -839,8 +850,8 @@ ngx_rs_status_t ngx_rs_open_listening(ngx_rs_listening_t *sockets,
  * now, which resets the connections that wait in their queues.
  *
  * sockets  in,out  `count` elements as ngx_rs_open_listening left them;
- *                  borrowed for the call; those that failed have outcome
- *                  NGX_RS_FAILED afterwards, and the others listen
+ *                  borrowed for the call; those that do not listen have
+ *                  outcome NGX_RS_FAILED afterwards, and the others listen
  * error    out     optional, may be NULL; that of the first that failed
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.

@@ -85,11 +85,13 @@ static ngx_rs_drain_t  *ngx_rs_drains[NGX_RS_SUBSYSTEM_MAIL + 1];
 
 /*
  * The new cycle has succeeded, and its sockets listen: those that they replace
- * become ours, and the workers of the new cycle accept from both.
+ * become ours, and the workers of the new cycle accept from both.  The flags
+ * are for ngx_rs_drain_begin.
  */
 
 void
-ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
+ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
+    uint32_t flags)
 {
     ngx_uint_t           i, n;
     ngx_rs_drain_t      *drain, *old;
@@ -145,7 +147,9 @@ ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
         drain->lender = ngx_parent;
 
     } else {
+        drain->open.flags |= flags;
         ngx_rs_drain_steer(drain, cycle->log);
+        drain->open.flags &= ~flags;
     }
 }
 

@@ -92,7 +92,8 @@ ngx_int_t ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf);
 ngx_listening_t *ngx_rs_listen_successor(ngx_cycle_t *cycle,
     ngx_rs_listen_conf_t *rlcf, ngx_listening_t *old, ngx_uint_t *start);
 
-void ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf);
+void ngx_rs_listen_drain(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf,
+    uint32_t flags);
 void ngx_rs_listen_pause(ngx_rs_listen_conf_t *rlcf);
 void ngx_rs_listen_resume(ngx_rs_listen_conf_t *rlcf);
 ngx_int_t ngx_rs_listen_init_process(ngx_cycle_t *cycle, void *conf);

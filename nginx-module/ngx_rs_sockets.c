@@ -252,6 +252,12 @@ ngx_rs_listen_collect_old(ngx_cycle_t *cycle, ngx_rs_listen_conf_t *rlcf)
         old->sockaddr = ls[i].sockaddr;
         old->socklen = ls[i].socklen;
         old->type = ls[i].type;
+
+#if (NGX_HAVE_REUSEPORT)
+        if (!ls[i].reuseport) {
+            old->flags = NGX_RS_INHERITED_ALONE;
+        }
+#endif
     }
 
     return NGX_OK;
@@ -524,9 +530,11 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
 {
     ngx_rs_listen_conf_t  *rlcf = conf;
 
+    uint32_t        flags;
     ngx_uint_t      i;
     ngx_rs_error_t  error = NGX_RS_ERROR_INIT;
 
+    flags = NGX_RS_OPEN_COMMITTED;
     rlcf->committed = 1;
 
     ngx_rs_listen_show_old(rlcf);
@@ -539,6 +547,8 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
         ngx_log_error(NGX_LOG_ALERT, cycle->log, error.os_errno,
                       "%s", error.message);
 
+        flags = 0;
+
         for (i = 0; i < rlcf->nsockets; i++) {
             if (rlcf->sockets[i].outcome == NGX_RS_FAILED) {
                 ngx_rs_listen_keep_old(cycle, rlcf, i);
@@ -546,7 +556,7 @@ ngx_rs_listen_commit(ngx_cycle_t *cycle, void *conf)
         }
     }
 
-    ngx_rs_listen_drain(cycle, rlcf);
+    ngx_rs_listen_drain(cycle, rlcf, flags);
 
     return NGX_OK;
 }

@@ -11,8 +11,7 @@ use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 use socket2::{Domain, SockRef, Type};
 
 use crate::error::Error;
-use crate::handover;
-use crate::listen::{Listening, Outcome, flag};
+use crate::listen::{Listening, flag};
 use crate::protocol::Protocol;
 use crate::sys;
 
@@ -123,15 +122,10 @@ pub(crate) fn listen(socket: &Listening) -> Result<(), Error> {
         return Ok(());
     };
     let backlog = socket.options.backlog;
-    let failed = |call: &str| format!("{call} {}, backlog {backlog}", socket.address);
-    let kernel = SockRef::from(fd);
-    kernel
-        .listen(backlog)
-        .map_err(|source| Error::syscall(failed("listen() to"), source))?;
-    if socket.outcome == Outcome::Replaced && !socket.options.has(flag::REUSEPORT) {
-        handover::unshare(&kernel);
-    }
-    Ok(())
+    let address = &socket.address;
+    SockRef::from(fd).listen(backlog).map_err(|source| {
+        Error::syscall(format!("listen() to {address}, backlog {backlog}"), source)
+    })
 }
 
 /// Removes the file of a unix domain socket of ours.

@@ -30,6 +30,7 @@ use socket2::{Domain, SockRef};
 
 use crate::address::{AddressMap, SocketAddress};
 use crate::error::Error;
+use crate::handover;
 use crate::joins;
 use crate::listen::{Fate, Inherited, Listening, Outcome, flag};
 use crate::open::identify;
@@ -48,31 +49,39 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Every interface.
 const ANYWHERE: i32 = 0;
 
+/// How to [`begin`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Begin {
+    /// Subflows can join the MPTCP connections of an old socket whose place TCP
+    /// takes; the old socket goes on until [`end`] is told to end it now. Where
+    /// that cannot be, none can join: where old sockets of TCP drain at the
+    /// address, too, or more than there are new ones, or somebody else shares it.
+    pub join: bool,
+    /// [`handover::commit`] has just succeeded, so of what it left the kernel
+    /// need not be asked.
+    pub committed: bool,
+}
+
 /// From now on new connections go to the new sockets only, while those that
 /// they replace ([`Fate::Replaced`]) still listen: accept from both until
 /// [`end`]. Where several sockets share an address by `reuseport`, one of them
 /// gets all until then.
 ///
-/// With `join` subflows can join the MPTCP connections of an old socket whose
-/// place TCP takes; the old socket goes on until [`end`] is told to end it now.
-/// Where that cannot be, none can join: where old sockets of TCP drain at the
-/// address, too, or more than there are new ones, or somebody else shares it.
-///
 /// # Errors
 /// [`Error::Syscall`] of the first that failed: some new connections may go to
 /// the old socket of its address, and be lost at the end, or no subflow can join
 /// its connections. All others are safe.
-pub fn begin(sockets: &[Listening], old: &mut [Inherited<'_>], join: bool) -> Result<(), Error> {
+pub fn begin(sockets: &[Listening], old: &mut [Inherited<'_>], how: Begin) -> Result<(), Error> {
     let mut result = Ok(());
     let mut known = Known::default();
     for place in places(sockets, old)? {
         // Where one could not listen, an old one may have to go on for good.
         let failed = |new: &&Listening| new.outcome == Outcome::Failed;
         if !place.new.iter().any(failed) {
-            result = result.and(match join {
+            result = result.and(match how.join {
                 true if place.can_join(old, &mut known) => place.steer_but_joins(old),
-                true => place.steer(old),
-                false => place.steer(old).and(place.refuse_joins()),
+                true => place.steer(old, how.committed),
+                false => place.steer(old, how.committed).and(place.refuse_joins()),
             });
         }
     }
@@ -224,8 +233,11 @@ fn places<'a>(
 }
 
 impl Place<'_> {
-    fn steer(&self, old: &[Inherited<'_>]) -> Result<(), Error> {
-        let alone = self.share_new(false);
+    fn steer(&self, old: &[Inherited<'_>], committed: bool) -> Result<(), Error> {
+        let alone = match committed && self.new.iter().all(|new| handover::is_alone(new)) {
+            true => Ok(()),
+            false => self.share_new(false),
+        };
         alone.and(self.bind_old(old, NOWHERE))
     }
 
@@ -254,7 +266,7 @@ impl Place<'_> {
         let chosen = self.let_join(old);
         if chosen.is_err() {
             let _ = self.stop_joins();
-            self.steer(old)?;
+            self.steer(old, false)?;
         }
         chosen
     }

@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use crate::create;
 use crate::error::Error;
-use crate::listen::{Fate, Inherited, Listening, Outcome};
+use crate::listen::{Fate, Inherited, Listening, Outcome, flag};
 
 /// Lets other sockets be bound to the address of an inherited one.
 pub(crate) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
@@ -23,7 +23,10 @@ pub(crate) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
         Error::syscall(format!("{call}(SO_REUSEPORT) {address}"), source)
     };
     let kernel = SockRef::from(&inherited.fd);
-    let before = kernel.reuse_port();
+    let before = match inherited.alone {
+        true => Ok(false),
+        false => kernel.reuse_port(),
+    };
     if !before.map_err(|source| failed("getsockopt", source))? {
         let set = kernel.set_reuse_port(true);
         set.map_err(|source| failed("setsockopt", source))?;
@@ -37,7 +40,9 @@ pub fn rollback(inherited: &mut [Inherited<'_>]) {
     for socket in inherited {
         socket.fate = Fate::Unused;
         if std::mem::take(&mut socket.shared) {
-            unshare(&SockRef::from(&socket.fd));
+            // If this fails, other sockets of this user could be bound to the
+            // address; it serves all the same.
+            let _ = SockRef::from(&socket.fd).set_reuse_port(false);
         }
     }
 }
@@ -47,7 +52,7 @@ pub fn rollback(inherited: &mut [Inherited<'_>]) {
 ///
 /// # Errors
 /// [`Error::Syscall`] of the first that failed. All the others listen; those
-/// that failed have [`Outcome::Failed`], and those that they were to replace
+/// that do not have [`Outcome::Failed`], and those that they were to replace
 /// had better go on.
 pub fn commit(sockets: &mut [Listening]) -> Result<(), Error> {
     let mut result = Ok(());
@@ -58,14 +63,25 @@ pub fn commit(sockets: &mut [Listening]) -> Result<(), Error> {
         if let Err(error) = create::listen(socket) {
             socket.outcome = Outcome::Failed;
             result = result.and(Err(error));
+        } else {
+            result = result.and(unshare(socket));
         }
     }
     result
 }
 
 /// Makes the address the socket's own again, once it listens.
-pub(crate) fn unshare(kernel: &SockRef<'_>) {
-    // If this fails, other sockets of this user could be bound to the address;
-    // it serves all the same.
-    let _ = kernel.set_reuse_port(false);
+pub(crate) fn unshare(socket: &Listening) -> Result<(), Error> {
+    let Some(fd) = socket.fd.as_ref().filter(|_| is_alone(socket)) else {
+        return Ok(());
+    };
+    SockRef::from(fd).set_reuse_port(false).map_err(|source| {
+        let call = format!("setsockopt(SO_REUSEPORT) {}", socket.address);
+        Error::syscall(call, source)
+    })
+}
+
+/// Whether the commit leaves the socket without SO_REUSEPORT.
+pub(crate) fn is_alone(socket: &Listening) -> bool {
+    socket.outcome == Outcome::Replaced && !socket.options.has(flag::REUSEPORT)
 }

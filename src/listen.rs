@@ -205,6 +205,8 @@ pub struct Inherited<'a> {
     pub(crate) address: Option<SocketAddress>,
     pub(crate) socket_type: Option<Type>,
     pub(crate) protocol: Option<Protocol>,
+    /// Whether it is known not to have SO_REUSEPORT.
+    pub(crate) alone: bool,
     /// Whether we have set SO_REUSEPORT on it.
     pub(crate) shared: bool,
     pub(crate) fate: Fate,
@@ -245,6 +247,7 @@ impl<'a> From<BorrowedFd<'a>> for Inherited<'a> {
             address: None,
             socket_type: None,
             protocol: None,
+            alone: false,
             shared: false,
             fate: Fate::Unused,
         }

@@ -324,7 +324,9 @@ impl Opening<'_, '_, '_, '_> {
         let wait = self.how.prepare && outcome != Outcome::Opened;
         if !wait {
             // The address must be free for another try.
-            listen(socket).inspect_err(|_| close_one(socket))?;
+            listen(socket)
+                .and_then(|()| handover::unshare(socket))
+                .inspect_err(|_| close_one(socket))?;
         }
         Ok(())
     }

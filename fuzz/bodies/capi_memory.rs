@@ -156,7 +156,7 @@ impl Memory {
             protocol: bytes.one_of(&[0, 6, 262, -1]),
             fate: bytes.u8().into(),
             shared: (bytes.u8() > 250).into(),
-            reserved: (bytes.u8() > 250).into(),
+            flags: bytes.one_of(&[0, 0, 0, 1, 2]),
         }
     }
 

@@ -164,12 +164,8 @@ impl Array {
     pub(super) unsafe fn adopt(&self, sockets: &mut [Listening]) {
         for (element, socket) in self.0.read().zip(sockets) {
             let Ok(element) = element else { continue };
-            let outcome = match element.outcome {
-                NGX_RS_OPENED => Outcome::Opened,
-                NGX_RS_REPLACED => Outcome::Replaced,
-                NGX_RS_JOINED => Outcome::Joined,
-                NGX_RS_FAILED => Outcome::Failed,
-                _ => continue,
+            let Some(outcome) = owned(element.outcome) else {
+                continue;
             };
             socket.outcome = outcome;
             if element.fd >= 0 {
@@ -189,14 +185,25 @@ impl Array {
     pub(super) unsafe fn adopt_all(&self, sockets: &mut [Listening]) {
         for (element, socket) in self.0.read().zip(sockets) {
             let Ok(element) = element else { continue };
-            if element.outcome == NGX_RS_FAILED {
-                socket.outcome = Outcome::Failed;
+            if let Some(outcome) = owned(element.outcome) {
+                socket.outcome = outcome;
             }
             if element.fd >= 0 {
                 // SAFETY: our caller's contract.
                 socket.fd = Some(unsafe { OwnedFd::from_raw_fd(element.fd) });
             }
         }
+    }
+}
+
+/// The outcomes of sockets whose descriptor an earlier call gave away.
+fn owned(outcome: u32) -> Option<Outcome> {
+    match outcome {
+        NGX_RS_OPENED => Some(Outcome::Opened),
+        NGX_RS_REPLACED => Some(Outcome::Replaced),
+        NGX_RS_JOINED => Some(Outcome::Joined),
+        NGX_RS_FAILED => Some(Outcome::Failed),
+        _ => None,
     }
 }
 

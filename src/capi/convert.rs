@@ -78,7 +78,8 @@ pub(super) unsafe fn open(how: *const ngx_rs_open_t) -> Result<ngx_rs_open_t, Er
             | NGX_RS_OPEN_PREPARE
             | NGX_RS_OPEN_CHECK
             | NGX_RS_OPEN_AWAIT_DRAINS
-            | NGX_RS_OPEN_LET_JOIN,
+            | NGX_RS_OPEN_LET_JOIN
+            | NGX_RS_OPEN_COMMITTED,
     )?;
     Ok(how)
 }
@@ -240,9 +241,7 @@ pub(super) fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, 
     if from.fd < 0 {
         return Err(Error::Argument("an inherited descriptor is negative"));
     }
-    if from.reserved != 0 {
-        return Err(Error::Argument("a reserved field is not 0"));
-    }
+    known_flags(from.flags, NGX_RS_INHERITED_ALONE)?;
     // SAFETY: not -1, and borrowed by our caller for the call.
     let fd = unsafe { BorrowedFd::borrow_raw(from.fd) };
     let mut socket = Inherited::from(fd);
@@ -256,6 +255,7 @@ pub(super) fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, 
     if from.protocol != 0 {
         socket.protocol = Some(protocol(from.protocol)?);
     }
+    socket.alone = from.flags & NGX_RS_INHERITED_ALONE != 0;
     socket.shared = from.shared != 0;
     socket.fate = match from.fate {
         NGX_RS_KEPT => Fate::Kept,

@@ -41,7 +41,12 @@ pub unsafe extern "C" fn ngx_rs_drain_begin(
         // SAFETY: our caller's contract.
         unsafe {
             with(sockets, count, how, |new, old, flags| {
-                drain::begin(new, old, flags & NGX_RS_OPEN_LET_JOIN != 0)
+                let has = |flag| flags & flag != 0;
+                let how = drain::Begin {
+                    join: has(NGX_RS_OPEN_LET_JOIN),
+                    committed: has(NGX_RS_OPEN_COMMITTED),
+                };
+                drain::begin(new, old, how)
             })
         }
     };

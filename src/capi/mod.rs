@@ -322,8 +322,8 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
 /// now, which resets the connections that wait in their queues.
 ///
 /// sockets  in,out  `count` elements as ngx_rs_open_listening left them;
-///                  borrowed for the call; those that failed have outcome
-///                  NGX_RS_FAILED afterwards, and the others listen
+///                  borrowed for the call; those that do not listen have
+///                  outcome NGX_RS_FAILED afterwards, and the others listen
 /// error    out     optional, may be NULL; that of the first that failed
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.

@@ -232,9 +232,12 @@ pub struct ngx_rs_inherited_t {
     pub fate: u32,
     /// in,out: 0; whether SO_REUSEPORT was set on it, to be rolled back.
     pub shared: u32,
-    /// 0
-    pub reserved: u32,
+    /// in: 0 or NGX_RS_INHERITED_ALONE.
+    pub flags: u32,
 }
+
+/// It has no SO_REUSEPORT, so the kernel need not be asked whether it has.
+pub const NGX_RS_INHERITED_ALONE: u32 = 0x1;
 
 /// Leave fresh sockets of plain TCP, UDP and unix domain to the caller.
 pub const NGX_RS_OPEN_LEAVE_TCP: u32 = 0x1;
@@ -248,6 +251,9 @@ pub const NGX_RS_OPEN_AWAIT_DRAINS: u32 = 0x8;
 /// For ngx_rs_drain_begin: subflows can join the MPTCP connections of an old
 /// socket whose place TCP takes. It drains until ngx_rs_drain_end ends it now.
 pub const NGX_RS_OPEN_LET_JOIN: u32 = 0x10;
+/// For ngx_rs_drain_begin: ngx_rs_listening_commit has just succeeded for these
+/// sockets, so of what it left the kernel need not be asked.
+pub const NGX_RS_OPEN_COMMITTED: u32 = 0x20;
 
 /// An address is in use and will be tried again; `error` is that of bind(2).
 pub const NGX_RS_REPORT_IN_USE: u32 = 0;

@@ -62,7 +62,7 @@ fn rust() -> Facts {
         ngx_rs_inherited_t {
             size as "size", fd as "fd", sockaddr as "sockaddr",
             socklen as "socklen", r#type as "type_", protocol as "protocol",
-            fate as "fate", shared as "shared", reserved as "reserved"
+            fate as "fate", shared as "shared", flags as "flags"
         }
         ngx_rs_open_t {
             size as "size", flags as "flags", tries as "tries",
@@ -101,7 +101,7 @@ fn rust() -> Facts {
         NGX_RS_LEFT, NGX_RS_JOINED, NGX_RS_FAILED,
         NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_ENDED,
         NGX_RS_OPEN_LEAVE_TCP, NGX_RS_OPEN_PREPARE, NGX_RS_OPEN_CHECK, NGX_RS_OPEN_AWAIT_DRAINS,
-        NGX_RS_OPEN_LET_JOIN,
+        NGX_RS_OPEN_LET_JOIN, NGX_RS_OPEN_COMMITTED, NGX_RS_INHERITED_ALONE,
         NGX_RS_REPORT_IN_USE, NGX_RS_REPORT_WAITING, NGX_RS_REPORT_FALLBACK,
         NGX_RS_REPORT_DRAINS,
         NGX_RS_CONNECTION_UNASKED, NGX_RS_CONNECTION_OTHER,

@@ -227,10 +227,10 @@ static void wrong_ways(void)
               NGX_RS_ERR_ARGUMENT, "no such protocol number");
     }
     old.protocol = 0;
-    old.reserved = 1;
+    old.flags = 2;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
-          "a reserved field is not 0");
-    old.reserved = 0;
+          "an unknown flag is set");
+    old.flags = 0;
     old.size = 0;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
           "the size of a struct is not set");
@@ -319,10 +319,10 @@ static void wrong_drains(void)
     not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, EBADF);
     old.fd = file;
     not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, ENOTSOCK);
-    old.reserved = 1;
-    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
-                "a reserved field is not 0", 0);
-    old.reserved = 0;
+    old.flags = 2;
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, "an unknown flag is set",
+                0);
+    old.flags = 0;
     old.size = 0;
     not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
                 "the size of a struct is not set", 0);

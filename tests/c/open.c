@@ -129,6 +129,7 @@ static void hands_over(int commit)
     old[1].socklen = before[1].socklen;
     old[1].type = SOCK_STREAM;
     old[1].protocol = IPPROTO_TCP;
+    old[1].flags = NGX_RS_INHERITED_ALONE;
 
     after[0] = to_open(&address[OLD], 262);
     after[1] = to_open(&address[1], 262);
@@ -197,7 +198,9 @@ static void drains(uint32_t now)
     how.inherited_count = 1;
     WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
     WORKS(ngx_rs_listening_commit(&after, 1, &error));
+    how.flags = NGX_RS_OPEN_COMMITTED;
     WORKS(ngx_rs_drain_begin(&after, 1, &how, &error));
+    how.flags = 0;
     CHECK(old.fate == NGX_RS_SUPERSEDED);
     late = client(&address);
     is_served_by(after.fd);

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use ngx_rs_listen::drain::Begin;
 use ngx_rs_listen::open::Report;
 use ngx_rs_listen::{
     Fate, Inherited, Listening, Open, Protocol, Wish, drain, flag, handover, open,
@@ -15,6 +16,22 @@ use crate::common::seccomp::{Argument, SOCKET_DOMAIN, refuse};
 use crate::common::socket::*;
 
 const CLIENTS: usize = 60;
+
+const JOIN: Begin = Begin {
+    join: true,
+    committed: false,
+};
+
+/// Just after the commit.
+const COMMITTED: Begin = Begin {
+    join: false,
+    committed: true,
+};
+
+const COMMITTED_JOIN: Begin = Begin {
+    join: true,
+    committed: true,
+};
 
 /// Replaces listeners of one address, as far as they drain.
 fn replace<'a>(
@@ -53,7 +70,7 @@ fn drains(text: &str, client: &str, from: Protocol, old: usize, new: usize) {
     let old: Vec<_> = (0..old).map(|_| listener(text, from, old > 1)).collect();
     let before = connect(client, CLIENTS);
     let (sockets, mut inherited) = replace(text, &old, to, new, share);
-    drain::begin(&sockets, &mut inherited, false).expect("they can be steered");
+    drain::begin(&sockets, &mut inherited, COMMITTED).expect("they can be steered");
     let during = connect(client, CLIENTS);
     assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS, "{text}");
     assert!(old.iter().all(listens), "the old ones go on");
@@ -99,7 +116,7 @@ fn a_handshake_that_is_under_way_is_waited_for() {
             set(&old[0], level, name, second);
             let mut client = connect(text, 1).remove(0);
             let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
-            drain::begin(&sockets, &mut inherited, false).expect("it can be steered");
+            drain::begin(&sockets, &mut inherited, COMMITTED).expect("it can be steered");
             drain::end(&sockets, &mut inherited, false).expect("sockets");
             assert!(listens(&old[0]), "{text}: a handshake is under way");
             client.write_all(b"x").expect("the handshake goes on");
@@ -129,12 +146,12 @@ fn a_socket_is_replaced_again_while_another_drains() {
         namespace::run(|| {
             let first = [listener(text, Protocol::Tcp, false)];
             let (new_second, mut drains_first) = replace(text, &first, MPTCP, 1, false);
-            drain::begin(&new_second, &mut drains_first, false).expect("it can be steered");
+            drain::begin(&new_second, &mut drains_first, COMMITTED).expect("it can be steered");
             let second = [Socket::from(
                 fd(&new_second[0]).try_clone().expect("a descriptor"),
             )];
             let (third, mut drains_second) = replace(text, &second, OFF, 1, false);
-            drain::begin(&third, &mut drains_second, false).expect("it can be steered");
+            drain::begin(&third, &mut drains_second, COMMITTED).expect("it can be steered");
             let _clients = connect(text, CLIENTS);
             assert_eq!(served(&third), [CLIENTS], "{text}");
             // On IPv4 nothing says that the second drains by now: it might share.
@@ -157,7 +174,7 @@ fn whoever_prepares_to_replace_the_new_socket_stops_the_end() {
         let text = "[::1]:80";
         let old = [listener(text, Protocol::Tcp, false)];
         let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
-        drain::begin(&sockets, &mut inherited, false).expect("it can be steered");
+        drain::begin(&sockets, &mut inherited, COMMITTED).expect("it can be steered");
         let new = fd(&sockets[0]);
         set(new, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
         drain::end(&sockets, &mut inherited, false).expect("sockets");
@@ -180,7 +197,7 @@ fn old_and_new_answer_while_another_change_is_prepared() {
 fn paused(text: &str, count: usize) {
     let old = [listener(text, Protocol::Tcp, false)];
     let (sockets, mut inherited) = replace(text, &old, MPTCP, count, count > 1);
-    drain::begin(&sockets, &mut inherited, false).expect("they can be steered");
+    drain::begin(&sockets, &mut inherited, COMMITTED).expect("they can be steered");
     drain::pause(&sockets, &mut inherited).expect("they can share");
     let beside = listener(text, Protocol::Tcp, true);
     let begin = Instant::now();
@@ -197,7 +214,7 @@ fn paused(text: &str, count: usize) {
 
     drop(beside);
     let before = served(&sockets).iter().sum::<usize>();
-    drain::begin(&sockets, &mut inherited, false).expect("they can be steered");
+    drain::begin(&sockets, &mut inherited, Begin::default()).expect("they can be steered");
     let _more = connect(text, CLIENTS);
     let after = served(&sockets).iter().sum::<usize>();
     assert_eq!(after - before, CLIENTS, "{text}: steered again");
@@ -274,7 +291,7 @@ fn a_kernel_that_cannot_steer_is_reported() {
         let old = [listener("[::1]:80", Protocol::Tcp, false)];
         let (sockets, mut inherited) = replace("[::1]:80", &old, MPTCP, 1, false);
         refuse(OPTION, libc::SO_BINDTOIFINDEX, libc::ENOPROTOOPT);
-        let error = drain::begin(&sockets, &mut inherited, false).expect_err("it is refused");
+        let error = drain::begin(&sockets, &mut inherited, COMMITTED).expect_err("it is refused");
         let message = "setsockopt(SO_BINDTOIFINDEX) [::1]:80 failed";
         assert_eq!(error.to_string(), message);
         assert_eq!(error.os_errno(), libc::ENOPROTOOPT);
@@ -317,7 +334,7 @@ fn joined(text: &str, old: usize, new: usize) {
         .collect();
     let client = mptcp_client(text);
     let (sockets, mut inherited) = replace(text, &old, OFF, new, share);
-    drain::begin(&sockets, &mut inherited, true).expect("they can be steered");
+    drain::begin(&sockets, &mut inherited, COMMITTED_JOIN).expect("they can be steered");
     assert!(marked(&sockets));
     let _clients = connect(text, CLIENTS);
     assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS, "{text}");
@@ -333,7 +350,7 @@ fn joined(text: &str, old: usize, new: usize) {
     assert!(old.iter().all(listens), "they get connections");
     drop(connect(text, CLIENTS));
 
-    drain::begin(&sockets, &mut inherited, true).expect("they can be steered");
+    drain::begin(&sockets, &mut inherited, JOIN).expect("they can be steered");
     drop(client);
     drain::end(&sockets, &mut inherited, true).expect("sockets");
     assert!(!old.iter().any(listens) && !marked(&sockets));
@@ -358,20 +375,23 @@ fn subflows_may_join_until_the_end() {
 #[test]
 fn no_subflow_may_join_where_there_is_no_connection_or_no_safe_way() {
     let text = "127.0.0.1:80";
-    let marks = |old: &[Socket], to, new, join| {
-        let (sockets, mut inherited) = replace(text, old, to, new, new > 1);
-        drain::begin(&sockets, &mut inherited, join).expect("they can be steered");
+    let marks = |old: &[Socket], how| {
+        let (sockets, mut inherited) = replace(text, old, OFF, 1, false);
+        drain::begin(&sockets, &mut inherited, how).expect("they can be steered");
         let _clients = connect(text, CLIENTS);
         assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS);
         marked(&sockets)
     };
     let mptcp = |share| listener(text, Protocol::Mptcp, share);
-    namespace::run(|| assert!(!marks(&[mptcp(false)], OFF, 1, true), "no connection"));
-    for (old, to, new, join) in [(1, OFF, 1, false), (2, OFF, 1, true)] {
+    namespace::run(|| {
+        let marked = marks(&[mptcp(false)], COMMITTED_JOIN);
+        assert!(!marked, "no connection");
+    });
+    for (old, how) in [(1, COMMITTED), (2, COMMITTED_JOIN)] {
         namespace::run(|| {
             let old: Vec<_> = (0..old).map(|_| mptcp(old > 1)).collect();
             let _client = mptcp_client(text);
-            assert!(!marks(&old, to, new, join));
+            assert!(!marks(&old, how));
         });
     }
     namespace::run(|| {
@@ -379,7 +399,7 @@ fn no_subflow_may_join_where_there_is_no_connection_or_no_safe_way() {
         let _client = mptcp_client(text);
         let foreign = listener(text, Protocol::Tcp, true);
         let (sockets, mut inherited) = replace(text, &old, OFF, 1, false);
-        drain::begin(&sockets, &mut inherited, true).expect("they can be steered");
+        drain::begin(&sockets, &mut inherited, COMMITTED_JOIN).expect("they can be steered");
         assert!(!marked(&sockets), "somebody else is in the group");
         drop(foreign);
     });
@@ -397,7 +417,8 @@ fn a_kernel_that_cannot_choose_is_reported_and_steers_as_it_can() {
             let _client = mptcp_client("[::1]:80");
             let (sockets, mut inherited) = replace("[::1]:80", &old, OFF, 1, false);
             refuse(OPTION, name, libc::EPERM);
-            let error = drain::begin(&sockets, &mut inherited, true).expect_err("it is refused");
+            let error =
+                drain::begin(&sockets, &mut inherited, COMMITTED_JOIN).expect_err("it is refused");
             assert_eq!(
                 error.to_string(),
                 format!("setsockopt({text}) [::1]:80 failed")

@@ -6,7 +6,7 @@ use ngx_rs_listen::{Fate, Inherited, Listening, Open, Outcome, Protocol, flag, h
 use socket2::Socket;
 
 use crate::common::namespace;
-use crate::common::seccomp;
+use crate::common::seccomp::{self, Argument};
 use crate::common::socket::*;
 
 fn prepared(sockets: &mut [Listening], inherited: &mut [Inherited<'_>]) {
@@ -147,6 +147,25 @@ fn a_commit_that_fails_says_which_socket() {
         let listening = sockets.each_ref().map(|socket| listens(fd(socket)));
         assert_eq!(listening, [true, false, true], "the others go on");
         assert_eq!(sockets[1].outcome, Outcome::Failed);
+    });
+}
+
+#[test]
+fn a_commit_that_leaves_an_address_shared_says_so() {
+    const OPTION: Argument = (libc::SYS_setsockopt, 2);
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = listener(text, Protocol::Tcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [mptcp(text)];
+        prepared(&mut sockets, &mut inherited);
+        seccomp::refuse(OPTION, libc::SO_REUSEPORT, libc::EPERM);
+        let error = handover::commit(&mut sockets).expect_err("it is refused");
+        let message = "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed";
+        assert_eq!(error.to_string(), message);
+        assert_eq!(error.os_errno(), libc::EPERM);
+        assert_eq!(sockets[0].outcome, Outcome::Replaced);
+        assert!(listens(fd(&sockets[0])));
     });
 }
 
