@@ -10,7 +10,7 @@ NGINX_SOURCES = $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
 BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
 TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
-                 libnginx-mod-mail nftables openssl pkg-config procps \
+                 libnginx-mod-mail mptcpize nftables openssl pkg-config procps \
                  python3 strace systemd valgrind
 BENCH_PACKAGES = $(TEST_PACKAGES) wrk
 DEB_PACKAGES   = $(BUILD_PACKAGES) debhelper libnginx-mod-mail

@@ -113,16 +113,16 @@ static void open_all(ngx_rs_listening_t *sockets, size_t count)
         printf("%s: %s, %s\n", text(sockets[i].sockaddr, sockets[i].socklen),
                sockets[i].opened_protocol == NGX_RS_IPPROTO_MPTCP ? "MPTCP"
                                                                   : "TCP",
-               sockets[i].outcome == NGX_RS_INHERITED  ? "inherited"
-               : sockets[i].outcome == NGX_RS_REPLACED ? "replaced"
-                                                       : "opened");
+               sockets[i].outcome == NGX_RS_INHERITED   ? "inherited"
+               : sockets[i].outcome == NGX_RS_SUCCESSOR ? "replaced"
+                                                        : "opened");
     }
     for (i = 0; i < how.inherited_count; i++) {
-        if (how.inherited[i].fate == NGX_RS_KEPT)
+        if (how.inherited[i].disposition == NGX_RS_KEPT)
             continue;
         /* The service manager has it as well, where it would go on to listen,
            and keep clients from the socket that takes its place. */
-        if (how.inherited[i].fate == NGX_RS_SUPERSEDED)
+        if (how.inherited[i].disposition == NGX_RS_SUPERSEDED)
             shutdown(how.inherited[i].fd, SHUT_RDWR);
         close(how.inherited[i].fd);
     }

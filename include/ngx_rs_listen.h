@@ -40,7 +40,9 @@
     { (uint32_t) sizeof(ngx_rs_inherited_t), -1, NULL, 0, 0, 0,               \
       NGX_RS_UNUSED, 0, 0 }
 #define NGX_RS_OPEN_INIT                                                      \
-    { (uint32_t) sizeof(ngx_rs_open_t), 0, 0, 0, NULL, 0, NULL, NULL }
+    { (uint32_t) sizeof(ngx_rs_open_t), 0, 0, 0, NULL, 0, NULL, NULL, NULL }
+#define NGX_RS_DRAINING_INIT                                                  \
+    { (uint32_t) sizeof(ngx_rs_draining_t), -1, 0, 0 }
 #define NGX_RS_CONNECTION_INFO_INIT                                           \
     { (uint32_t) sizeof(ngx_rs_connection_info_t), 0,                         \
       NGX_RS_CONNECTION_UNASKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
@@ -174,18 +176,18 @@
 #define NGX_RS_OPENED 1
 
 /**
- * The inherited socket of index `inherited` goes on: `fd` is its descriptor,
- * and still belongs to whom it belonged.
+ * The inherited socket of index `inherited` is kept: `fd` is its descriptor,
+ * and its owner stays the same.
  */
 #define NGX_RS_INHERITED 2
 
 /**
- * A new socket beside inherited ones of another protocol.
+ * A new socket, successor of inherited ones of another protocol.
  */
-#define NGX_RS_REPLACED 3
+#define NGX_RS_SUCCESSOR 3
 
 /**
- * Left to the caller, who asked for that: `fd` is -1.
+ * Not opened, because of NGX_RS_OPEN_LEAVE_TCP or NGX_RS_OPEN_CHECK: `fd` is -1.
  */
 #define NGX_RS_LEFT 4
 
@@ -195,69 +197,65 @@
 #define NGX_RS_JOINED 5
 
 /**
- * One of these two for which ngx_rs_listening_commit failed: bound, and not
- * listening; `fd` is still the caller's.
+ * A successor, or one that joined, for which ngx_rs_listening_commit failed:
+ * `fd` is now a duplicate of the inherited socket of index `inherited`, which
+ * is kept; the caller owns it as before.
  */
 #define NGX_RS_FAILED 6
 
 /**
- * Nobody asked for its address.
+ * No socket was requested at its address.
  */
 #define NGX_RS_UNUSED 0
 
 /**
- * It goes on.
+ * It goes on to serve.
  */
 #define NGX_RS_KEPT 1
 
 /**
- * New sockets take its address over: close it after the commit, or drain it
- * with ngx_rs_drain_begin.
+ * New sockets of another protocol take its address over: after the commit close
+ * it, or let it drain with ngx_rs_drain_begin.
  */
 #define NGX_RS_SUPERSEDED 2
 
 /**
- * It was drained, and does not listen any more: close it.
+ * A superseded socket that ngx_rs_drain_begin has taken.
  */
-#define NGX_RS_ENDED 3
+#define NGX_RS_DRAINING 3
 
 /**
- * It has no SO_REUSEPORT, so the kernel need not be asked whether it has.
+ * It has no SO_REUSEPORT, so the library does not query that.
  */
 #define NGX_RS_INHERITED_ALONE 1
 
 /**
- * Leave fresh sockets of plain TCP, UDP and unix domain to the caller.
+ * Another process passed it: it is kept, whatever its protocol, unless a
+ * protocol is requested at its address.
+ */
+#define NGX_RS_INHERITED_PASSED 2
+
+/**
+ * Another process may use it: it keeps its protocol in any case.
+ */
+#define NGX_RS_INHERITED_IN_USE 4
+
+/**
+ * Do not open new sockets of plain TCP, UDP and unix domain, which the caller
+ * opens.
  */
 #define NGX_RS_OPEN_LEAVE_TCP 1
 
 /**
- * Sockets beside inherited ones listen only with ngx_rs_listening_commit.
+ * New sockets beside inherited ones are bound, and listen only after
+ * ngx_rs_listening_commit.
  */
 #define NGX_RS_OPEN_PREPARE 2
 
 /**
- * Open nothing: only make sure that the kernel has the protocols.
+ * Open no socket, only check that the kernel supports the protocols.
  */
 #define NGX_RS_OPEN_CHECK 4
-
-/**
- * The inherited sockets come from a process that may still drain others of
- * their addresses: wait until these have ended, for 6 seconds at most.
- */
-#define NGX_RS_OPEN_AWAIT_DRAINS 8
-
-/**
- * For ngx_rs_drain_begin: subflows can join the MPTCP connections of an old
- * socket whose place TCP takes. It drains until ngx_rs_drain_end ends it now.
- */
-#define NGX_RS_OPEN_LET_JOIN 16
-
-/**
- * For ngx_rs_drain_begin: ngx_rs_listening_commit has just succeeded for these
- * sockets, so of what it left the kernel need not be asked.
- */
-#define NGX_RS_OPEN_COMMITTED 32
 
 /**
  * An address is in use and will be tried again; `error` is that of bind(2).
@@ -275,10 +273,29 @@
 #define NGX_RS_REPORT_FALLBACK 2
 
 /**
- * Waiting until another process has drained its sockets; `error` has status
- * NGX_RS_OK and names the first of their addresses. Once for all sockets.
+ * An inherited socket that another process may use keeps its protocol, though
+ * another one is requested; `error` has status NGX_RS_OK and names the first
+ * one. Once for all sockets.
  */
-#define NGX_RS_REPORT_DRAINS 3
+#define NGX_RS_REPORT_KEPT 3
+
+/**
+ * Plain TCP is requested, but a preloaded library or a BPF program turns every
+ * TCP socket of this process into an MPTCP socket; `error` has status NGX_RS_OK.
+ * Once for all sockets.
+ */
+#define NGX_RS_REPORT_NOT_TCP 4
+
+/**
+ * The sockets that drained at an address ended early, because a new socket must
+ * be bound there; `error` has status NGX_RS_OK and names the address.
+ */
+#define NGX_RS_REPORT_DRAIN_ENDED 5
+
+/**
+ * How long a superseded socket drains at most, in milliseconds.
+ */
+#define NGX_RS_DRAIN_MS 5000
 
 /**
  * Not asked yet.
@@ -363,6 +380,11 @@ typedef enum ngx_rs_status_t ngx_rs_status_t;
 typedef int32_t ngx_rs_status_t;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
+
+/**
+ * The sockets that drain, in this process and in those that it forks.
+ */
+typedef struct ngx_rs_drain_t ngx_rs_drain_t;
 
 /**
  * A parsed listen directive.
@@ -493,7 +515,7 @@ typedef struct {
      */
     uint32_t outcome;
     /**
-     * out: with NGX_RS_INHERITED, which one.
+     * out: with NGX_RS_INHERITED and NGX_RS_FAILED, which one.
      */
     uint32_t inherited;
     /**
@@ -532,22 +554,22 @@ typedef struct {
      */
     int32_t protocol;
     /**
-     * out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_ENDED; read
-     * by ngx_rs_drain_begin and ngx_rs_drain_end.
+     * out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_DRAINING; read
+     * by ngx_rs_listening_commit and ngx_rs_drain_begin.
      */
-    uint32_t fate;
+    uint32_t disposition;
     /**
      * in,out: 0; whether SO_REUSEPORT was set on it, to be rolled back.
      */
     uint32_t shared;
     /**
-     * in: 0 or NGX_RS_INHERITED_ALONE.
+     * in: NGX_RS_INHERITED_ALONE and so on, or 0.
      */
     uint32_t flags;
 } ngx_rs_inherited_t;
 
 /**
- * Told of what goes on while sockets are opened; must return.
+ * Called for each event while sockets are opened; must return.
  */
 typedef void (*ngx_rs_report_pt)(void *data,
                                  uint32_t event,
@@ -582,13 +604,18 @@ typedef struct {
      */
     size_t inherited_count;
     /**
-     * Told of what goes on, or NULL.
+     * Called for each event, or NULL.
      */
     ngx_rs_report_pt report;
     /**
      * First argument of `report`.
      */
     void *data;
+    /**
+     * From ngx_rs_drain_begin, or NULL: its sockets end at an address where a
+     * new socket must be bound; borrowed for the call.
+     */
+    ngx_rs_drain_t *drain;
 } ngx_rs_open_t;
 
 /**
@@ -689,6 +716,30 @@ typedef struct {
      */
     struct sockaddr_storage remote;
 } ngx_rs_subflow_t;
+
+/**
+ * A superseded socket. Begin an array with NGX_RS_DRAINING_INIT.
+ */
+typedef struct {
+    /**
+     * in: sizeof(ngx_rs_draining_t), in the first element of an array; out: in
+     * all that are written.
+     */
+    uint32_t size;
+    /**
+     * out: its descriptor, owned by the caller.
+     */
+    int32_t fd;
+    /**
+     * out: index of its first successor in the latest ngx_rs_drain_begin;
+     * meaningless if `ended` is 1.
+     */
+    uint32_t successor;
+    /**
+     * out: 1 if the caller must close it: it is idle, or its time is over.
+     */
+    uint32_t ended;
+} ngx_rs_draining_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -845,13 +896,16 @@ ngx_rs_status_t ngx_rs_open_listening(ngx_rs_listening_t *sockets,
 
 /**
  * Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets with outcome
- * NGX_RS_REPLACED or NGX_RS_JOINED begin to listen. The sockets that they
- * replace listen as well: drain them with ngx_rs_drain_begin, or close them
- * now, which resets the connections that wait in their queues.
+ * NGX_RS_SUCCESSOR or NGX_RS_JOINED begin to listen. The sockets that they
+ * supersede listen as well: let them drain with ngx_rs_drain_begin, or close
+ * them now, which resets the connections that wait in their queues.
  *
  * sockets  in,out  `count` elements as ngx_rs_open_listening left them;
- *                  borrowed for the call; those that do not listen have
- *                  outcome NGX_RS_FAILED afterwards, and the others listen
+ *                  borrowed for the call; those that cannot listen have
+ *                  NGX_RS_FAILED afterwards, and the others listen
+ * how      in,out  as it was passed to ngx_rs_open_listening; borrowed for the
+ *                  call; an inherited socket that takes the place of one with
+ *                  NGX_RS_FAILED has NGX_RS_KEPT afterwards
  * error    out     optional, may be NULL; that of the first that failed
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
@@ -859,17 +913,18 @@ ngx_rs_status_t ngx_rs_open_listening(ngx_rs_listening_t *sockets,
  */
 ngx_rs_status_t ngx_rs_listening_commit(ngx_rs_listening_t *sockets,
                                         size_t count,
+                                        const ngx_rs_open_t *how,
                                         ngx_rs_error_t *error);
 
 /**
- * Takes an opening back: closes what it opened, removes the files of its unix
- * domain sockets, and makes the inherited sockets what they were before.
+ * Undoes an opening: closes what it opened, removes the files of its unix
+ * domain sockets, and restores the inherited sockets.
  *
  * sockets  in,out  `count` elements as ngx_rs_open_listening left them;
  *                  borrowed for the call; afterwards every `fd` is -1, and
  *                  those that were owned by the caller are closed
  * how      in,out  as it was passed to ngx_rs_open_listening; borrowed for the
- *                  call; its inherited sockets stay open, and have fate
+ *                  call; its inherited sockets stay open, and have disposition
  *                  NGX_RS_UNUSED and `shared` 0 afterwards
  * error    out     optional, may be NULL
  *
@@ -946,82 +1001,94 @@ ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
                                            ngx_rs_error_t *error);
 
 /**
- * After ngx_rs_listening_commit: new connections go to the new sockets only,
- * from now on, while those that they replace still listen. Accept from both,
- * in any process, until ngx_rs_drain_end has ended the old ones. Until then
- * one of several sockets that share an address by NGX_RS_LISTENING_REUSEPORT
- * gets all new connections of that address. With NGX_RS_OPEN_LET_JOIN, where
- * MPTCP connections of an old socket live and TCP takes its place, subflows can
- * join them until ngx_rs_drain_end is told to end the old socket now.
+ * After ngx_rs_listening_commit: directs new connections to the successors,
+ * while the superseded sockets still listen. Accept from both, in any process,
+ * and call ngx_rs_drain_poll until all superseded sockets have ended. Until then
+ * one of several successors that share an address by NGX_RS_LISTENING_REUSEPORT
+ * gets all new connections of that address. A socket that drains already
+ * continues if `sockets` has its address, and ends otherwise.
  *
+ * drain    in,out  points to NULL at first, and afterwards to the value that an
+ *                  earlier call wrote, in this process or in its parent before
+ *                  fork(2); with NGX_RS_ERR_SYSCALL written as well, unless
+ *                  mmap() failed; owned by the caller, released with
+ *                  ngx_rs_drain_free
  * sockets  in      `count` elements as ngx_rs_listening_commit left them,
  *                  borrowed for the call; the caller may have set `fd` of
  *                  those with NGX_RS_LEFT
- * how      in      as it was passed to ngx_rs_open_listening, borrowed for the
- *                  call: its inherited sockets with fate NGX_RS_SUPERSEDED are
- *                  drained; the caller may have added some that drain already,
- *                  and removed others
+ * how      in,out  as it was passed to ngx_rs_listening_commit, borrowed for the
+ *                  call: its inherited sockets with NGX_RS_SUPERSEDED are
+ *                  taken and have NGX_RS_DRAINING afterwards; the caller still
+ *                  owns their descriptors, which get close-on-exec, and closes
+ *                  them when ngx_rs_drain_poll reports that they have ended
+ * spare    in      number of descriptors that this process must still be able
+ *                  to open
+ * limit    in      RLIMIT_NOFILE of the processes that this one forks, or 0
+ *                  if it is the same
  * error    out     optional, may be NULL; that of the first that failed
  *
- * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
- * where new connections may still go to an old socket, and be lost with it, or
- * where subflows cannot join.
- * Any thread; needs no privilege. Linear in the number of sockets, and with
- * NGX_RS_OPEN_LET_JOIN of MPTCP connections.
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL. If
+ * `spare` descriptors cannot be opened, no socket is taken, and every drain
+ * ends: close the superseded sockets now. Otherwise new connections may reach a
+ * superseded socket, and be lost with it.
+ * One thread at a time for one `drain`; needs no privilege. Linear in the number
+ * of sockets.
  * Source: kernel net/ipv4/inet_hashtables.c, net/ipv6/inet6_hashtables.c,
  * net/core/sock_reuseport.c.
  */
-ngx_rs_status_t ngx_rs_drain_begin(ngx_rs_listening_t *sockets,
+ngx_rs_status_t ngx_rs_drain_begin(ngx_rs_drain_t **drain,
+                                   ngx_rs_listening_t *sockets,
                                    size_t count,
                                    const ngx_rs_open_t *how,
+                                   uint32_t spare,
+                                   uint32_t limit,
                                    ngx_rs_error_t *error);
 
 /**
- * Before the next change at these addresses: old and new sockets share new
- * connections again, and further ones can be bound beside them. Until
- * ngx_rs_drain_begin, for the sockets that listen after that change or after
- * its rollback, ngx_rs_drain_end ends nothing there.
+ * Ends each superseded socket that is idle, or whose NGX_RS_DRAIN_MS are over,
+ * in every process. Notices which ones another process has ended. A socket is
+ * idle if no handshake is under way and no connection waits for accept(2). In a
+ * process that was forked before the latest ngx_rs_drain_begin, the call only
+ * notices.
  *
- * sockets  in      as for ngx_rs_drain_begin, borrowed for the call
- * how      in      as for ngx_rs_drain_begin, borrowed for the call
- * error    out     optional, may be NULL; that of the first that failed
- *
- * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
- * where clients may have to wait until an old socket ends, or where nothing
- * can be bound beside the sockets of an address.
- * Any thread. Linear in the number of sockets.
- * Source: kernel net/core/sock_reuseport.c.
- */
-ngx_rs_status_t ngx_rs_drain_pause(ngx_rs_listening_t *sockets,
-                                   size_t count,
-                                   const ngx_rs_open_t *how,
-                                   ngx_rs_error_t *error);
-
-/**
- * Ends the listening of sockets that drain, in every process that has them,
- * where nothing is under way any more: no handshake, nothing that waits for
- * accept(2), and no subflow that may join. None is ended that shares new
- * connections with the new ones, as before ngx_rs_drain_begin and after
- * ngx_rs_drain_pause. Those that have ended, here or in another process, have
- * fate NGX_RS_ENDED afterwards: close them.
- *
- * sockets  in      as for ngx_rs_drain_begin, borrowed for the call
- * how      in,out  likewise, borrowed for the call; `fate` of its inherited
- *                  sockets is written, and their descriptors stay open
- * now      in      not 0: end them at once, whatever is under way
+ * drain    in,out  from ngx_rs_drain_begin, borrowed for the call; fork(2)
+ *                  copies it, and every process can use its copy
+ * sockets  out     `room` elements, borrowed for the call: all that drain, in an
+ *                  order that only ngx_rs_drain_begin changes; those that have
+ *                  ended are listed until the next ngx_rs_drain_begin
+ * room     in      at least the number of sockets that drain
+ * count    out     how many there are
+ * delay_ms out     optional, may be NULL: when to call again, in milliseconds;
+ *                  0 if every socket has ended; borrowed for the call
  * error    out     optional, may be NULL
  *
- * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
- * where an old socket listens on until all have closed it, or where one new
- * socket goes on to get all connections that several were to share.
- * Any thread; needs no privilege. Linear in the number of sockets.
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL with
+ * all results written: either a socket that has ended listens until every
+ * process has closed it, or one successor gets all connections that several
+ * were to share.
+ * One thread at a time for one `drain`; needs no privilege.
  * Source: shutdown(2), sock_diag(7).
  */
-ngx_rs_status_t ngx_rs_drain_end(ngx_rs_listening_t *sockets,
-                                 size_t count,
-                                 const ngx_rs_open_t *how,
-                                 uint32_t now,
-                                 ngx_rs_error_t *error);
+ngx_rs_status_t ngx_rs_drain_poll(ngx_rs_drain_t *drain,
+                                  ngx_rs_draining_t *sockets,
+                                  size_t room,
+                                  size_t *count,
+                                  uint32_t *delay_ms,
+                                  ngx_rs_error_t *error);
+
+/**
+ * Releases the state in this process, and ends the sockets that drain in every
+ * process, unless another process called ngx_rs_drain_begin later. A process
+ * that quits calls it while the descriptors are open.
+ *
+ * drain    in      from ngx_rs_drain_begin, or NULL, which does nothing; the
+ *                  memory that it owns is released, and the caller still owns
+ *                  the descriptors
+ *
+ * Returns nothing.
+ * Any thread, when no other uses `drain`. Source: free(3), for NULL.
+ */
+void ngx_rs_drain_free(ngx_rs_drain_t *drain);
 
 #ifdef __cplusplus
 }  // extern "C"

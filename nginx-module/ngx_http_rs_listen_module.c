@@ -7,7 +7,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
-#include "ngx_rs_listen.h"
+#include "ngx_rs_module.h"
 
 
 static void *ngx_http_rs_sockets_create_conf(ngx_cycle_t *cycle);
@@ -17,7 +17,7 @@ static char *ngx_http_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 
 
-static ngx_rs_subsystem_t  ngx_http_rs_subsystem = {
+static ngx_rsm_subsystem_t  ngx_http_rs_subsystem = {
     NGX_RS_SUBSYSTEM_HTTP,
     &ngx_http_core_module,
     ngx_http_init_connection
@@ -27,7 +27,7 @@ static ngx_rs_subsystem_t  ngx_http_rs_subsystem = {
 static ngx_core_module_t  ngx_http_rs_sockets_module_ctx = {
     ngx_string("http_rs_sockets"),
     ngx_http_rs_sockets_create_conf,
-    ngx_rs_listen_prepare
+    ngx_rsm_prepare
 };
 
 
@@ -98,25 +98,22 @@ ngx_module_t  ngx_http_rs_listen_module = {
 static void *
 ngx_http_rs_sockets_create_conf(ngx_cycle_t *cycle)
 {
-    return ngx_rs_listen_create_conf(cycle, &ngx_http_rs_subsystem);
+    return ngx_rsm_create_conf(cycle, &ngx_http_rs_subsystem);
 }
 
 
 static ngx_int_t
 ngx_http_rs_sockets_init_module(ngx_cycle_t *cycle)
 {
-    return ngx_rs_listen_commit(cycle,
-                                ngx_get_conf(cycle->conf_ctx,
-                                             ngx_http_rs_sockets_module));
+    return ngx_rsm_commit(cycle, ngx_get_conf(cycle->conf_ctx,
+                                              ngx_http_rs_sockets_module));
 }
 
 
 static ngx_int_t
 ngx_http_rs_sockets_init_process(ngx_cycle_t *cycle)
 {
-    return ngx_rs_listen_init_process(cycle,
-                                      ngx_get_conf(cycle->conf_ctx,
-                                                ngx_http_rs_sockets_module));
+    return ngx_rsm_init_process(cycle, &ngx_http_rs_subsystem);
 }
 
 
@@ -127,8 +124,7 @@ ngx_http_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     core_conf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_core_module);
 
-    return ngx_rs_listen_directive(cf,
-                                   ngx_get_conf(cf->cycle->conf_ctx,
-                                                ngx_http_rs_sockets_module),
-                                   core_conf);
+    return ngx_rsm_directive(cf, ngx_get_conf(cf->cycle->conf_ctx,
+                                              ngx_http_rs_sockets_module),
+                             core_conf);
 }

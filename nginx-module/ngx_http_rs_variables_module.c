@@ -26,7 +26,7 @@ static ngx_http_module_t  ngx_http_rs_variables_module_ctx = {
     ngx_http_rs_variables_add,             /* preconfiguration */
     ngx_http_rs_variables_init,            /* postconfiguration */
 
-    ngx_rs_variables_create_conf,          /* create main configuration */
+    ngx_rsm_variables_create_conf,          /* create main configuration */
     NULL,                                  /* init main configuration */
 
     NULL,                                  /* create server configuration */
@@ -62,10 +62,10 @@ ngx_module_t  ngx_http_rs_variables_module = {
 static ngx_int_t
 ngx_http_rs_variables_add(ngx_conf_t *cf)
 {
-    ngx_rs_variable_t    *v;
+    ngx_rsm_variable_t    *v;
     ngx_http_variable_t  *var;
 
-    for (v = ngx_rs_variables; v->name.len; v++) {
+    for (v = ngx_rsm_variables; v->name.len; v++) {
 
         var = ngx_http_add_variable(cf, &v->name,
                                     NGX_HTTP_VAR_NOCACHEABLE);
@@ -86,14 +86,14 @@ ngx_http_rs_variables_add(ngx_conf_t *cf)
 static ngx_int_t
 ngx_http_rs_variables_init(ngx_conf_t *cf)
 {
-    ngx_rs_variables_conf_t    *rvcf;
+    ngx_rsm_variables_conf_t    *rvcf;
     ngx_http_core_main_conf_t  *cmcf;
 
     rvcf = ngx_http_conf_get_module_main_conf(cf,
                                               ngx_http_rs_variables_module);
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
 
-    if (ngx_rs_variables_used(cf, rvcf, &cmcf->variables) != NGX_OK) {
+    if (ngx_rsm_variables_used(cf, rvcf, &cmcf->variables) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -136,7 +136,7 @@ ngx_http_rs_variables_push(ngx_conf_t *cf, ngx_uint_t phase,
 static ngx_int_t
 ngx_http_rs_variables_begin(ngx_http_request_t *r)
 {
-    ngx_rs_variables_begin(
+    ngx_rsm_variables_begin(
         ngx_http_get_module_main_conf(r, ngx_http_rs_variables_module),
         ngx_http_rs_connection(r));
 
@@ -147,7 +147,7 @@ ngx_http_rs_variables_begin(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_rs_variables_end(ngx_http_request_t *r)
 {
-    ngx_rs_variables_end(
+    ngx_rsm_variables_end(
         ngx_http_get_module_main_conf(r, ngx_http_rs_variables_module),
         ngx_http_rs_connection(r), r->variables);
 
@@ -159,7 +159,7 @@ static ngx_int_t
 ngx_http_rs_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
-    return ngx_rs_variables_get(
+    return ngx_rsm_variables_get(
         ngx_http_get_module_main_conf(r, ngx_http_rs_variables_module),
         ngx_http_rs_connection(r), r->pool, v, data);
 }

@@ -22,7 +22,7 @@ typedef struct {
     unsigned                  fresh:1;
     unsigned                  fresh_addrs:1;
     unsigned                  watch_addrs:1;
-} ngx_rs_connection_t;
+} ngx_rsm_connection_t;
 
 
 /*
@@ -51,17 +51,17 @@ typedef struct {
     (NGX_INET6_ADDRSTRLEN + sizeof("[]:65535,") - 1)
 
 
-static ngx_rs_connection_t *ngx_rs_connection_find(ngx_connection_t *c);
-static ngx_rs_connection_t *ngx_rs_connection_get(ngx_connection_t *c);
-static void ngx_rs_connection_watch(ngx_event_t *ev);
-static void ngx_rs_connection_cleanup(void *data);
-static ngx_rs_connection_t *ngx_rs_connection_ask(ngx_connection_t *c,
+static ngx_rsm_connection_t *ngx_rsm_connection_find(ngx_connection_t *c);
+static ngx_rsm_connection_t *ngx_rsm_connection_get(ngx_connection_t *c);
+static void ngx_rsm_connection_watch(ngx_event_t *ev);
+static void ngx_rsm_connection_cleanup(void *data);
+static ngx_rsm_connection_t *ngx_rsm_connection_query(ngx_connection_t *c,
     ngx_uint_t addrs);
-static ngx_rs_status_t ngx_rs_connection_ask_addrs(ngx_connection_t *c,
-    ngx_rs_connection_t *rc, ngx_rs_error_t *error);
+static ngx_rs_status_t ngx_rsm_connection_query_addrs(ngx_connection_t *c,
+    ngx_rsm_connection_t *rc, ngx_rs_error_t *error);
 
 
-ngx_rs_variable_t  ngx_rs_variables[] = {
+ngx_rsm_variable_t  ngx_rsm_variables[] = {
 
     { ngx_string("mptcp"), NGX_RS_MPTCP },
     { ngx_string("mptcp_subflows"), NGX_RS_NUMBER(subflows) },
@@ -77,21 +77,21 @@ ngx_rs_variable_t  ngx_rs_variables[] = {
 
 
 void *
-ngx_rs_variables_create_conf(ngx_conf_t *cf)
+ngx_rsm_variables_create_conf(ngx_conf_t *cf)
 {
-    return ngx_pcalloc(cf->pool, sizeof(ngx_rs_variables_conf_t));
+    return ngx_pcalloc(cf->pool, sizeof(ngx_rsm_variables_conf_t));
 }
 
 
 /* after the configuration has been read: which of our variables are in it */
 
 ngx_int_t
-ngx_rs_variables_used(ngx_conf_t *cf, ngx_rs_variables_conf_t *rvcf,
+ngx_rsm_variables_used(ngx_conf_t *cf, ngx_rsm_variables_conf_t *rvcf,
     ngx_array_t *variables)
 {
     ngx_str_t          *name;
     ngx_uint_t          i, *index;
-    ngx_rs_variable_t  *v;
+    ngx_rsm_variable_t  *v;
 
     rvcf->indices = ngx_array_create(cf->pool, 8, sizeof(ngx_uint_t));
     if (rvcf->indices == NULL) {
@@ -105,7 +105,7 @@ ngx_rs_variables_used(ngx_conf_t *cf, ngx_rs_variables_conf_t *rvcf,
         name = (ngx_str_t *) ((u_char *) variables->elts
                               + i * variables->size);
 
-        for (v = ngx_rs_variables; v->name.len; v++) {
+        for (v = ngx_rsm_variables; v->name.len; v++) {
 
             if (name->len != v->name.len
                 || ngx_strncmp(name->data, v->name.data, name->len) != 0)
@@ -137,15 +137,15 @@ ngx_rs_variables_used(ngx_conf_t *cf, ngx_rs_variables_conf_t *rvcf,
  */
 
 void
-ngx_rs_variables_begin(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c)
+ngx_rsm_variables_begin(ngx_rsm_variables_conf_t *rvcf, ngx_connection_t *c)
 {
-    ngx_rs_connection_t  *rc;
+    ngx_rsm_connection_t  *rc;
 
-    if (ngx_rs_connection_find(c)) {
+    if (ngx_rsm_connection_find(c)) {
         return;
     }
 
-    rc = ngx_rs_connection_ask(c, rvcf->addrs);
+    rc = ngx_rsm_connection_query(c, rvcf->addrs);
 
     if (rc == NULL || rc->info.kind != NGX_RS_CONNECTION_MPTCP) {
         return;
@@ -154,7 +154,7 @@ ngx_rs_variables_begin(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c)
     rc->watch_addrs = rvcf->addrs;
     rc->interval = NGX_RS_WATCH_FIRST;
 
-    rc->timer.handler = ngx_rs_connection_watch;
+    rc->timer.handler = ngx_rsm_connection_watch;
     rc->timer.data = c;
     rc->timer.log = c->log;
 
@@ -166,16 +166,16 @@ ngx_rs_variables_begin(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c)
 
 
 static void
-ngx_rs_connection_watch(ngx_event_t *ev)
+ngx_rsm_connection_watch(ngx_event_t *ev)
 {
     ngx_connection_t     *c;
-    ngx_rs_connection_t  *rc;
+    ngx_rsm_connection_t  *rc;
 
     c = ev->data;
-    rc = (ngx_rs_connection_t *) ((u_char *) ev
-                                  - offsetof(ngx_rs_connection_t, timer));
+    rc = (ngx_rsm_connection_t *) ((u_char *) ev
+                                  - offsetof(ngx_rsm_connection_t, timer));
 
-    (void) ngx_rs_connection_ask(c, rc->watch_addrs);
+    (void) ngx_rsm_connection_query(c, rc->watch_addrs);
 
     if (rc->info.kind == NGX_RS_CONNECTION_MPTCP) {
         rc->interval = ngx_min(2 * rc->interval, NGX_RS_WATCH_LONGEST);
@@ -187,13 +187,13 @@ ngx_rs_connection_watch(ngx_event_t *ev)
 /* before a request or session is logged: the values are to be those of now */
 
 void
-ngx_rs_variables_end(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c,
+ngx_rsm_variables_end(ngx_rsm_variables_conf_t *rvcf, ngx_connection_t *c,
     ngx_variable_value_t *values)
 {
     ngx_uint_t            i, *index;
-    ngx_rs_connection_t  *rc;
+    ngx_rsm_connection_t  *rc;
 
-    rc = ngx_rs_connection_find(c);
+    rc = ngx_rsm_connection_find(c);
 
     if (rc) {
         rc->fresh = 0;
@@ -210,14 +210,14 @@ ngx_rs_variables_end(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c,
 
 
 ngx_int_t
-ngx_rs_variables_get(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c,
+ngx_rsm_variables_get(ngx_rsm_variables_conf_t *rvcf, ngx_connection_t *c,
     ngx_pool_t *pool, ngx_variable_value_t *v, uintptr_t data)
 {
     u_char               *p;
     int64_t               number;
-    ngx_rs_connection_t  *rc;
+    ngx_rsm_connection_t  *rc;
 
-    rc = ngx_rs_connection_ask(c, rvcf->addrs || data == NGX_RS_SUBFLOW_ADDRS);
+    rc = ngx_rsm_connection_query(c, rvcf->addrs || data == NGX_RS_SUBFLOW_ADDRS);
 
     if (rc == NULL || rc->info.kind < NGX_RS_CONNECTION_MPTCP) {
         v->not_found = 1;
@@ -284,13 +284,13 @@ ngx_rs_variables_get(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c,
 }
 
 
-static ngx_rs_connection_t *
-ngx_rs_connection_find(ngx_connection_t *c)
+static ngx_rsm_connection_t *
+ngx_rsm_connection_find(ngx_connection_t *c)
 {
     ngx_pool_cleanup_t  *cln;
 
     for (cln = c->pool->cleanup; cln; cln = cln->next) {
-        if (cln->handler == ngx_rs_connection_cleanup) {
+        if (cln->handler == ngx_rsm_connection_cleanup) {
             return cln->data;
         }
     }
@@ -299,30 +299,30 @@ ngx_rs_connection_find(ngx_connection_t *c)
 }
 
 
-static ngx_rs_connection_t *
-ngx_rs_connection_get(ngx_connection_t *c)
+static ngx_rsm_connection_t *
+ngx_rsm_connection_get(ngx_connection_t *c)
 {
     ngx_pool_cleanup_t        *cln;
-    ngx_rs_connection_t       *rc;
+    ngx_rsm_connection_t       *rc;
     ngx_rs_connection_info_t   init = NGX_RS_CONNECTION_INFO_INIT;
 
-    rc = ngx_rs_connection_find(c);
+    rc = ngx_rsm_connection_find(c);
     if (rc) {
         return rc;
     }
 
-    cln = ngx_pool_cleanup_add(c->pool, sizeof(ngx_rs_connection_t));
+    cln = ngx_pool_cleanup_add(c->pool, sizeof(ngx_rsm_connection_t));
     if (cln == NULL) {
         return NULL;
     }
 
-    cln->handler = ngx_rs_connection_cleanup;
+    cln->handler = ngx_rsm_connection_cleanup;
 
     /* it also marks what is ours in the pool */
 
     rc = cln->data;
 
-    ngx_memzero(rc, sizeof(ngx_rs_connection_t));
+    ngx_memzero(rc, sizeof(ngx_rsm_connection_t));
 
     rc->info = init;
     rc->info.flags = NGX_RS_CONNECTION_MPTCP_ONLY;
@@ -332,9 +332,9 @@ ngx_rs_connection_get(ngx_connection_t *c)
 
 
 static void
-ngx_rs_connection_cleanup(void *data)
+ngx_rsm_connection_cleanup(void *data)
 {
-    ngx_rs_connection_t  *rc = data;
+    ngx_rsm_connection_t  *rc = data;
 
     if (rc->timer.timer_set) {
         ngx_del_timer(&rc->timer);
@@ -347,12 +347,12 @@ ngx_rs_connection_cleanup(void *data)
  * are written in the same moment.
  */
 
-static ngx_rs_connection_t *
-ngx_rs_connection_ask(ngx_connection_t *c, ngx_uint_t addrs)
+static ngx_rsm_connection_t *
+ngx_rsm_connection_query(ngx_connection_t *c, ngx_uint_t addrs)
 {
     ngx_rs_error_t        error = NGX_RS_ERROR_INIT;
     ngx_rs_status_t       status;
-    ngx_rs_connection_t  *rc;
+    ngx_rsm_connection_t  *rc;
 
     if (c->fd == (ngx_socket_t) -1 || c->type != SOCK_STREAM
         || c->sockaddr->sa_family == AF_UNIX)
@@ -360,7 +360,7 @@ ngx_rs_connection_ask(ngx_connection_t *c, ngx_uint_t addrs)
         return NULL;
     }
 
-    rc = ngx_rs_connection_get(c);
+    rc = ngx_rsm_connection_get(c);
     if (rc == NULL) {
         return NULL;
     }
@@ -374,7 +374,7 @@ ngx_rs_connection_ask(ngx_connection_t *c, ngx_uint_t addrs)
         return rc;
     }
 
-    status = addrs ? ngx_rs_connection_ask_addrs(c, rc, &error)
+    status = addrs ? ngx_rsm_connection_query_addrs(c, rc, &error)
                    : ngx_rs_connection_info(c->fd, &rc->info, &error);
 
     if (status != NGX_RS_OK) {
@@ -393,7 +393,7 @@ ngx_rs_connection_ask(ngx_connection_t *c, ngx_uint_t addrs)
 /* the addresses stay what they were when the kernel knows none any more */
 
 static ngx_rs_status_t
-ngx_rs_connection_ask_addrs(ngx_connection_t *c, ngx_rs_connection_t *rc,
+ngx_rsm_connection_query_addrs(ngx_connection_t *c, ngx_rsm_connection_t *rc,
     ngx_rs_error_t *error)
 {
     u_char            *p;

@@ -21,7 +21,7 @@
 typedef struct {
     ngx_str_t     name;
     uintptr_t     data;
-} ngx_rs_variable_t;
+} ngx_rsm_variable_t;
 
 
 /* the main configuration of a module of variables */
@@ -29,22 +29,22 @@ typedef struct {
 typedef struct {
     ngx_array_t  *indices;      /* of ngx_uint_t: the variables in use */
     ngx_uint_t    addrs;        /* $mptcp_subflow_addrs is one of them */
-} ngx_rs_variables_conf_t;
+} ngx_rsm_variables_conf_t;
 
 
-void *ngx_rs_variables_create_conf(ngx_conf_t *cf);
-ngx_int_t ngx_rs_variables_used(ngx_conf_t *cf, ngx_rs_variables_conf_t *rvcf,
+void *ngx_rsm_variables_create_conf(ngx_conf_t *cf);
+ngx_int_t ngx_rsm_variables_used(ngx_conf_t *cf, ngx_rsm_variables_conf_t *rvcf,
     ngx_array_t *variables);
-void ngx_rs_variables_begin(ngx_rs_variables_conf_t *rvcf,
+void ngx_rsm_variables_begin(ngx_rsm_variables_conf_t *rvcf,
     ngx_connection_t *c);
-void ngx_rs_variables_end(ngx_rs_variables_conf_t *rvcf, ngx_connection_t *c,
+void ngx_rsm_variables_end(ngx_rsm_variables_conf_t *rvcf, ngx_connection_t *c,
     ngx_variable_value_t *values);
-ngx_int_t ngx_rs_variables_get(ngx_rs_variables_conf_t *rvcf,
+ngx_int_t ngx_rsm_variables_get(ngx_rsm_variables_conf_t *rvcf,
     ngx_connection_t *c, ngx_pool_t *pool, ngx_variable_value_t *v,
     uintptr_t data);
 
 
-extern ngx_rs_variable_t  ngx_rs_variables[];
+extern ngx_rsm_variable_t  ngx_rsm_variables[];
 
 
 #pragma GCC visibility pop

@@ -25,7 +25,7 @@ static ngx_stream_module_t  ngx_stream_rs_variables_module_ctx = {
     ngx_stream_rs_variables_add,           /* preconfiguration */
     ngx_stream_rs_variables_init,          /* postconfiguration */
 
-    ngx_rs_variables_create_conf,          /* create main configuration */
+    ngx_rsm_variables_create_conf,          /* create main configuration */
     NULL,                                  /* init main configuration */
 
     NULL,                                  /* create server configuration */
@@ -58,10 +58,10 @@ ngx_module_t  ngx_stream_rs_variables_module = {
 static ngx_int_t
 ngx_stream_rs_variables_add(ngx_conf_t *cf)
 {
-    ngx_rs_variable_t      *v;
+    ngx_rsm_variable_t      *v;
     ngx_stream_variable_t  *var;
 
-    for (v = ngx_rs_variables; v->name.len; v++) {
+    for (v = ngx_rsm_variables; v->name.len; v++) {
 
         var = ngx_stream_add_variable(cf, &v->name,
                                       NGX_STREAM_VAR_NOCACHEABLE);
@@ -82,14 +82,14 @@ ngx_stream_rs_variables_add(ngx_conf_t *cf)
 static ngx_int_t
 ngx_stream_rs_variables_init(ngx_conf_t *cf)
 {
-    ngx_rs_variables_conf_t      *rvcf;
+    ngx_rsm_variables_conf_t      *rvcf;
     ngx_stream_core_main_conf_t  *cmcf;
 
     rvcf = ngx_stream_conf_get_module_main_conf(cf,
                                               ngx_stream_rs_variables_module);
     cmcf = ngx_stream_conf_get_module_main_conf(cf, ngx_stream_core_module);
 
-    if (ngx_rs_variables_used(cf, rvcf, &cmcf->variables) != NGX_OK) {
+    if (ngx_rsm_variables_used(cf, rvcf, &cmcf->variables) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -132,7 +132,7 @@ ngx_stream_rs_variables_push(ngx_conf_t *cf, ngx_uint_t phase,
 static ngx_int_t
 ngx_stream_rs_variables_begin(ngx_stream_session_t *s)
 {
-    ngx_rs_variables_begin(
+    ngx_rsm_variables_begin(
         ngx_stream_get_module_main_conf(s, ngx_stream_rs_variables_module),
         s->connection);
 
@@ -143,7 +143,7 @@ ngx_stream_rs_variables_begin(ngx_stream_session_t *s)
 static ngx_int_t
 ngx_stream_rs_variables_end(ngx_stream_session_t *s)
 {
-    ngx_rs_variables_end(
+    ngx_rsm_variables_end(
         ngx_stream_get_module_main_conf(s, ngx_stream_rs_variables_module),
         s->connection, s->variables);
 
@@ -155,7 +155,7 @@ static ngx_int_t
 ngx_stream_rs_variable(ngx_stream_session_t *s,
     ngx_stream_variable_value_t *v, uintptr_t data)
 {
-    return ngx_rs_variables_get(
+    return ngx_rsm_variables_get(
         ngx_stream_get_module_main_conf(s, ngx_stream_rs_variables_module),
         s->connection, s->connection->pool, v, data);
 }

@@ -41,7 +41,7 @@ pub enum Error {
     },
 
     /// The running kernel cannot open sockets of this protocol.
-    #[error("{call} failed: {}", protocol.why_not(source))]
+    #[error("{call} failed: {}", why_not(*protocol, source))]
     Unsupported {
         /// The call and the socket: `socket() 127.0.0.1:80`.
         call: String,
@@ -52,10 +52,12 @@ pub enum Error {
     },
 
     /// A system call failed.
-    #[error("{call} failed")]
+    #[error("{call} failed{consequence}")]
     Syscall {
         /// The call and the socket: `bind() to 127.0.0.1:80`.
         call: String,
+        /// Empty, or a comma and what happens now.
+        consequence: String,
         /// Its errno.
         source: io::Error,
     },
@@ -72,7 +74,35 @@ impl Error {
     pub(crate) fn syscall(call: impl Into<String>, source: io::Error) -> Self {
         Self::Syscall {
             call: call.into(),
+            consequence: String::new(),
             source,
+        }
+    }
+
+    /// The error of a socket(2) that failed for this protocol.
+    pub(crate) fn socket(protocol: Protocol, call: String, source: io::Error) -> Self {
+        let unsupported = [libc::EINVAL, libc::EPROTONOSUPPORT, libc::ENOPROTOOPT];
+        match source.raw_os_error() {
+            Some(errno) if protocol != Protocol::Tcp && unsupported.contains(&errno) => {
+                Self::Unsupported {
+                    call,
+                    protocol,
+                    source,
+                }
+            }
+            _ => Self::syscall(call, source),
+        }
+    }
+
+    /// With what the caller does about a failed call.
+    pub(crate) fn with_consequence(self, consequence: &str) -> Self {
+        match self {
+            Self::Syscall { call, source, .. } => Self::Syscall {
+                call,
+                consequence: format!(", {consequence}"),
+                source,
+            },
+            other => other,
         }
     }
 
@@ -109,5 +139,21 @@ impl Error {
             Self::Conflict { wish, .. } => Some(*wish),
             _ => None,
         }
+    }
+}
+
+/// What the errno of socket(2) means for a protocol.
+fn why_not(protocol: Protocol, source: &io::Error) -> String {
+    match (protocol, source.raw_os_error()) {
+        (Protocol::Mptcp, Some(libc::ENOPROTOOPT)) => {
+            "MPTCP is switched off, set sysctl net.mptcp.enabled=1".into()
+        }
+        (Protocol::Mptcp, Some(libc::EINVAL)) => {
+            "this kernel is too old for MPTCP, Linux 5.6 is needed".into()
+        }
+        (Protocol::Mptcp, _) => {
+            "this kernel was built without MPTCP, CONFIG_MPTCP is needed".into()
+        }
+        _ => format!("{protocol} is not supported by this kernel"),
     }
 }

@@ -1,7 +1,7 @@
 //! Listening sockets for nginx's `listen` directive and for any other server,
 //! with Multipath TCP (RFC 8684) or any other protocol that the kernel has.
 //!
-//! Two verbs, and an array of sockets between them:
+//! Two steps: parse a directive into sockets, then open them.
 //!
 //! 1. [`parse::listen`] reads the words of a `listen` directive: nginx's whole
 //!    grammar, and `mptcp`, `multipath` and `protocol=`. [`resolve::sockets`]
@@ -22,12 +22,12 @@
 //! ```
 //!
 //! Sockets that are there already, from before a reload or from a service
-//! manager, are [`Inherited`]: one of the same address and protocol goes on, and
-//! one of another protocol is replaced. With [`Open::prepare`] nothing changes
-//! for its clients until [`handover::commit`]:
+//! manager, are [`Inherited`]: one of the same address and protocol is kept, and
+//! one of another protocol is superseded. With [`Open::prepare`] nothing changes
+//! for its clients until [`open::commit`]:
 //!
 //! ```
-//! use ngx_rs_listen::{Fate, Inherited, Open, Outcome, handover, open, parse, resolve};
+//! use ngx_rs_listen::{Disposition, Inherited, Open, Outcome, open, parse, resolve};
 //!
 //! let old = std::net::TcpListener::bind("127.0.0.1:0")?;
 //! let address = old.local_addr()?.to_string();
@@ -40,10 +40,10 @@
 //! how.prepare = true;
 //! open::listening(&mut sockets, &mut inherited, &mut how)?;
 //!
-//! // What may still fail comes here; `handover::rollback` takes it all back.
-//! handover::commit(&mut sockets)?;
-//! assert_eq!(sockets[0].outcome, Outcome::Replaced);
-//! assert_eq!(inherited[0].fate(), Fate::Replaced);
+//! // What may still fail comes here; `open::rollback` takes it all back.
+//! open::commit(&mut sockets, &mut inherited)?;
+//! assert_eq!(sockets[0].outcome, Outcome::Successor);
+//! assert_eq!(inherited[0].disposition(), Disposition::Superseded);
 //! drop(old);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -57,23 +57,21 @@ pub mod assign;
 pub mod capi;
 pub mod connection;
 pub mod drain;
-pub mod handover;
 pub mod open;
 pub mod parse;
 pub mod resolve;
 
 mod address;
-mod create;
 mod error;
-mod joins;
 mod listen;
 mod protocol;
 mod sys;
 
 pub use address::SocketAddress;
+pub use drain::Drain;
 pub use error::Error;
 pub use listen::{
-    Address, BACKLOG, Fate, Host, Inherited, Listen, Listening, Options, Outcome, flag,
+    Address, BACKLOG, Disposition, Host, Inherited, Listen, Listening, Options, Outcome, flag,
 };
 pub use open::Open;
 pub use protocol::{Protocol, Wish};

@@ -1,13 +1,16 @@
 //! What a listen directive says, and the sockets that it asks for.
 
+use std::ffi::c_int;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use socket2::Type;
+use socket2::{SockRef, Type};
 
 use crate::address::SocketAddress;
+use crate::error::Error;
 use crate::protocol::{Protocol, Wish};
+use crate::sys;
 
 /// `NGX_LISTEN_BACKLOG` of nginx on Linux.
 pub const BACKLOG: i32 = 511;
@@ -165,15 +168,17 @@ pub enum Outcome {
     Untouched,
     /// A new socket, on an address that had none.
     Opened,
-    /// The inherited socket of this index goes on.
+    /// The inherited socket of this index is kept.
     Inherited(usize),
-    /// A new socket beside inherited ones of another protocol.
-    Replaced,
+    /// A new socket, successor of inherited ones of another protocol.
+    Successor,
     /// A new socket beside inherited ones of the same protocol.
     Joined,
-    /// One of these two that was to listen at last and could not.
-    Failed,
-    /// The caller was to open it: see [`crate::Open::leave_tcp`].
+    /// A successor, or one that joined, for which listen(2) failed in the
+    /// commit: its descriptor is a duplicate of the inherited socket of this
+    /// index, which is kept.
+    Failed(usize),
+    /// The caller opens it: see [`crate::Open::leave_tcp`].
     Left,
 }
 
@@ -191,13 +196,19 @@ impl Listening {
         }
     }
 
-    /// Whether protocols can be chosen here at all.
+    /// Whether the protocol can be chosen here at all.
     pub(crate) fn is_inet_stream(&self) -> bool {
         self.socket_type == Type::STREAM && self.address.as_path().is_none()
     }
+
+    /// Whether it is bound beside inherited sockets and listens only after the
+    /// commit.
+    pub(crate) fn waits_for_commit(&self) -> bool {
+        matches!(self.outcome, Outcome::Successor | Outcome::Joined)
+    }
 }
 
-/// A socket that the caller has already: of its running configuration, of its
+/// A socket that the caller already has: of its running configuration, of its
 /// previous process, or of a service manager.
 #[derive(Debug)]
 pub struct Inherited<'a> {
@@ -207,36 +218,91 @@ pub struct Inherited<'a> {
     pub(crate) protocol: Option<Protocol>,
     /// Whether it is known not to have SO_REUSEPORT.
     pub(crate) alone: bool,
-    /// Whether we have set SO_REUSEPORT on it.
+    /// Whether it is kept, whatever its protocol, where none is requested.
+    pub(crate) passed: bool,
+    /// Whether another process may use it.
+    pub(crate) in_use: bool,
+    /// Whether opening has set SO_REUSEPORT on it.
     pub(crate) shared: bool,
-    pub(crate) fate: Fate,
+    pub(crate) disposition: Disposition,
 }
 
 /// What opening means for an inherited socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fate {
-    /// Nobody asked for its address.
+pub enum Disposition {
+    /// No socket was requested at its address.
     #[default]
     Unused,
-    /// It goes on.
+    /// It goes on to serve.
     Kept,
-    /// New sockets of another protocol take its address over; close it when
-    /// they have been committed, or drain it: see [`crate::drain`].
-    Replaced,
-    /// It was drained, and does not listen any more.
-    Ended,
+    /// New sockets of another protocol take its address over: after the commit
+    /// close it, or let it drain: see [`crate::Drain`].
+    Superseded,
+    /// A superseded socket that a [`crate::Drain`] has taken.
+    Draining,
 }
 
 impl<'a> Inherited<'a> {
-    /// The socket `fd`, of which everything is asked from the kernel.
+    /// The socket `fd`; opening queries everything else from the kernel.
     pub fn new(fd: &'a impl AsFd) -> Self {
         Self::from(fd.as_fd())
     }
 
+    /// Another process passed it, so it is kept, whatever its protocol, unless
+    /// a protocol is requested at its address.
+    pub fn passed(mut self) -> Self {
+        self.passed = true;
+        self
+    }
+
+    /// Another process may use it: it keeps its protocol in any case.
+    pub fn in_use(mut self) -> Self {
+        self.in_use = true;
+        self
+    }
+
     /// What opening means for it.
-    pub fn fate(&self) -> Fate {
-        self.fate
+    pub fn disposition(&self) -> Disposition {
+        self.disposition
+    }
+
+    /// Its address and type, queried from the kernel if the caller did not give
+    /// them; None if nothing can be listening there. `index` is for the message.
+    pub(crate) fn identify(
+        &mut self,
+        index: usize,
+    ) -> Result<Option<(SocketAddress, c_int)>, Error> {
+        let kernel = SockRef::from(&self.fd);
+        let failed = |call, source| {
+            let call = format!("{call} of the inherited socket #{index}");
+            Error::syscall(call, source)
+        };
+        if self.address.is_none() {
+            let address = kernel.local_addr();
+            let address = address.map_err(|source| failed("getsockname()", source))?;
+            self.address = SocketAddress::from_kernel(&address);
+        }
+        if self.socket_type.is_none() {
+            let kind = kernel.r#type();
+            let kind = kind.map_err(|source| failed("getsockopt(SO_TYPE)", source))?;
+            self.socket_type = Some(kind);
+        }
+        let kind = self.socket_type.map(c_int::from);
+        Ok(self.address.clone().zip(kind))
+    }
+
+    /// Its protocol, queried from the kernel if the caller did not give it.
+    pub(crate) fn protocol(&mut self) -> Result<Protocol, Error> {
+        if let Some(protocol) = self.protocol {
+            return Ok(protocol);
+        }
+        let protocol = sys::protocol(self.fd).map_err(|source| {
+            let address = self.address.as_ref().map(ToString::to_string);
+            let call = format!("getsockopt(SO_PROTOCOL) {}", address.unwrap_or_default());
+            Error::syscall(call, source)
+        })?;
+        Ok(*self.protocol.insert(protocol.unwrap_or(Protocol::Tcp)))
     }
 }
 
@@ -248,8 +314,10 @@ impl<'a> From<BorrowedFd<'a>> for Inherited<'a> {
             socket_type: None,
             protocol: None,
             alone: false,
+            passed: false,
+            in_use: false,
             shared: false,
-            fate: Fate::Unused,
+            disposition: Disposition::Unused,
         }
     }
 }

@@ -1,12 +1,7 @@
-//! Protocols of the kernel: their names, and whether the kernel has them.
+//! Stream protocols of the kernel: their names and numbers, and what a listen
+//! directive requests.
 
 use std::fmt;
-use std::io;
-
-use socket2::{Domain, Type};
-
-use crate::error::Error;
-use crate::sys;
 
 /// A stream protocol, as in the third argument of socket(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,51 +54,6 @@ impl Protocol {
     pub fn from_name(name: &[u8]) -> Option<Self> {
         let named = NAMES.iter().find(|row| row.0.as_bytes() == name);
         named.map(|row| row.1)
-    }
-
-    /// Asks the running kernel whether it opens stream sockets of this
-    /// protocol, by opening one (IPv4).
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] with the reason, or [`Error::Syscall`] where the
-    /// call failed for another one (no descriptor left, forbidden by seccomp).
-    pub fn check(self) -> Result<(), Error> {
-        let opened = sys::socket(Domain::IPV4, Type::STREAM.cloexec(), Some(self));
-        match opened {
-            Ok(_) => Ok(()),
-            Err(source) => Err(self.open_error("socket()".into(), source)),
-        }
-    }
-
-    /// The error for a failed socket(2).
-    pub(crate) fn open_error(self, call: String, source: io::Error) -> Error {
-        let unsupported = [libc::EINVAL, libc::EPROTONOSUPPORT, libc::ENOPROTOOPT];
-        match source.raw_os_error() {
-            Some(errno) if self != Self::Tcp && unsupported.contains(&errno) => {
-                Error::Unsupported {
-                    call,
-                    protocol: self,
-                    source,
-                }
-            }
-            _ => Error::syscall(call, source),
-        }
-    }
-
-    /// What the errno of socket(2) means for this protocol.
-    pub(crate) fn why_not(self, source: &io::Error) -> String {
-        match (self, source.raw_os_error()) {
-            (Self::Mptcp, Some(libc::ENOPROTOOPT)) => {
-                "MPTCP is switched off, set sysctl net.mptcp.enabled=1".into()
-            }
-            (Self::Mptcp, Some(libc::EINVAL)) => {
-                "this kernel is too old for MPTCP, Linux 5.6 is needed".into()
-            }
-            (Self::Mptcp, _) => {
-                "this kernel was built without MPTCP, CONFIG_MPTCP is needed".into()
-            }
-            _ => format!("{self} is not supported by this kernel"),
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Listen`] -> one [`Listening`] per address and port.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -27,7 +27,7 @@ pub fn addresses(listen: &Listen) -> Result<Vec<IpAddr>, Error> {
             let mut found = sys::resolve(name).ok_or_else(|| Error::HostNotFound {
                 address: String::from_utf8_lossy(text).into_owned(),
             })?;
-            let mut seen = HashSet::new();
+            let mut seen = BTreeSet::new();
             found.retain(|ip| seen.insert(*ip));
             Ok(found)
         }

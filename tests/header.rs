@@ -38,7 +38,9 @@ fn macros() -> String {
     {{ (uint32_t) sizeof(ngx_rs_inherited_t), -1, NULL, 0, 0, 0,               \
       NGX_RS_UNUSED, 0, 0 }}
 #define NGX_RS_OPEN_INIT                                                      \
-    {{ (uint32_t) sizeof(ngx_rs_open_t), 0, 0, 0, NULL, 0, NULL, NULL }}
+    {{ (uint32_t) sizeof(ngx_rs_open_t), 0, 0, 0, NULL, 0, NULL, NULL, NULL }}
+#define NGX_RS_DRAINING_INIT                                                  \
+    {{ (uint32_t) sizeof(ngx_rs_draining_t), -1, 0, 0 }}
 #define NGX_RS_CONNECTION_INFO_INIT                                           \
     {{ (uint32_t) sizeof(ngx_rs_connection_info_t), 0,                         \
       NGX_RS_CONNECTION_UNASKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }}
@@ -149,8 +151,8 @@ fn every_pointer_has_an_owner() {
             let words = match name {
                 "count" => ["how many"; 2],
                 "error" => ["optional, may be NULL"; 2],
-                _ if export.name == "ngx_rs_listen_free" => ["it owns"; 2],
-                _ => ["borrowed for the call", "released with ngx_rs_listen_free"],
+                _ if export.name.ends_with("_free") => ["it owns"; 2],
+                _ => ["borrowed for the call", "released with ngx_rs_"],
             };
             let known = words.iter().any(|words| said.contains(words));
             assert!(known, "{}: {name}: \"{said}\"", export.name);

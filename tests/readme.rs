@@ -91,9 +91,10 @@ fn parameters_parse() {
 fn messages_are_ours() {
     let sources = [
         "src/protocol.rs",
-        "src/parse.rs",
+        "src/parse/mod.rs",
         "src/assign.rs",
-        "src/create.rs",
+        "src/open/create.rs",
+        "src/error.rs",
     ];
     let sources = sources.map(read).concat().replace('\\', "");
     let readme = read("README.md");

@@ -21,6 +21,7 @@ pub fn run(data: &[u8]) {
         answer: Answer::new(bytes),
         memory: Memory::default(),
         kernel: Kernel::default(),
+        drain: ptr::null_mut(),
     };
     match bytes.u8() % 8 {
         0 | 1 => call.directive(bytes),
@@ -30,9 +31,13 @@ pub fn run(data: &[u8]) {
         6 => call.connection(bytes),
         _ => call.protocol(bytes),
     }
+    let Call { kernel, drain, .. } = &mut call;
+    // SAFETY: NULL, or from ngx_rs_drain_begin.
+    kernel.run(|| unsafe { ngx_rs_drain_free(*drain) });
 }
 
 struct Call {
+    drain: *mut ngx_rs_drain_t,
     answer: Answer,
     memory: Memory,
     kernel: Kernel,
@@ -180,12 +185,16 @@ impl Call {
                 .bool()
                 .then_some(told as unsafe extern "C" fn(_, _, _)),
             data: ptr::null_mut(),
+            drain: self.drain,
         };
         self.memory.array(bytes, &[how])
     }
 
     /// Opens, and commits or takes back.
     fn open(&mut self, bytes: &mut Bytes<'_>) {
+        if bytes.bool() {
+            self.begin(ptr::null_mut(), 0, ptr::null());
+        }
         let (sockets, real) = self.sockets(bytes, |_, _| {});
         let how = self.how(bytes);
         let count = Memory::count(bytes, real, size_of::<ngx_rs_listening_t>());
@@ -201,8 +210,8 @@ impl Call {
         }
         if commits {
             // SAFETY: as above.
-            self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, error) });
-            self.drain(sockets, count, how);
+            self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, how, error) });
+            self.drain(bytes, sockets, count, how);
         }
         // SAFETY: as above.
         let status =
@@ -211,17 +220,50 @@ impl Call {
         self.has(&before);
     }
 
-    /// Drains what was replaced, if anything was: with patience, then without.
-    fn drain(&mut self, sockets: *mut ngx_rs_listening_t, count: usize, how: *const ngx_rs_open_t) {
+    fn begin(
+        &mut self,
+        sockets: *mut ngx_rs_listening_t,
+        count: usize,
+        how: *const ngx_rs_open_t,
+    ) -> ngx_rs_status_t {
+        let mut drain = self.drain;
         // SAFETY: everything is as long as it says.
-        self.says(|error| unsafe { ngx_rs_drain_begin(sockets, count, how, error) });
-        // SAFETY: as above.
-        self.says(|error| unsafe { ngx_rs_drain_pause(sockets, count, how, error) });
-        // SAFETY: as above.
-        self.says(|error| unsafe { ngx_rs_drain_begin(sockets, count, how, error) });
-        for now in [0, 1] {
-            // SAFETY: as above.
-            self.says(|error| unsafe { ngx_rs_drain_end(sockets, count, how, now, error) });
+        let status = self.says(|error| unsafe {
+            ngx_rs_drain_begin(&mut drain, sockets, count, how, 2, 0, error)
+        });
+        self.drain = drain;
+        status
+    }
+
+    /// Drains what was superseded, if anything was.
+    fn drain(
+        &mut self,
+        bytes: &mut Bytes<'_>,
+        sockets: *mut ngx_rs_listening_t,
+        count: usize,
+        how: *const ngx_rs_open_t,
+    ) {
+        self.begin(sockets, count, how);
+        let room = bytes.below(6);
+        let element = ngx_rs_draining_t {
+            size: 0,
+            fd: -1,
+            successor: 0,
+            ended: 0,
+        };
+        let places = match room {
+            0 => ptr::null_mut(),
+            _ => self.memory.array(bytes, &vec![element; room]),
+        };
+        let room = Memory::count(bytes, room, size_of::<ngx_rs_draining_t>());
+        let (drain, mut found, mut delay) = (self.drain, 77, 0);
+        // SAFETY: everything is as long as it says.
+        let status = self.says(|error| unsafe {
+            ngx_rs_drain_poll(drain, places, room, &mut found, &mut delay, error)
+        });
+        match status {
+            OK | ngx_rs_status_t::NGX_RS_ERR_SYSCALL => assert!(found <= room && delay <= 500),
+            _ => assert_eq!(found, 77),
         }
     }
 
@@ -248,8 +290,8 @@ impl Call {
         let before: BTreeSet<i32> = self.kernel.sockets.keys().copied().collect();
         if commits {
             // SAFETY: everything is as long as it says.
-            self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, error) });
-            self.drain(sockets, count, how);
+            self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, how, error) });
+            self.drain(bytes, sockets, count, how);
             assert!(
                 self.kernel.sockets.keys().eq(&before),
                 "commit closes nothing"
@@ -324,9 +366,10 @@ fn bound(bytes: &mut Bytes<'_>, protocol: i32) -> Socket {
         address,
         listens: true,
         shared: bytes.bool(),
+        cookie: 0,
     }
 }
 
 unsafe extern "C" fn told(_: *mut c_void, event: u32, error: *const ngx_rs_error_t) {
-    assert!(event <= NGX_RS_REPORT_DRAINS && !error.is_null());
+    assert!(event <= NGX_RS_REPORT_DRAIN_ENDED && !error.is_null());
 }

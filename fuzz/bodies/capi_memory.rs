@@ -154,9 +154,9 @@ impl Memory {
             socklen,
             r#type: bytes.one_of(&[0, libc::SOCK_STREAM, libc::SOCK_DGRAM, 3]),
             protocol: bytes.one_of(&[0, 6, 262, -1]),
-            fate: bytes.u8().into(),
+            disposition: bytes.below(5) as u32,
             shared: (bytes.u8() > 250).into(),
-            flags: bytes.one_of(&[0, 0, 0, 1, 2]),
+            flags: bytes.one_of(&[0, 0, 0, 1, 2, 4, 8]),
         }
     }
 

@@ -23,6 +23,9 @@ pub struct Socket {
     pub address: Vec<u8>,
     pub listens: bool,
     pub shared: bool,
+    /// The same for all descriptors that refer to this socket; set by
+    /// [`Kernel::add`].
+    pub cookie: u64,
 }
 
 #[derive(Default)]
@@ -46,10 +49,23 @@ const FIRST: c_int = 1_000_000;
 
 impl Kernel {
     pub fn add(&mut self, socket: Socket) -> c_int {
+        let cookie = self.last as u64 + 1;
+        self.insert(Socket { cookie, ..socket })
+    }
+
+    fn insert(&mut self, socket: Socket) -> c_int {
         self.last += 1;
         let fd = FIRST + self.last;
         self.sockets.insert(fd, socket);
         fd
+    }
+
+    /// Changes a socket, which several descriptors may refer to.
+    fn change(&mut self, fd: c_int, change: impl Fn(&mut Socket)) -> Result<c_int, c_int> {
+        let cookie = self.socket(fd)?.cookie;
+        let same = |socket: &&mut Socket| socket.cookie == cookie;
+        self.sockets.values_mut().filter(same).for_each(change);
+        Ok(0)
     }
 
     /// From now on the calls go as the input says.
@@ -92,11 +108,11 @@ impl Kernel {
         let reuse = name == libc::SO_REUSEPORT;
         self.stuck |= reuse && value == 0 && failed.is_err();
         failed?;
-        let socket = self.socket(fd)?;
-        if reuse {
-            socket.shared = value != 0;
-        }
-        Ok(0)
+        self.change(fd, |socket| {
+            if reuse {
+                socket.shared = value != 0;
+            }
+        })
     }
 
     fn option(
@@ -106,6 +122,12 @@ impl Kernel {
         name: c_int,
         to: &mut [u8],
     ) -> Result<usize, c_int> {
+        // What identifies a socket, a kernel always has.
+        if (level, name) == (libc::SOL_SOCKET, libc::SO_COOKIE) {
+            let cookie = self.socket(fd)?.cookie;
+            to.copy_from_slice(&cookie.to_ne_bytes());
+            return Ok(to.len());
+        }
         self.fails(&[libc::ENOTSOCK, libc::EINVAL])?;
         let lacks = match (level, name) {
             // What has fallen back has none of them.
@@ -124,11 +146,6 @@ impl Kernel {
             (libc::SOL_SOCKET, libc::SO_PROTOCOL) => socket.protocol,
             (libc::SOL_SOCKET, libc::SO_REUSEPORT) => socket.shared.into(),
             (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => socket.listens.into(),
-            (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX) => match self.byte() {
-                // What another process drains.
-                200.. => c_int::MAX,
-                _ => 0,
-            },
             (SOL_MPTCP, MPTCP_FULL_INFO) => return Ok(self.full_info(to)),
             _ => return Ok(self.answer(to)),
         };
@@ -251,6 +268,7 @@ extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
             address: Vec::new(),
             listens: false,
             shared: false,
+            cookie: 0,
         }))
     };
     call!(ask, SYS_socket, domain, kind, protocol)
@@ -279,10 +297,29 @@ extern "C" fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_
 extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
     let ask = |kernel: &mut Kernel| {
         kernel.fails(&[libc::EADDRINUSE, libc::EOPNOTSUPP])?;
-        kernel.socket(fd)?.listens = true;
-        Ok(0)
+        kernel.change(fd, |socket| socket.listens = true)
     };
     call!(ask, SYS_listen, fd, backlog)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+    let ask = |kernel: &mut Kernel| {
+        kernel.fails(&[libc::ENOTCONN, libc::EPERM])?;
+        kernel.change(fd, |socket| socket.listens = false)
+    };
+    call!(ask, SYS_shutdown, fd, how)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn dup2(from: c_int, to: c_int) -> c_int {
+    let ask = |kernel: &mut Kernel| {
+        kernel.fails(&[libc::EBUSY, libc::EINTR])?;
+        let socket = kernel.socket(from)?.clone();
+        kernel.sockets.insert(to, socket);
+        Ok(to)
+    };
+    call!(ask, SYS_dup3, from, to, 0)
 }
 
 #[unsafe(no_mangle)]
@@ -294,7 +331,16 @@ extern "C" fn close(fd: c_int) -> c_int {
 /// it is not: that is seen in [`Kernel::close`] as well.
 #[unsafe(no_mangle)]
 extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
-    call!(|_| Ok(0), SYS_fcntl, fd, command, argument)
+    let ask = |kernel: &mut Kernel| match command {
+        libc::F_DUPFD_CLOEXEC => {
+            kernel.fails(&[libc::EMFILE])?;
+            let socket = kernel.socket(fd)?.clone();
+            Ok(kernel.insert(socket))
+        }
+        libc::F_SETFD => kernel.fails(&[libc::EINVAL]).map(|()| 0),
+        _ => Ok(0),
+    };
+    call!(ask, SYS_fcntl, fd, command, argument)
 }
 
 #[unsafe(no_mangle)]

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::raw::c_int;
 
+use ngx_rs_listen::drain::Room;
 use ngx_rs_listen::{
-    Inherited, Listening, Open, Outcome, Protocol, SocketAddress, Wish, flag, handover, open,
+    Disposition, Drain, Inherited, Listening, Open, Outcome, Protocol, SocketAddress, Wish, flag,
+    open,
 };
 use socket2::Type;
 
@@ -15,13 +17,6 @@ use super::kernel::{Kernel, Socket};
 pub fn run(data: &[u8]) {
     let mut bytes = Bytes(data);
     let switches = bytes.u8();
-    let how = || Open {
-        leave_tcp: switches & 1 != 0,
-        prepare: switches & 2 != 0,
-        check: switches & 4 != 0,
-        tries: u32::from(switches >> 3 & 3),
-        ..Open::default()
-    };
     let mut kernel = Kernel::default();
     let old: Vec<c_int> = (0..bytes.below(5))
         .map(|_| kernel.add(inherited(&mut bytes)))
@@ -30,10 +25,36 @@ pub fn run(data: &[u8]) {
     let mut sockets: Vec<Listening> = (0..bytes.below(6)).map(|_| socket(&mut bytes)).collect();
     // SAFETY: they are open in `kernel`, and stay so.
     let borrow = |&fd: &c_int| unsafe { BorrowedFd::borrow_raw(fd) };
-    let mut inherited: Vec<_> = old.iter().map(borrow).map(Inherited::from).collect();
+    let marks = bytes.u8();
+    let mark = |inherited: Inherited<'static>| match marks & 3 {
+        1 => inherited.passed(),
+        2 => inherited.in_use(),
+        _ => inherited,
+    };
+    let mut inherited: Vec<_> = old
+        .iter()
+        .map(borrow)
+        .map(Inherited::from)
+        .map(mark)
+        .collect();
+    let room = Room {
+        spare: u32::from(marks >> 2 & 3),
+        limit: u32::from(marks >> 4 & 1),
+    };
 
     kernel.plan(bytes.0);
-    let result = kernel.run(|| open::listening(&mut sockets, &mut inherited, &mut how()));
+    let mut drain = Drain::new().expect("shared memory");
+    let result = kernel.run(|| {
+        let drain = Some(&mut drain);
+        open::listening(
+            &mut sockets,
+            &mut inherited,
+            &mut Open {
+                drain,
+                ..how(switches)
+            },
+        )
+    });
     match result {
         Err(error) => {
             assert!(!error.to_string().contains('\n'), "{error}");
@@ -43,20 +64,31 @@ pub fn run(data: &[u8]) {
             undone(&kernel, &before);
         }
         Ok(()) => {
-            opened(&kernel, &sockets, &before, &how());
-            if how().prepare && switches & 0x20 != 0 {
-                commit(&mut kernel, &mut sockets);
+            opened(&kernel, &sockets, &before, &how(switches));
+            if how(switches).prepare && switches & 0x20 != 0 {
+                commit(&mut kernel, &mut sockets, &mut inherited, &old);
+                drains(&mut kernel, drain, &sockets, &mut inherited, &old, room);
             } else {
-                kernel.run(|| handover::rollback(&mut inherited));
+                kernel.run(|| open::rollback(&mut inherited));
             }
             kernel.run(|| drop(sockets));
-            if !how().prepare || switches & 0x20 == 0 {
+            if !how(switches).prepare || switches & 0x20 == 0 {
                 undone(&kernel, &before);
             }
             assert!(kernel.sockets.keys().eq(before.keys()), "a leak");
         }
     }
     assert!(!kernel.closed_twice);
+}
+
+fn how<'a>(switches: u8) -> Open<'a> {
+    Open {
+        leave_tcp: switches & 1 != 0,
+        prepare: switches & 2 != 0,
+        check: switches & 4 != 0,
+        tries: u32::from(switches >> 3 & 3),
+        ..Open::default()
+    }
 }
 
 /// Whether the kernel has what it had before.
@@ -78,7 +110,7 @@ fn opened(
         let inet = socket.address.as_path().is_none();
         let wait = match socket.outcome {
             Outcome::Opened => false,
-            Outcome::Replaced | Outcome::Joined => how.prepare,
+            Outcome::Successor | Outcome::Joined => how.prepare,
             Outcome::Inherited(index) => {
                 assert!(index < before.len() && used.insert(index), "{socket:?}");
                 assert!(socket.fd.is_none());
@@ -106,16 +138,61 @@ fn opened(
     assert!(kernel.sockets.keys().eq(fds.iter()), "a leak");
 }
 
-fn commit(kernel: &mut Kernel, sockets: &mut [Listening]) {
-    let result = kernel.run(|| handover::commit(sockets));
-    let failed = |socket: &Listening| socket.outcome == Outcome::Failed;
-    assert_eq!(result.is_err(), sockets.iter().any(failed));
+fn commit(
+    kernel: &mut Kernel,
+    sockets: &mut [Listening],
+    inherited: &mut [Inherited<'_>],
+    old: &[c_int],
+) {
+    let open: Vec<c_int> = kernel.sockets.keys().copied().collect();
+    let result = kernel.run(|| open::commit(sockets, inherited));
+    assert!(kernel.sockets.keys().eq(&open), "commit closes nothing");
     for socket in sockets {
         let Some(fd) = &socket.fd else { continue };
-        let listens = kernel.sockets[&fd.as_raw_fd()].listens;
+        let now = &kernel.sockets[&fd.as_raw_fd()];
+        if let Outcome::Failed(kept) = socket.outcome {
+            assert!(result.is_err(), "{socket:?}");
+            assert_eq!(now.cookie, kernel.sockets[&old[kept]].cookie);
+            assert_eq!(inherited[kept].disposition(), Disposition::Kept);
+        }
         let stream = socket.socket_type == Type::STREAM;
-        assert_eq!(listens, stream && !failed(socket), "{socket:?}");
+        assert!(now.listens == stream || result.is_err(), "{socket:?}");
     }
+}
+
+/// No descriptor is closed, and nothing listens that has ended.
+fn drains(
+    kernel: &mut Kernel,
+    mut drain: Drain,
+    sockets: &[Listening],
+    inherited: &mut [Inherited<'_>],
+    old: &[c_int],
+    room: Room,
+) {
+    let open: Vec<c_int> = kernel.sockets.keys().copied().collect();
+    let begun = kernel.run(|| drain.begin(sockets, inherited, room));
+    let draining = || inherited.iter().zip(old).filter(is_draining);
+    let polled = kernel.run(|| drain.poll());
+    assert_eq!(drain.len(), draining().count());
+    let report: Vec<_> = drain.sockets().collect();
+    for socket in report {
+        assert!(old.contains(&socket.fd));
+        assert!(!sockets.is_empty() && socket.successor < sockets.len());
+        let listens = kernel.sockets[&socket.fd].listens;
+        assert!(!socket.ended || !listens || begun.is_err() || polled.is_err());
+    }
+    kernel.plan(&[]);
+    kernel.run(|| drop(drain));
+    if begun.is_ok() && polled.is_ok() {
+        for (_, fd) in draining() {
+            assert!(!kernel.sockets[fd].listens);
+        }
+    }
+    assert!(kernel.sockets.keys().eq(&open), "draining closes nothing");
+}
+
+fn is_draining((inherited, _): &(&Inherited<'_>, &c_int)) -> bool {
+    inherited.disposition() == Disposition::Draining
 }
 
 const PROTOCOLS: [Protocol; 4] = [
@@ -164,6 +241,7 @@ fn inherited(bytes: &mut Bytes<'_>) -> Socket {
         address: bytes_of.map_or_else(|| vec![1, 0], <[u8]>::to_vec),
         listens: true,
         shared: bytes.bool(),
+        cookie: 0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Arrays of C structs that begin with their size.
 
 use std::mem::size_of;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
 
@@ -8,8 +9,9 @@ use super::convert;
 use super::guard::{read_sized, size_at};
 use super::types::*;
 use crate::connection::Subflow;
+use crate::drain::Draining;
 use crate::error::Error;
-use crate::listen::{Fate, Inherited, Listening, Outcome};
+use crate::listen::{Disposition, Inherited, Listening, Outcome};
 use crate::protocol::Protocol;
 
 /// An array of structs that begin with their size.
@@ -61,7 +63,8 @@ impl<T: Copy> Sized<T> {
         })
     }
 
-    /// What only a newer version of the struct has is unknown: -1.
+    /// Sets the fields that only a newer version of the struct has to -1,
+    /// unknown.
     fn fill_tail(&self, index: usize) {
         let tail = self.stride - size_of::<T>();
         let place = self.at(index).wrapping_add(1).cast::<u8>();
@@ -80,7 +83,7 @@ impl<T: Copy> Sized<T> {
     }
 }
 
-/// For as many as our caller says.
+/// An empty vector with room for as many elements as the caller passes.
 pub(super) fn room<T>(count: usize) -> Result<Vec<T>, Error> {
     let mut room = Vec::new();
     let reserved = room.try_reserve_exact(count);
@@ -88,7 +91,7 @@ pub(super) fn room<T>(count: usize) -> Result<Vec<T>, Error> {
     Ok(room)
 }
 
-/// The sockets of our caller.
+/// The caller's sockets.
 pub(super) struct Array(Sized<ngx_rs_listening_t>);
 
 impl Array {
@@ -122,7 +125,7 @@ impl Array {
         }
     }
 
-    /// Writes what opening did, and gives the descriptors away.
+    /// Writes the results of opening. The caller owns the descriptors from here.
     pub(super) fn write_opened(&self, sockets: Vec<Listening>, inherited: &[Inherited<'_>]) {
         for (index, socket) in sockets.into_iter().enumerate() {
             let chosen = socket.is_inet_stream().then_some(socket.protocol);
@@ -130,10 +133,10 @@ impl Array {
                 Outcome::Untouched => (NGX_RS_UNTOUCHED, None),
                 Outcome::Opened => (NGX_RS_OPENED, None),
                 Outcome::Inherited(source) => (NGX_RS_INHERITED, Some(source)),
-                Outcome::Replaced => (NGX_RS_REPLACED, None),
+                Outcome::Successor => (NGX_RS_SUCCESSOR, None),
                 Outcome::Left => (NGX_RS_LEFT, None),
                 Outcome::Joined => (NGX_RS_JOINED, None),
-                Outcome::Failed => (NGX_RS_FAILED, None),
+                Outcome::Failed(source) => (NGX_RS_FAILED, Some(source)),
             };
             let kept = source.and_then(|source| inherited.get(source));
             let kept = kept.map_or(-1, |kept| kept.fd.as_raw_fd());
@@ -146,68 +149,88 @@ impl Array {
         }
     }
 
-    /// Writes which sockets could not listen, and gives the descriptors back.
-    pub(super) fn write_committed(&self, sockets: Vec<Listening>) {
-        for (index, socket) in sockets.into_iter().enumerate() {
-            let _ = socket.fd.map(IntoRawFd::into_raw_fd);
-            if socket.outcome == Outcome::Failed {
-                self.0
-                    .update(index, |element| element.outcome = NGX_RS_FAILED);
+    /// Writes which sockets could not listen.
+    pub(super) fn write_committed(&self, sockets: &[Listening]) {
+        for (index, socket) in sockets.iter().enumerate() {
+            if let Outcome::Failed(kept) = socket.outcome {
+                self.0.update(index, |element| {
+                    element.outcome = NGX_RS_FAILED;
+                    element.inherited = kept as u32;
+                    element.opened_protocol = socket.protocol.number();
+                });
             }
         }
     }
 
-    /// Takes the descriptors that an earlier call gave away.
+    /// After a rollback.
+    pub(super) fn write_closed(&self) {
+        for index in 0..self.0.count {
+            self.0.update(index, |element| {
+                element.fd = -1;
+                element.outcome = NGX_RS_UNTOUCHED;
+            });
+        }
+    }
+
+    /// The sockets with the descriptors of those whose outcome is wanted.
     ///
     /// # Safety
-    /// They are open, and nobody else's.
-    pub(super) unsafe fn adopt(&self, sockets: &mut [Listening]) {
-        for (element, socket) in self.0.read().zip(sockets) {
-            let Ok(element) = element else { continue };
-            let Some(outcome) = owned(element.outcome) else {
-                continue;
+    /// These descriptors are open.
+    pub(super) unsafe fn borrow(&self, wanted: fn(u32) -> bool) -> Result<Borrowed, Error> {
+        let mut sockets = Borrowed(self.read()?);
+        for (element, socket) in self.0.read().zip(&mut sockets.0) {
+            let element = element?;
+            socket.outcome = match element.outcome {
+                NGX_RS_OPENED => Outcome::Opened,
+                NGX_RS_SUCCESSOR => Outcome::Successor,
+                NGX_RS_JOINED => Outcome::Joined,
+                NGX_RS_FAILED => Outcome::Failed(element.inherited as usize),
+                _ => Outcome::Untouched,
             };
-            socket.outcome = outcome;
-            if element.fd >= 0 {
-                // SAFETY: our caller's contract.
+            if element.fd >= 0 && wanted(element.outcome) {
+                // SAFETY: our caller's contract; `Borrowed` never closes it.
                 socket.fd = Some(unsafe { OwnedFd::from_raw_fd(element.fd) });
             }
+        }
+        Ok(sockets)
+    }
+}
+
+/// Whether an earlier call gave the caller a descriptor with this outcome.
+pub(super) fn is_new(outcome: u32) -> bool {
+    matches!(
+        outcome,
+        NGX_RS_OPENED | NGX_RS_SUCCESSOR | NGX_RS_JOINED | NGX_RS_FAILED
+    )
+}
+
+/// Sockets whose descriptors the caller owns: dropping this never closes them,
+/// not even after a panic.
+pub(super) struct Borrowed(Vec<Listening>);
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        for socket in &mut self.0 {
+            let _ = socket.fd.take().map(IntoRawFd::into_raw_fd);
         }
     }
 }
 
-impl Array {
-    /// Takes every descriptor, whosever it is, until
-    /// [`Array::write_committed`] gives it back.
-    ///
-    /// # Safety
-    /// They are open.
-    pub(super) unsafe fn adopt_all(&self, sockets: &mut [Listening]) {
-        for (element, socket) in self.0.read().zip(sockets) {
-            let Ok(element) = element else { continue };
-            if let Some(outcome) = owned(element.outcome) {
-                socket.outcome = outcome;
-            }
-            if element.fd >= 0 {
-                // SAFETY: our caller's contract.
-                socket.fd = Some(unsafe { OwnedFd::from_raw_fd(element.fd) });
-            }
-        }
+impl Deref for Borrowed {
+    type Target = [Listening];
+
+    fn deref(&self) -> &[Listening] {
+        &self.0
     }
 }
 
-/// The outcomes of sockets whose descriptor an earlier call gave away.
-fn owned(outcome: u32) -> Option<Outcome> {
-    match outcome {
-        NGX_RS_OPENED => Some(Outcome::Opened),
-        NGX_RS_REPLACED => Some(Outcome::Replaced),
-        NGX_RS_JOINED => Some(Outcome::Joined),
-        NGX_RS_FAILED => Some(Outcome::Failed),
-        _ => None,
+impl DerefMut for Borrowed {
+    fn deref_mut(&mut self) -> &mut [Listening] {
+        &mut self.0
     }
 }
 
-/// The inherited sockets of our caller.
+/// The caller's inherited sockets.
 pub(super) struct InheritedArray(Sized<ngx_rs_inherited_t>);
 
 impl InheritedArray {
@@ -229,18 +252,18 @@ impl InheritedArray {
         for (index, socket) in sockets.iter().enumerate() {
             self.0.update(index, |element| {
                 element.shared = socket.shared.into();
-                element.fate = match socket.fate {
-                    Fate::Unused => NGX_RS_UNUSED,
-                    Fate::Kept => NGX_RS_KEPT,
-                    Fate::Replaced => NGX_RS_SUPERSEDED,
-                    Fate::Ended => NGX_RS_ENDED,
+                element.disposition = match socket.disposition {
+                    Disposition::Unused => NGX_RS_UNUSED,
+                    Disposition::Kept => NGX_RS_KEPT,
+                    Disposition::Superseded => NGX_RS_SUPERSEDED,
+                    Disposition::Draining => NGX_RS_DRAINING,
                 };
             });
         }
     }
 }
 
-/// Our caller's room for subflows.
+/// The caller's room for subflows.
 pub(super) struct SubflowArray(Sized<ngx_rs_subflow_t>);
 
 impl SubflowArray {
@@ -262,5 +285,34 @@ impl SubflowArray {
             });
             self.0.fill_tail(index);
         }
+    }
+}
+
+/// The caller's room for superseded sockets.
+pub(super) struct DrainingArray(Sized<ngx_rs_draining_t>);
+
+impl DrainingArray {
+    /// # Safety
+    /// `first` is NULL or points to `room` elements.
+    pub(super) unsafe fn new(first: *mut ngx_rs_draining_t, room: usize) -> Result<Self, Error> {
+        // SAFETY: our caller's contract; all bytes of an element may be 0.
+        unsafe { Sized::new(first, room) }.map(Self)
+    }
+
+    /// Writes as many as there is room for, and returns how many there are.
+    pub(super) fn write(&self, sockets: impl Iterator<Item = Draining>) -> usize {
+        let mut count = 0;
+        for (index, socket) in sockets.enumerate() {
+            count += 1;
+            if index < self.0.count {
+                self.0.update(index, |element| {
+                    element.size = self.0.stride as u32;
+                    element.fd = socket.fd;
+                    element.successor = socket.successor as u32;
+                    element.ended = socket.ended.into();
+                });
+            }
+        }
+        count
     }
 }

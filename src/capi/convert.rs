@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr;
 use std::time::Duration;
 
 use socket2::{SockAddr, Type};
@@ -14,7 +15,7 @@ use super::guard::{Report, outside, read_sized, slice_of};
 use super::types::*;
 use crate::address::SocketAddress;
 use crate::error::Error;
-use crate::listen::{self, Fate, Inherited, Listen, Listening, Options};
+use crate::listen::{self, Disposition, Inherited, Listen, Listening, Options};
 use crate::open::{self, Open};
 use crate::parse::{Rules, Subsystem};
 use crate::protocol::{Protocol, Wish};
@@ -64,58 +65,85 @@ pub(super) unsafe fn open(how: *const ngx_rs_open_t) -> Result<ngx_rs_open_t, Er
             flags: 0,
             tries: 0,
             delay_ms: 0,
-            inherited: std::ptr::null_mut(),
+            inherited: ptr::null_mut(),
             inherited_count: 0,
             report: None,
-            data: std::ptr::null_mut(),
+            data: ptr::null_mut(),
+            drain: ptr::null_mut(),
         });
     }
     // SAFETY: not NULL, and our caller's contract; all its bytes may be 0.
     let how = unsafe { read_sized(how, size_of::<ngx_rs_open_t>()) }?;
     known_flags(
         how.flags,
-        NGX_RS_OPEN_LEAVE_TCP
-            | NGX_RS_OPEN_PREPARE
-            | NGX_RS_OPEN_CHECK
-            | NGX_RS_OPEN_AWAIT_DRAINS
-            | NGX_RS_OPEN_LET_JOIN
-            | NGX_RS_OPEN_COMMITTED,
+        NGX_RS_OPEN_LEAVE_TCP | NGX_RS_OPEN_PREPARE | NGX_RS_OPEN_CHECK,
     )?;
     Ok(how)
 }
 
-pub(super) fn how<'a>(how: &ngx_rs_open_t) -> Open<'a> {
+/// # Safety
+/// `how.drain` is NULL, or from ngx_rs_drain_begin and not used elsewhere for
+/// `'a`.
+pub(super) unsafe fn how<'a>(how: &ngx_rs_open_t) -> Open<'a> {
     let has = |flag| how.flags & flag != 0;
+    // SAFETY: our caller's contract.
+    let drain = unsafe { how.drain.as_mut() };
     Open {
         leave_tcp: has(NGX_RS_OPEN_LEAVE_TCP),
         prepare: has(NGX_RS_OPEN_PREPARE),
         check: has(NGX_RS_OPEN_CHECK),
-        await_drains: has(NGX_RS_OPEN_AWAIT_DRAINS),
         tries: how.tries,
         delay: Duration::from_millis(how.delay_ms.into()),
+        drain: drain.map(|drain| &mut drain.drain),
         report: None,
     }
 }
 
-/// Hands a report on to the caller's function.
+/// Passes an event to the caller's function.
 pub(super) fn report(how: &ngx_rs_open_t, report: open::Report<'_>) {
-    let (event, said) = match report {
+    let Some(function) = how.report else { return };
+    let notice = |event, text| (event, Report::notice(text));
+    let (event, report) = match report {
         open::Report::InUse(error) => (NGX_RS_REPORT_IN_USE, Report::from(error)),
         open::Report::Waiting(delay) => {
             let text = format!("try again to bind() after {}ms", delay.as_millis());
-            (NGX_RS_REPORT_WAITING, Report::notice(text))
+            notice(NGX_RS_REPORT_WAITING, text)
         }
-        open::Report::Drains(address) => {
-            let text = format!("the old socket of {address} is still in use, waiting for its end");
-            (NGX_RS_REPORT_DRAINS, Report::notice(text))
+        open::Report::Fallback(error) => {
+            let report = Report::from(error);
+            let prefix = "\"mptcp=auto\" falls back to TCP: ";
+            (NGX_RS_REPORT_FALLBACK, report.prefixed(prefix))
         }
-        open::Report::Fallback(error) => (NGX_RS_REPORT_FALLBACK, Report::from(error)),
+        open::Report::Kept {
+            address,
+            protocol,
+            wish,
+        } => {
+            let text = format!(
+                "\"{wish}\" for {address} has no effect: the process that passed the {protocol} \
+                 socket may still use it; reload after that process has quit, or set \
+                 SocketProtocol= in the systemd socket unit"
+            );
+            notice(NGX_RS_REPORT_KEPT, text)
+        }
+        open::Report::NotTcp(address) => {
+            let text = format!(
+                "\"mptcp=off\" for {address} has no effect: a preloaded library or a BPF program \
+                 turns all TCP sockets into MPTCP sockets"
+            );
+            notice(NGX_RS_REPORT_NOT_TCP, text)
+        }
+        open::Report::DrainEnded(address) => {
+            let text = format!(
+                "closing the old socket on {address} early, because a new one must be bound; \
+                 connections in its queue are reset"
+            );
+            notice(NGX_RS_REPORT_DRAIN_ENDED, text)
+        }
     };
-    let said = said.to_c();
-    if let Some(function) = how.report {
-        // SAFETY: whoever set `report` says that it may be called so.
-        outside(|| unsafe { function(how.data, event, &said) });
-    }
+    let report = report.to_c();
+    // SAFETY: the caller that set `report` says that it may be called so.
+    outside(|| unsafe { function(how.data, event, &report) });
 }
 
 /// # Safety
@@ -241,7 +269,11 @@ pub(super) fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, 
     if from.fd < 0 {
         return Err(Error::Argument("an inherited descriptor is negative"));
     }
-    known_flags(from.flags, NGX_RS_INHERITED_ALONE)?;
+    known_flags(
+        from.flags,
+        NGX_RS_INHERITED_ALONE | NGX_RS_INHERITED_PASSED | NGX_RS_INHERITED_IN_USE,
+    )?;
+    let has = |flag| from.flags & flag != 0;
     // SAFETY: not -1, and borrowed by our caller for the call.
     let fd = unsafe { BorrowedFd::borrow_raw(from.fd) };
     let mut socket = Inherited::from(fd);
@@ -255,13 +287,15 @@ pub(super) fn inherited<'a>(from: &ngx_rs_inherited_t) -> Result<Inherited<'a>, 
     if from.protocol != 0 {
         socket.protocol = Some(protocol(from.protocol)?);
     }
-    socket.alone = from.flags & NGX_RS_INHERITED_ALONE != 0;
+    socket.alone = has(NGX_RS_INHERITED_ALONE);
+    socket.passed = has(NGX_RS_INHERITED_PASSED);
+    socket.in_use = has(NGX_RS_INHERITED_IN_USE);
     socket.shared = from.shared != 0;
-    socket.fate = match from.fate {
-        NGX_RS_KEPT => Fate::Kept,
-        NGX_RS_SUPERSEDED => Fate::Replaced,
-        NGX_RS_ENDED => Fate::Ended,
-        _ => Fate::Unused,
+    socket.disposition = match from.disposition {
+        NGX_RS_KEPT => Disposition::Kept,
+        NGX_RS_SUPERSEDED => Disposition::Superseded,
+        NGX_RS_DRAINING => Disposition::Draining,
+        _ => Disposition::Unused,
     };
     Ok(socket)
 }

@@ -1,143 +1,165 @@
-//! Replaced sockets that go on for a while.
+//! The exports for superseded sockets that drain.
 
-use super::array::{Array, InheritedArray};
-use super::guard::guard;
-use super::*;
-use crate::drain;
-use crate::listen::{Inherited, Listening};
+use std::ptr;
+use std::time::Duration;
 
-/// After ngx_rs_listening_commit: new connections go to the new sockets only,
-/// from now on, while those that they replace still listen. Accept from both,
-/// in any process, until ngx_rs_drain_end has ended the old ones. Until then
-/// one of several sockets that share an address by NGX_RS_LISTENING_REUSEPORT
-/// gets all new connections of that address. With NGX_RS_OPEN_LET_JOIN, where
-/// MPTCP connections of an old socket live and TCP takes its place, subflows can
-/// join them until ngx_rs_drain_end is told to end the old socket now.
+use super::array::{Array, DrainingArray, InheritedArray};
+use super::convert;
+use super::guard::{guard, out, writable};
+use super::types::*;
+use crate::drain::{Drain, Room};
+use crate::error::Error;
+
+/// After ngx_rs_listening_commit: directs new connections to the successors,
+/// while the superseded sockets still listen. Accept from both, in any process,
+/// and call ngx_rs_drain_poll until all superseded sockets have ended. Until then
+/// one of several successors that share an address by NGX_RS_LISTENING_REUSEPORT
+/// gets all new connections of that address. A socket that drains already
+/// continues if `sockets` has its address, and ends otherwise.
 ///
+/// drain    in,out  points to NULL at first, and afterwards to the value that an
+///                  earlier call wrote, in this process or in its parent before
+///                  fork(2); with NGX_RS_ERR_SYSCALL written as well, unless
+///                  mmap() failed; owned by the caller, released with
+///                  ngx_rs_drain_free
 /// sockets  in      `count` elements as ngx_rs_listening_commit left them,
 ///                  borrowed for the call; the caller may have set `fd` of
 ///                  those with NGX_RS_LEFT
-/// how      in      as it was passed to ngx_rs_open_listening, borrowed for the
-///                  call: its inherited sockets with fate NGX_RS_SUPERSEDED are
-///                  drained; the caller may have added some that drain already,
-///                  and removed others
+/// how      in,out  as it was passed to ngx_rs_listening_commit, borrowed for the
+///                  call: its inherited sockets with NGX_RS_SUPERSEDED are
+///                  taken and have NGX_RS_DRAINING afterwards; the caller still
+///                  owns their descriptors, which get close-on-exec, and closes
+///                  them when ngx_rs_drain_poll reports that they have ended
+/// spare    in      number of descriptors that this process must still be able
+///                  to open
+/// limit    in      RLIMIT_NOFILE of the processes that this one forks, or 0
+///                  if it is the same
 /// error    out     optional, may be NULL; that of the first that failed
 ///
-/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
-/// where new connections may still go to an old socket, and be lost with it, or
-/// where subflows cannot join.
-/// Any thread; needs no privilege. Linear in the number of sockets, and with
-/// NGX_RS_OPEN_LET_JOIN of MPTCP connections.
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL. If
+/// `spare` descriptors cannot be opened, no socket is taken, and every drain
+/// ends: close the superseded sockets now. Otherwise new connections may reach a
+/// superseded socket, and be lost with it.
+/// One thread at a time for one `drain`; needs no privilege. Linear in the number
+/// of sockets.
 /// Source: kernel net/ipv4/inet_hashtables.c, net/ipv6/inet6_hashtables.c,
 /// net/core/sock_reuseport.c.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_drain_begin(
+    drain: *mut *mut ngx_rs_drain_t,
     sockets: *mut ngx_rs_listening_t,
     count: usize,
     how: *const ngx_rs_open_t,
+    spare: u32,
+    limit: u32,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
+        writable(drain)?;
         // SAFETY: our caller's contract.
-        unsafe {
-            with(sockets, count, how, |new, old, flags| {
-                let has = |flag| flags & flag != 0;
-                let how = drain::Begin {
-                    join: has(NGX_RS_OPEN_LET_JOIN),
-                    committed: has(NGX_RS_OPEN_COMMITTED),
-                };
-                drain::begin(new, old, how)
-            })
+        let array = unsafe { Array::new(sockets, count) }?;
+        // SAFETY: our caller's contract.
+        let how = unsafe { convert::open(how) }?;
+        // SAFETY: our caller's contract.
+        let old = unsafe { InheritedArray::new(&how) }?;
+        // SAFETY: our caller's contract.
+        let sockets = unsafe { array.borrow(|_| true) }?;
+        let mut inherited = old.read()?;
+        // SAFETY: writable, and so readable.
+        let mut earlier = unsafe { drain.read_unaligned() };
+        if earlier.is_null() {
+            let drain = Drain::new()?;
+            earlier = Box::into_raw(Box::new(ngx_rs_drain_t { drain }));
         }
+        // SAFETY: as checked above.
+        unsafe { out(drain, earlier) }?;
+        // SAFETY: from an earlier call, or made above.
+        let drain = unsafe { &mut *earlier };
+        let result = drain
+            .drain
+            .begin(&sockets, &mut inherited, Room { spare, limit });
+        old.write(&inherited);
+        result
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
-/// Before the next change at these addresses: old and new sockets share new
-/// connections again, and further ones can be bound beside them. Until
-/// ngx_rs_drain_begin, for the sockets that listen after that change or after
-/// its rollback, ngx_rs_drain_end ends nothing there.
+/// Ends each superseded socket that is idle, or whose NGX_RS_DRAIN_MS are over,
+/// in every process. Notices which ones another process has ended. A socket is
+/// idle if no handshake is under way and no connection waits for accept(2). In a
+/// process that was forked before the latest ngx_rs_drain_begin, the call only
+/// notices.
 ///
-/// sockets  in      as for ngx_rs_drain_begin, borrowed for the call
-/// how      in      as for ngx_rs_drain_begin, borrowed for the call
-/// error    out     optional, may be NULL; that of the first that failed
-///
-/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
-/// where clients may have to wait until an old socket ends, or where nothing
-/// can be bound beside the sockets of an address.
-/// Any thread. Linear in the number of sockets.
-/// Source: kernel net/core/sock_reuseport.c.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ngx_rs_drain_pause(
-    sockets: *mut ngx_rs_listening_t,
-    count: usize,
-    how: *const ngx_rs_open_t,
-    error: *mut ngx_rs_error_t,
-) -> ngx_rs_status_t {
-    let body = || {
-        // SAFETY: our caller's contract.
-        unsafe { with(sockets, count, how, |new, old, _| drain::pause(new, old)) }
-    };
-    // SAFETY: our caller's contract.
-    unsafe { guard(error, body) }
-}
-
-/// Ends the listening of sockets that drain, in every process that has them,
-/// where nothing is under way any more: no handshake, nothing that waits for
-/// accept(2), and no subflow that may join. None is ended that shares new
-/// connections with the new ones, as before ngx_rs_drain_begin and after
-/// ngx_rs_drain_pause. Those that have ended, here or in another process, have
-/// fate NGX_RS_ENDED afterwards: close them.
-///
-/// sockets  in      as for ngx_rs_drain_begin, borrowed for the call
-/// how      in,out  likewise, borrowed for the call; `fate` of its inherited
-///                  sockets is written, and their descriptors stay open
-/// now      in      not 0: end them at once, whatever is under way
+/// drain    in,out  from ngx_rs_drain_begin, borrowed for the call; fork(2)
+///                  copies it, and every process can use its copy
+/// sockets  out     `room` elements, borrowed for the call: all that drain, in an
+///                  order that only ngx_rs_drain_begin changes; those that have
+///                  ended are listed until the next ngx_rs_drain_begin
+/// room     in      at least the number of sockets that drain
+/// count    out     how many there are
+/// delay_ms out     optional, may be NULL: when to call again, in milliseconds;
+///                  0 if every socket has ended; borrowed for the call
 /// error    out     optional, may be NULL
 ///
-/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL
-/// where an old socket listens on until all have closed it, or where one new
-/// socket goes on to get all connections that several were to share.
-/// Any thread; needs no privilege. Linear in the number of sockets.
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}, or NGX_RS_ERR_SYSCALL with
+/// all results written: either a socket that has ended listens until every
+/// process has closed it, or one successor gets all connections that several
+/// were to share.
+/// One thread at a time for one `drain`; needs no privilege.
 /// Source: shutdown(2), sock_diag(7).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ngx_rs_drain_end(
-    sockets: *mut ngx_rs_listening_t,
-    count: usize,
-    how: *const ngx_rs_open_t,
-    now: u32,
+pub unsafe extern "C" fn ngx_rs_drain_poll(
+    drain: *mut ngx_rs_drain_t,
+    sockets: *mut ngx_rs_draining_t,
+    room: usize,
+    count: *mut usize,
+    delay_ms: *mut u32,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
-        let end = |new: &[Listening], old: &mut [Inherited<'_>], _| drain::end(new, old, now != 0);
+        writable(count)?;
         // SAFETY: our caller's contract.
-        unsafe { with(sockets, count, how, end) }
+        let array = unsafe { DrainingArray::new(sockets, room) }?;
+        // SAFETY: our caller's contract.
+        let drain = unsafe { drain.as_mut() }.ok_or(Error::Argument("drain is NULL"))?;
+        if room < drain.drain.len() {
+            return Err(Error::Argument("more sockets drain than there is room for"));
+        }
+        let result = drain.drain.poll();
+        let found = array.write(drain.drain.sockets());
+        // SAFETY: our caller's contract.
+        unsafe { out(count, found) }?;
+        let delay = drain.drain.delay().unwrap_or(Duration::ZERO);
+        if !delay_ms.is_null() {
+            // SAFETY: not NULL, and our caller's contract.
+            unsafe { out(delay_ms, delay.as_millis() as u32) }?;
+        }
+        result
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
-/// # Safety
-/// The pointers are what the exports above say.
-unsafe fn with(
-    sockets: *mut ngx_rs_listening_t,
-    count: usize,
-    how: *const ngx_rs_open_t,
-    work: impl FnOnce(&[Listening], &mut [Inherited<'_>], u32) -> Result<(), Error>,
-) -> Result<(), Error> {
-    // SAFETY: our caller's contract.
-    let array = unsafe { Array::new(sockets, count) }?;
-    // SAFETY: our caller's contract.
-    let how = unsafe { convert::open(how) }?;
-    // SAFETY: our caller's contract.
-    let old = unsafe { InheritedArray::new(&how) }?;
-    let mut sockets = array.read()?;
-    let mut inherited = old.read()?;
-    // SAFETY: our caller's contract; they are given back just below.
-    unsafe { array.adopt_all(&mut sockets) };
-    let result = work(&sockets, &mut inherited, how.flags);
-    array.write_committed(sockets);
-    old.write(&inherited);
-    result
+/// Releases the state in this process, and ends the sockets that drain in every
+/// process, unless another process called ngx_rs_drain_begin later. A process
+/// that quits calls it while the descriptors are open.
+///
+/// drain    in      from ngx_rs_drain_begin, or NULL, which does nothing; the
+///                  memory that it owns is released, and the caller still owns
+///                  the descriptors
+///
+/// Returns nothing.
+/// Any thread, when no other uses `drain`. Source: free(3), for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_drain_free(drain: *mut ngx_rs_drain_t) {
+    let body = || {
+        if !drain.is_null() {
+            // SAFETY: our caller's contract.
+            std::mem::drop(unsafe { Box::from_raw(drain) });
+        }
+        Ok(())
+    };
+    // SAFETY: NULL is allowed.
+    unsafe { guard(ptr::null_mut(), body) };
 }

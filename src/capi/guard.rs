@@ -120,7 +120,7 @@ impl From<&Error> for Report {
 }
 
 impl Report {
-    /// What is said where nothing failed.
+    /// A message although nothing failed.
     pub(super) fn notice(message: String) -> Self {
         Self {
             status: ngx_rs_status_t::NGX_RS_OK,
@@ -128,6 +128,12 @@ impl Report {
             arg_index: 0,
             message,
         }
+    }
+
+    /// With words before the message.
+    pub(super) fn prefixed(self, prefix: &str) -> Self {
+        let message = format!("{prefix}{}", self.message);
+        Self { message, ..self }
     }
 
     fn panicked(payload: Box<dyn Any + Send>) -> Self {

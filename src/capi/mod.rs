@@ -15,16 +15,14 @@ mod drain;
 mod guard;
 mod types;
 
-use std::net::IpAddr;
-use std::ptr;
+#[cfg(test)]
+mod tests;
 
-use socket2::SockAddr;
+use std::ptr;
 
 use crate::assign;
 use crate::error::Error;
-use crate::handover;
-use crate::listen::Listen;
-use crate::open::{self, Open};
+use crate::open;
 use crate::parse;
 use crate::resolve;
 pub use drain::*;
@@ -303,10 +301,9 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
         let mut sockets = array.read()?;
         let mut inherited = old.read()?;
         let mut report = |report: open::Report<'_>| convert::report(&how, report);
-        let mut options = Open {
-            report: Some(&mut report),
-            ..convert::how(&how)
-        };
+        // SAFETY: our caller's contract.
+        let mut options = unsafe { convert::how(&how) };
+        options.report = Some(&mut report);
         open::listening(&mut sockets, &mut inherited, &mut options)?;
         old.write(&inherited);
         array.write_opened(sockets, &inherited);
@@ -317,13 +314,16 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
 }
 
 /// Second half of an opening with NGX_RS_OPEN_PREPARE: the sockets with outcome
-/// NGX_RS_REPLACED or NGX_RS_JOINED begin to listen. The sockets that they
-/// replace listen as well: drain them with ngx_rs_drain_begin, or close them
-/// now, which resets the connections that wait in their queues.
+/// NGX_RS_SUCCESSOR or NGX_RS_JOINED begin to listen. The sockets that they
+/// supersede listen as well: let them drain with ngx_rs_drain_begin, or close
+/// them now, which resets the connections that wait in their queues.
 ///
 /// sockets  in,out  `count` elements as ngx_rs_open_listening left them;
-///                  borrowed for the call; those that do not listen have
-///                  outcome NGX_RS_FAILED afterwards, and the others listen
+///                  borrowed for the call; those that cannot listen have
+///                  NGX_RS_FAILED afterwards, and the others listen
+/// how      in,out  as it was passed to ngx_rs_open_listening; borrowed for the
+///                  call; an inherited socket that takes the place of one with
+///                  NGX_RS_FAILED has NGX_RS_KEPT afterwards
 /// error    out     optional, may be NULL; that of the first that failed
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
@@ -332,30 +332,36 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
 pub unsafe extern "C" fn ngx_rs_listening_commit(
     sockets: *mut ngx_rs_listening_t,
     count: usize,
+    how: *const ngx_rs_open_t,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
         let array = unsafe { array::Array::new(sockets, count) }?;
-        let mut sockets = array.read()?;
-        // SAFETY: our caller's contract; they are given back just below.
-        unsafe { array.adopt(&mut sockets) };
-        let result = handover::commit(&mut sockets);
-        array.write_committed(sockets);
+        // SAFETY: our caller's contract.
+        let how = unsafe { convert::open(how) }?;
+        // SAFETY: our caller's contract.
+        let old = unsafe { array::InheritedArray::new(&how) }?;
+        // SAFETY: our caller's contract.
+        let mut sockets = unsafe { array.borrow(array::is_new) }?;
+        let mut inherited = old.read()?;
+        let result = open::commit(&mut sockets, &mut inherited);
+        array.write_committed(&sockets);
+        old.write(&inherited);
         result
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
-/// Takes an opening back: closes what it opened, removes the files of its unix
-/// domain sockets, and makes the inherited sockets what they were before.
+/// Undoes an opening: closes what it opened, removes the files of its unix
+/// domain sockets, and restores the inherited sockets.
 ///
 /// sockets  in,out  `count` elements as ngx_rs_open_listening left them;
 ///                  borrowed for the call; afterwards every `fd` is -1, and
 ///                  those that were owned by the caller are closed
 /// how      in,out  as it was passed to ngx_rs_open_listening; borrowed for the
-///                  call; its inherited sockets stay open, and have fate
+///                  call; its inherited sockets stay open, and have disposition
 ///                  NGX_RS_UNUSED and `shared` 0 afterwards
 /// error    out     optional, may be NULL
 ///
@@ -375,14 +381,13 @@ pub unsafe extern "C" fn ngx_rs_listening_rollback(
         let how = unsafe { convert::open(how) }?;
         // SAFETY: our caller's contract.
         let old = unsafe { array::InheritedArray::new(&how) }?;
-        let mut sockets = array.read()?;
-        let mut inherited = old.read()?;
         // SAFETY: our caller's contract.
-        unsafe { array.adopt(&mut sockets) };
+        let mut sockets = unsafe { array.borrow(array::is_new) }?;
+        let mut inherited = old.read()?;
         open::close(&mut sockets);
-        handover::rollback(&mut inherited);
+        open::rollback(&mut inherited);
         old.write(&inherited);
-        array.write_opened(sockets, &inherited);
+        array.write_closed();
         Ok(())
     };
     // SAFETY: our caller's contract.
@@ -402,7 +407,7 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
     protocol: i32,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
-    let body = || convert::protocol(protocol)?.check();
+    let body = || open::check(convert::protocol(protocol)?);
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }

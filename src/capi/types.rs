@@ -2,8 +2,13 @@
 #![allow(non_camel_case_types)]
 
 use std::ffi::{CString, c_char, c_void};
+use std::net::IpAddr;
 
-use super::*;
+use socket2::SockAddr;
+
+use crate::drain::Drain;
+use crate::error::Error;
+use crate::listen::Listen;
 
 /// A word: the layout of nginx's `ngx_str_t`.
 #[repr(C)]
@@ -145,18 +150,18 @@ pub(super) const LISTENING_FLAGS: u32 = NGX_RS_LISTENING_SSL
 pub const NGX_RS_UNTOUCHED: u32 = 0;
 /// A new socket, on an address that had none.
 pub const NGX_RS_OPENED: u32 = 1;
-/// The inherited socket of index `inherited` goes on: `fd` is its descriptor,
-/// and still belongs to whom it belonged.
+/// The inherited socket of index `inherited` is kept: `fd` is its descriptor,
+/// and its owner stays the same.
 pub const NGX_RS_INHERITED: u32 = 2;
-/// A new socket beside inherited ones of another protocol.
-pub const NGX_RS_REPLACED: u32 = 3;
-/// Left to the caller, who asked for that: `fd` is -1.
+/// A new socket, successor of inherited ones of another protocol.
+pub const NGX_RS_SUCCESSOR: u32 = 3;
+/// Not opened, because of NGX_RS_OPEN_LEAVE_TCP or NGX_RS_OPEN_CHECK: `fd` is -1.
 pub const NGX_RS_LEFT: u32 = 4;
-
 /// A new socket beside inherited ones of the same protocol.
 pub const NGX_RS_JOINED: u32 = 5;
-/// One of these two for which ngx_rs_listening_commit failed: bound, and not
-/// listening; `fd` is still the caller's.
+/// A successor, or one that joined, for which ngx_rs_listening_commit failed:
+/// `fd` is now a duplicate of the inherited socket of index `inherited`, which
+/// is kept; the caller owns it as before.
 pub const NGX_RS_FAILED: u32 = 6;
 
 /// A listening socket. Begin with NGX_RS_LISTENING_INIT.
@@ -194,22 +199,22 @@ pub struct ngx_rs_listening_t {
     pub fd: i32,
     /// out: NGX_RS_OPENED and so on.
     pub outcome: u32,
-    /// out: with NGX_RS_INHERITED, which one.
+    /// out: with NGX_RS_INHERITED and NGX_RS_FAILED, which one.
     pub inherited: u32,
     /// out: IPPROTO_* that the socket has or, left to the caller, should get;
     /// 0 for datagram and unix domain sockets.
     pub opened_protocol: i32,
 }
 
-/// Nobody asked for its address.
+/// No socket was requested at its address.
 pub const NGX_RS_UNUSED: u32 = 0;
-/// It goes on.
+/// It goes on to serve.
 pub const NGX_RS_KEPT: u32 = 1;
-/// New sockets take its address over: close it after the commit, or drain it
-/// with ngx_rs_drain_begin.
+/// New sockets of another protocol take its address over: after the commit close
+/// it, or let it drain with ngx_rs_drain_begin.
 pub const NGX_RS_SUPERSEDED: u32 = 2;
-/// It was drained, and does not listen any more: close it.
-pub const NGX_RS_ENDED: u32 = 3;
+/// A superseded socket that ngx_rs_drain_begin has taken.
+pub const NGX_RS_DRAINING: u32 = 3;
 
 /// A socket that the caller has already. Begin with NGX_RS_INHERITED_INIT.
 #[repr(C)]
@@ -227,33 +232,31 @@ pub struct ngx_rs_inherited_t {
     pub r#type: i32,
     /// in: IPPROTO_*, or 0 to ask the kernel, which happens only if it matters.
     pub protocol: i32,
-    /// out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_ENDED; read
-    /// by ngx_rs_drain_begin and ngx_rs_drain_end.
-    pub fate: u32,
+    /// out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_DRAINING; read
+    /// by ngx_rs_listening_commit and ngx_rs_drain_begin.
+    pub disposition: u32,
     /// in,out: 0; whether SO_REUSEPORT was set on it, to be rolled back.
     pub shared: u32,
-    /// in: 0 or NGX_RS_INHERITED_ALONE.
+    /// in: NGX_RS_INHERITED_ALONE and so on, or 0.
     pub flags: u32,
 }
 
-/// It has no SO_REUSEPORT, so the kernel need not be asked whether it has.
+/// It has no SO_REUSEPORT, so the library does not query that.
 pub const NGX_RS_INHERITED_ALONE: u32 = 0x1;
+/// Another process passed it: it is kept, whatever its protocol, unless a
+/// protocol is requested at its address.
+pub const NGX_RS_INHERITED_PASSED: u32 = 0x2;
+/// Another process may use it: it keeps its protocol in any case.
+pub const NGX_RS_INHERITED_IN_USE: u32 = 0x4;
 
-/// Leave fresh sockets of plain TCP, UDP and unix domain to the caller.
+/// Do not open new sockets of plain TCP, UDP and unix domain, which the caller
+/// opens.
 pub const NGX_RS_OPEN_LEAVE_TCP: u32 = 0x1;
-/// Sockets beside inherited ones listen only with ngx_rs_listening_commit.
+/// New sockets beside inherited ones are bound, and listen only after
+/// ngx_rs_listening_commit.
 pub const NGX_RS_OPEN_PREPARE: u32 = 0x2;
-/// Open nothing: only make sure that the kernel has the protocols.
+/// Open no socket, only check that the kernel supports the protocols.
 pub const NGX_RS_OPEN_CHECK: u32 = 0x4;
-/// The inherited sockets come from a process that may still drain others of
-/// their addresses: wait until these have ended, for 6 seconds at most.
-pub const NGX_RS_OPEN_AWAIT_DRAINS: u32 = 0x8;
-/// For ngx_rs_drain_begin: subflows can join the MPTCP connections of an old
-/// socket whose place TCP takes. It drains until ngx_rs_drain_end ends it now.
-pub const NGX_RS_OPEN_LET_JOIN: u32 = 0x10;
-/// For ngx_rs_drain_begin: ngx_rs_listening_commit has just succeeded for these
-/// sockets, so of what it left the kernel need not be asked.
-pub const NGX_RS_OPEN_COMMITTED: u32 = 0x20;
 
 /// An address is in use and will be tried again; `error` is that of bind(2).
 pub const NGX_RS_REPORT_IN_USE: u32 = 0;
@@ -261,11 +264,19 @@ pub const NGX_RS_REPORT_IN_USE: u32 = 0;
 pub const NGX_RS_REPORT_WAITING: u32 = 1;
 /// Plain TCP is used instead of MPTCP; `error` says why. Once for all sockets.
 pub const NGX_RS_REPORT_FALLBACK: u32 = 2;
-/// Waiting until another process has drained its sockets; `error` has status
-/// NGX_RS_OK and names the first of their addresses. Once for all sockets.
-pub const NGX_RS_REPORT_DRAINS: u32 = 3;
+/// An inherited socket that another process may use keeps its protocol, though
+/// another one is requested; `error` has status NGX_RS_OK and names the first
+/// one. Once for all sockets.
+pub const NGX_RS_REPORT_KEPT: u32 = 3;
+/// Plain TCP is requested, but a preloaded library or a BPF program turns every
+/// TCP socket of this process into an MPTCP socket; `error` has status NGX_RS_OK.
+/// Once for all sockets.
+pub const NGX_RS_REPORT_NOT_TCP: u32 = 4;
+/// The sockets that drained at an address ended early, because a new socket must
+/// be bound there; `error` has status NGX_RS_OK and names the address.
+pub const NGX_RS_REPORT_DRAIN_ENDED: u32 = 5;
 
-/// Told of what goes on while sockets are opened; must return.
+/// Called for each event while sockets are opened; must return.
 pub type ngx_rs_report_pt =
     Option<unsafe extern "C" fn(data: *mut c_void, event: u32, error: *const ngx_rs_error_t)>;
 
@@ -285,10 +296,39 @@ pub struct ngx_rs_open_t {
     pub inherited: *mut ngx_rs_inherited_t,
     /// How many.
     pub inherited_count: usize,
-    /// Told of what goes on, or NULL.
+    /// Called for each event, or NULL.
     pub report: ngx_rs_report_pt,
     /// First argument of `report`.
     pub data: *mut c_void,
+    /// From ngx_rs_drain_begin, or NULL: its sockets end at an address where a
+    /// new socket must be bound; borrowed for the call.
+    pub drain: *mut ngx_rs_drain_t,
+}
+
+/// How long a superseded socket drains at most, in milliseconds.
+pub const NGX_RS_DRAIN_MS: u32 = 5000;
+
+const _: () = assert!(NGX_RS_DRAIN_MS as u128 == crate::drain::TIME.as_millis());
+
+/// The sockets that drain, in this process and in those that it forks.
+pub struct ngx_rs_drain_t {
+    pub(super) drain: Drain,
+}
+
+/// A superseded socket. Begin an array with NGX_RS_DRAINING_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ngx_rs_draining_t {
+    /// in: sizeof(ngx_rs_draining_t), in the first element of an array; out: in
+    /// all that are written.
+    pub size: u32,
+    /// out: its descriptor, owned by the caller.
+    pub fd: i32,
+    /// out: index of its first successor in the latest ngx_rs_drain_begin;
+    /// meaningless if `ended` is 1.
+    pub successor: u32,
+    /// out: 1 if the caller must close it: it is idle, or its time is over.
+    pub ended: u32,
 }
 
 /// Not asked yet.

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::linux::{
+use super::state::{Connection, Kind, Subflow};
+use crate::sys::linux::{
     MPTCP_INFO, MPTCP_SUBFLOW_ADDRS, SOL_MPTCP, mptcp_info, mptcp_subflow_addrs,
     mptcp_subflow_data, mptcp_subflow_info, tcp_info, tcp_state,
 };
-use super::{Connection, Kind, Subflow};
 use crate::sys::{self, FullInfo};
 
 /// How many subflows are asked for: the first, and the eight more that Linux's

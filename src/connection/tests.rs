@@ -4,9 +4,12 @@
 //! net/mptcp/sockopt.c as of the version that a test names.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::slice;
+use std::time::Duration;
 
 use super::*;
+use crate::sys::linux;
 
 mod fake;
 

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use super::Subsystem;
+use super::subsystem::Subsystem;
 use super::value::number;
 use crate::listen::{Address, Host};
 

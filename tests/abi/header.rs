@@ -62,13 +62,17 @@ fn rust() -> Facts {
         ngx_rs_inherited_t {
             size as "size", fd as "fd", sockaddr as "sockaddr",
             socklen as "socklen", r#type as "type_", protocol as "protocol",
-            fate as "fate", shared as "shared", flags as "flags"
+            disposition as "disposition", shared as "shared", flags as "flags"
         }
         ngx_rs_open_t {
             size as "size", flags as "flags", tries as "tries",
             delay_ms as "delay_ms", inherited as "inherited",
             inherited_count as "inherited_count", report as "report",
-            data as "data"
+            data as "data", drain as "drain"
+        }
+        ngx_rs_draining_t {
+            size as "size", fd as "fd", successor as "successor",
+            ended as "ended"
         }
         ngx_rs_connection_info_t {
             size as "size", flags as "flags", kind as "kind",
@@ -97,13 +101,14 @@ fn rust() -> Facts {
         NGX_RS_LISTENING_REUSEPORT, NGX_RS_LISTENING_DEFERRED,
         NGX_RS_LISTENING_IPV6ONLY_OFF, NGX_RS_LISTENING_KEEPALIVE_ON,
         NGX_RS_LISTENING_KEEPALIVE_OFF, NGX_RS_LISTENING_FALLBACK,
-        NGX_RS_UNTOUCHED, NGX_RS_OPENED, NGX_RS_INHERITED, NGX_RS_REPLACED,
+        NGX_RS_UNTOUCHED, NGX_RS_OPENED, NGX_RS_INHERITED, NGX_RS_SUCCESSOR,
         NGX_RS_LEFT, NGX_RS_JOINED, NGX_RS_FAILED,
-        NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_ENDED,
-        NGX_RS_OPEN_LEAVE_TCP, NGX_RS_OPEN_PREPARE, NGX_RS_OPEN_CHECK, NGX_RS_OPEN_AWAIT_DRAINS,
-        NGX_RS_OPEN_LET_JOIN, NGX_RS_OPEN_COMMITTED, NGX_RS_INHERITED_ALONE,
+        NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_DRAINING,
+        NGX_RS_OPEN_LEAVE_TCP, NGX_RS_OPEN_PREPARE, NGX_RS_OPEN_CHECK,
+        NGX_RS_INHERITED_ALONE, NGX_RS_INHERITED_PASSED, NGX_RS_INHERITED_IN_USE,
         NGX_RS_REPORT_IN_USE, NGX_RS_REPORT_WAITING, NGX_RS_REPORT_FALLBACK,
-        NGX_RS_REPORT_DRAINS,
+        NGX_RS_REPORT_KEPT, NGX_RS_REPORT_NOT_TCP, NGX_RS_REPORT_DRAIN_ENDED,
+        NGX_RS_DRAIN_MS,
         NGX_RS_CONNECTION_UNASKED, NGX_RS_CONNECTION_OTHER,
         NGX_RS_CONNECTION_TCP, NGX_RS_CONNECTION_MPTCP,
         NGX_RS_CONNECTION_FALLBACK, NGX_RS_CONNECTION_MPTCP_ONLY,

@@ -7,7 +7,7 @@ use ngx_rs_listen::Protocol;
 
 use super::clang::{self, Facts};
 
-#[path = "../../src/connection/linux.rs"]
+#[path = "../../src/sys/linux.rs"]
 #[allow(dead_code, reason = "not all of it is in every header")]
 mod linux;
 

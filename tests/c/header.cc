@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <type_traits>
@@ -29,6 +30,8 @@ int main()
     ngx_rs_open_t how = NGX_RS_OPEN_INIT;
     ngx_rs_listening_t plain = NGX_RS_LISTENING_INIT;
     ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_draining_t draining = NGX_RS_DRAINING_INIT;
+    ngx_rs_drain_t *drain = nullptr;
     ngx_rs_listen_t *listen = nullptr;
     ngx_rs_listening_t *sockets = nullptr;
     std::size_t count = 0;
@@ -53,7 +56,18 @@ int main()
         std::printf("%s\n", error.message);
         return 1;
     }
-    bool right = count == 1 && none == 0
+    std::uint32_t delay = 1;
+    std::size_t drained = 1;
+    if (ngx_rs_drain_begin(&drain, sockets, count, &how, 0, 0, &error)
+            != NGX_RS_OK
+        || ngx_rs_drain_poll(drain, &draining, 1, &drained, &delay, &error)
+               != NGX_RS_OK)
+    {
+        std::printf("%s\n", error.message);
+        return 1;
+    }
+    ngx_rs_drain_free(drain);
+    bool right = count == 1 && none == 0 && drained == 0 && delay == 0
                  && info.kind == NGX_RS_CONNECTION_MPTCP
                  && sockets[0].opened_protocol == NGX_RS_IPPROTO_MPTCP
                  && close(sockets[0].fd) == 0;

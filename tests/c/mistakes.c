@@ -23,17 +23,17 @@ static void refused(ngx_rs_listening_t *sockets, size_t count,
                     const char *text)
 {
     ngx_rs_listening_t before = sockets[0];
+    ngx_rs_drain_t *drain = NULL;
 
     FAILS(ngx_rs_open_listening(sockets, count, NULL, &error),
           NGX_RS_ERR_ARGUMENT, text);
-    FAILS(ngx_rs_listening_commit(sockets, count, &error),
+    FAILS(ngx_rs_listening_commit(sockets, count, NULL, &error),
           NGX_RS_ERR_ARGUMENT, text);
     FAILS(ngx_rs_listening_rollback(sockets, count, NULL, &error),
           NGX_RS_ERR_ARGUMENT, text);
-    FAILS(ngx_rs_drain_begin(sockets, count, NULL, &error),
+    FAILS(ngx_rs_drain_begin(&drain, sockets, count, NULL, 0, 0, &error),
           NGX_RS_ERR_ARGUMENT, text);
-    FAILS(ngx_rs_drain_end(sockets, count, NULL, 1, &error),
-          NGX_RS_ERR_ARGUMENT, text);
+    CHECK(drain == NULL);
     FAILS(ngx_rs_listening_assign(sockets, count, NULL, 0, &error),
           NGX_RS_ERR_ARGUMENT, text);
     FAILS(ngx_rs_listening_assign(NULL, 0, sockets, count, &error),
@@ -227,7 +227,7 @@ static void wrong_ways(void)
               NGX_RS_ERR_ARGUMENT, "no such protocol number");
     }
     old.protocol = 0;
-    old.flags = 2;
+    old.flags = 8;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
           "an unknown flag is set");
     old.flags = 0;
@@ -239,7 +239,7 @@ static void wrong_ways(void)
         FAILS(ngx_rs_open_listening(&socket, 1, &how, &error),
               NGX_RS_ERR_ARGUMENT, NOT_SET);
     }
-    CHECK(old.fate == NGX_RS_UNUSED && socket.fd == -1);
+    CHECK(old.disposition == NGX_RS_UNUSED && socket.fd == -1);
     CHECK(close(file) == 0);
 }
 
@@ -251,19 +251,19 @@ static void wrong_descriptors(void)
 
     WORKS(ngx_rs_open_listening(&socket, 1, NULL, &error));
     CHECK(close(socket.fd) == 0);
-    socket.outcome = NGX_RS_REPLACED;
-    FAILS(ngx_rs_listening_commit(&socket, 1, &error), NGX_RS_ERR_SYSCALL,
+    socket.outcome = NGX_RS_SUCCESSOR;
+    FAILS(ngx_rs_listening_commit(&socket, 1, NULL, &error), NGX_RS_ERR_SYSCALL,
           "listen() to 127.0.0.1:80, backlog 511 failed");
     CHECK(error.os_errno == EBADF);
     WORKS(ngx_rs_listening_rollback(&socket, 1, NULL, &error));
     CHECK(socket.fd == -1 && socket.outcome == NGX_RS_UNTOUCHED);
     /* Once more does nothing. */
     WORKS(ngx_rs_listening_rollback(&socket, 1, NULL, &error));
-    WORKS(ngx_rs_listening_commit(&socket, 1, &error));
+    WORKS(ngx_rs_listening_commit(&socket, 1, NULL, &error));
 
     socket.fd = file;
-    socket.outcome = NGX_RS_REPLACED;
-    FAILS(ngx_rs_listening_commit(&socket, 1, &error), NGX_RS_ERR_SYSCALL,
+    socket.outcome = NGX_RS_SUCCESSOR;
+    FAILS(ngx_rs_listening_commit(&socket, 1, NULL, &error), NGX_RS_ERR_SYSCALL,
           "listen() to 127.0.0.1:80");
     CHECK(error.os_errno == ENOTSOCK);
     /* A descriptor that is not ours to close. */
@@ -272,22 +272,19 @@ static void wrong_descriptors(void)
     CHECK(socket.fd == -1 && close(file) == 0);
 }
 
-/* All functions that drain fail so, and say of the old socket what was. */
+/* No socket is taken, and the state is what it was. */
 static void not_drained(ngx_rs_listening_t *socket, const ngx_rs_open_t *how,
                         ngx_rs_status_t status, const char *text, int errnum)
 {
     ngx_rs_inherited_t before = how->inherited[0];
-    uint32_t now;
+    ngx_rs_drain_t *drain = NULL;
 
-    FAILS(ngx_rs_drain_begin(socket, 1, how, &error), status, text);
+    FAILS(ngx_rs_drain_begin(&drain, socket, 1, how, 0, 0, &error), status,
+          text);
     CHECK(error.os_errno == errnum);
-    FAILS(ngx_rs_drain_pause(socket, 1, how, &error), status, text);
-    CHECK(error.os_errno == errnum);
-    for (now = 0; now < 2; now++) {
-        FAILS(ngx_rs_drain_end(socket, 1, how, now, &error), status, text);
-        CHECK(error.os_errno == errnum);
-    }
+    CHECK((drain != NULL) == (status == NGX_RS_ERR_SYSCALL));
     CHECK(memcmp(&before, how->inherited, sizeof(before)) == 0);
+    ngx_rs_drain_free(drain);
 }
 
 static void wrong_drains(void)
@@ -295,31 +292,33 @@ static void wrong_drains(void)
     ngx_rs_listening_t socket = good();
     ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
     ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    ngx_rs_drain_t *drain = NULL;
     const char *text = "getsockname() of the inherited socket #0 failed";
     int closed = dup(1), file = open("/dev/null", O_RDONLY);
 
     CHECK(closed >= 0 && file >= 0 && close(closed) == 0);
     /* There is nothing to drain. */
-    WORKS(ngx_rs_drain_begin(NULL, 0, NULL, &error));
-    WORKS(ngx_rs_drain_pause(&socket, 1, NULL, &error));
-    WORKS(ngx_rs_drain_end(&socket, 1, NULL, 1, &error));
-    FAILS(ngx_rs_drain_begin(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
-          "an array is NULL");
-    FAILS(ngx_rs_drain_pause(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
-          "an array is NULL");
-    FAILS(ngx_rs_drain_end(NULL, 1, NULL, 1, &error), NGX_RS_ERR_ARGUMENT,
-          "an array is NULL");
+    WORKS(ngx_rs_drain_begin(&drain, NULL, 0, NULL, 0, 0, &error));
+    WORKS(ngx_rs_drain_begin(&drain, &socket, 1, NULL, 0, 0, &error));
+    FAILS(ngx_rs_drain_begin(&drain, NULL, 1, NULL, 0, 0, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+    FAILS(ngx_rs_drain_begin(NULL, &socket, 1, NULL, 0, 0, &error),
+          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    ngx_rs_drain_free(drain);
 
-    old.fate = NGX_RS_SUPERSEDED;
+    old.disposition = NGX_RS_SUPERSEDED;
     how.inherited = &old;
     how.inherited_count = 1;
     not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
                 "an inherited descriptor is negative", 0);
-    old.fd = closed;
-    not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, EBADF);
+    how.inherited_count = (size_t) -1;
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, "an array is too long", 0);
+    how.inherited_count = 1;
     old.fd = file;
     not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, ENOTSOCK);
-    old.flags = 2;
+    old.fd = closed;
+    not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, EBADF);
+    old.flags = 8;
     not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, "an unknown flag is set",
                 0);
     old.flags = 0;
@@ -335,34 +334,50 @@ static void wrong_drains(void)
     CHECK(close(file) == 0);
 }
 
-/* The old socket, or the new one, is closed before it has drained. */
-static void closed_while_draining(void)
+/* Places for results that are missing or too few. */
+static void wrong_polls(void)
 {
     ngx_rs_listening_t before = to_open(&home, 0), after = good();
     ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
     ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    ngx_rs_draining_t all[2] = { NGX_RS_DRAINING_INIT };
+    ngx_rs_drain_t *drain = NULL;
+    size_t count = 77, i;
 
     WORKS(ngx_rs_open_listening(&before, 1, NULL, &error));
     old.fd = before.fd;
-    old.sockaddr = before.sockaddr;
-    old.socklen = before.socklen;
-    old.type = before.type;
     how.flags = NGX_RS_OPEN_PREPARE;
     how.inherited = &old;
     how.inherited_count = 1;
     WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
-    WORKS(ngx_rs_listening_commit(&after, 1, &error));
-    CHECK(close(after.fd) == 0);
-    FAILS(ngx_rs_drain_begin(&after, 1, &how, &error), NGX_RS_ERR_SYSCALL,
-          "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed");
-    CHECK(error.os_errno == EBADF && old.fate == NGX_RS_SUPERSEDED);
-    FAILS(ngx_rs_drain_pause(&after, 1, &how, &error), NGX_RS_ERR_SYSCALL,
-          "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed");
-    CHECK(error.os_errno == EBADF && old.fate == NGX_RS_SUPERSEDED);
-    CHECK(close(old.fd) == 0);
-    FAILS(ngx_rs_drain_end(&after, 1, &how, 1, &error), NGX_RS_ERR_SYSCALL,
-          "shutdown() 127.0.0.1:80 failed");
-    CHECK(error.os_errno == EBADF);
+    WORKS(ngx_rs_listening_commit(&after, 1, &how, &error));
+    WORKS(ngx_rs_drain_begin(&drain, &after, 1, &how, 0, 0, &error));
+    FAILS(ngx_rs_drain_poll(NULL, all, 1, &count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "drain is NULL");
+    FAILS(ngx_rs_drain_poll(drain, all, 1, NULL, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    FAILS(ngx_rs_drain_poll(drain, NULL, 1, &count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+    FAILS(ngx_rs_drain_poll(drain, NULL, 0, &count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "more sockets drain than there is room for");
+    FAILS(ngx_rs_drain_poll(drain, all, (size_t) -1, &count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "an array is too long");
+    for (i = 0; i < TOO_LARGE; i++) {
+        all[0].size = too_large[i];
+        FAILS(ngx_rs_drain_poll(drain, all, 1, &count, NULL, &error),
+              NGX_RS_ERR_ARGUMENT, NOT_SET);
+    }
+    all[0].size = 4;
+    FAILS(ngx_rs_drain_poll(drain, all, 1, &count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+    CHECK(count == 77 && all[0].fd == -1);
+    all[0].size = sizeof(all[0]);
+
+    /* Both sockets are closed before the drain has ended. */
+    CHECK(close(after.fd) == 0 && close(old.fd) == 0);
+    WORKS(ngx_rs_drain_poll(drain, all, 2, &count, NULL, &error));
+    CHECK(count == 1 && all[0].ended == 1 && all[0].fd == old.fd);
+    ngx_rs_drain_free(drain);
 }
 
 static void wrong_protocols(void)
@@ -434,7 +449,7 @@ int main(void)
     wrong_ways();
     wrong_descriptors();
     wrong_drains();
-    closed_while_draining();
+    wrong_polls();
     wrong_protocols();
     too_many_sockets();
     /* The lowest free descriptor is what it was: all were closed. */

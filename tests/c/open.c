@@ -37,13 +37,16 @@ static void report(void *data, uint32_t event, const ngx_rs_error_t *said)
             holder = -1;
         }
         break;
-    case NGX_RS_REPORT_DRAINS:
+    case NGX_RS_REPORT_KEPT:
+        *next = 'k';
+        CHECK(said->status == NGX_RS_OK && said->os_errno == 0);
+        CHECK(strstr(said->message, "\"mptcp\" for 127.0.0.1:80 has no effect")
+              == said->message);
+        break;
+    case NGX_RS_REPORT_DRAIN_ENDED:
         *next = 'd';
         CHECK(said->status == NGX_RS_OK && said->os_errno == 0);
-        CHECK(strcmp(said->message, "the old socket of 127.0.0.1:80 is still "
-                     "in use, waiting for its end") == 0);
-        CHECK(close(holder) == 0);
-        holder = -1;
+        CHECK(strstr(said->message, "the old socket on 127.0.0.1:80 ") != NULL);
         break;
     case NGX_RS_REPORT_FALLBACK:
         *next = 'f';
@@ -103,7 +106,7 @@ static void retries_and_reports(void)
     CHECK(close(socket.fd) == 0);
 }
 
-/* Three old sockets: one goes on, one is replaced, one is not wanted. */
+/* Three old sockets: one is kept, one superseded, one unused. */
 static void hands_over(int commit)
 {
     struct sockaddr_in address[OLD + 1];
@@ -139,23 +142,23 @@ static void hands_over(int commit)
     how.inherited_count = OLD;
     WORKS(ngx_rs_open_listening(after, OLD, &how, &error));
     CHECK(after[0].outcome == NGX_RS_OPENED);
-    CHECK(after[1].outcome == NGX_RS_REPLACED);
+    CHECK(after[1].outcome == NGX_RS_SUCCESSOR);
     CHECK(after[2].outcome == NGX_RS_INHERITED && after[2].inherited == 0);
     CHECK(after[2].fd == before[0].fd);
-    CHECK(old[0].fate == NGX_RS_KEPT && old[0].shared == 0);
-    CHECK(old[1].fate == NGX_RS_SUPERSEDED && old[1].shared == 1);
-    CHECK(old[2].fate == NGX_RS_UNUSED && old[2].shared == 0);
+    CHECK(old[0].disposition == NGX_RS_KEPT && old[0].shared == 0);
+    CHECK(old[1].disposition == NGX_RS_SUPERSEDED && old[1].shared == 1);
+    CHECK(old[2].disposition == NGX_RS_UNUSED && old[2].shared == 0);
     CHECK(option(after[0].fd, SO_ACCEPTCONN) == 1);
     CHECK(option(after[1].fd, SO_ACCEPTCONN) == 0);
 
     if (commit) {
-        WORKS(ngx_rs_listening_commit(after, OLD, &error));
+        WORKS(ngx_rs_listening_commit(after, OLD, &how, &error));
         CHECK(option(after[1].fd, SO_ACCEPTCONN) == 1);
         CHECK(close(after[0].fd) == 0 && close(after[1].fd) == 0);
     } else {
         WORKS(ngx_rs_listening_rollback(after, OLD, &how, &error));
         CHECK(option(before[1].fd, SO_REUSEPORT) == 0);
-        CHECK(old[1].shared == 0 && old[1].fate == NGX_RS_UNUSED);
+        CHECK(old[1].shared == 0 && old[1].disposition == NGX_RS_UNUSED);
     }
     for (i = 0; i < OLD; i++) {
         CHECK(option(before[i].fd, SO_ACCEPTCONN) == 1);
@@ -180,77 +183,171 @@ static void is_served_by(int listening)
     CHECK(fd != -1 && close(fd) == 0);
 }
 
-/* A replaced socket goes on until nothing waits there; with `now` it ends. */
-static void drains(uint32_t now)
+/* Opens a TCP socket, and lets an MPTCP socket supersede it. */
+static void supersedes(ngx_rs_listening_t *before, ngx_rs_listening_t *after,
+                       ngx_rs_inherited_t *old, ngx_rs_open_t *how)
+{
+    WORKS(ngx_rs_open_listening(before, 1, NULL, &error));
+    old->fd = before->fd;
+    how->flags = NGX_RS_OPEN_PREPARE;
+    how->inherited = old;
+    how->inherited_count = 1;
+    WORKS(ngx_rs_open_listening(after, 1, how, &error));
+    CHECK(after->outcome == NGX_RS_SUCCESSOR);
+    CHECK(old->disposition == NGX_RS_SUPERSEDED);
+}
+
+/* A superseded socket listens until nothing waits there. */
+static void drains(void)
+{
+    struct sockaddr_in address = inet4("127.0.0.1", 80);
+    ngx_rs_listening_t before = to_open(&address, 0);
+    ngx_rs_listening_t after = to_open(&address, 262);
+    ngx_rs_listening_t third = to_open(&address, 6);
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_inherited_t second = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    ngx_rs_draining_t all[2] = { NGX_RS_DRAINING_INIT };
+    ngx_rs_drain_t *drain = NULL;
+    int early, late;
+    uint32_t delay = 0;
+    size_t count = 0;
+
+    supersedes(&before, &after, &old, &how);
+    early = client(&address);
+    WORKS(ngx_rs_listening_commit(&after, 1, &how, &error));
+    WORKS(ngx_rs_drain_begin(&drain, &after, 1, &how, 10, 1000, &error));
+    CHECK(drain != NULL && old.disposition == NGX_RS_DRAINING);
+    late = client(&address);
+    is_served_by(after.fd);
+
+    WORKS(ngx_rs_drain_poll(drain, all, 2, &count, &delay, &error));
+    CHECK(count == 1 && all[0].fd == old.fd && all[0].ended == 0);
+    CHECK(delay > 0 && delay < NGX_RS_DRAIN_MS);
+    CHECK(usleep((delay + 50) * 1000) == 0);
+    WORKS(ngx_rs_drain_poll(drain, all, 2, &count, NULL, &error));
+    CHECK(count == 1 && all[0].ended == 0);
+    CHECK(option(old.fd, SO_ACCEPTCONN) == 1);
+    is_served_by(old.fd);
+    WORKS(ngx_rs_drain_poll(drain, all, 2, &count, &delay, &error));
+    CHECK(count == 1 && all[0].ended == 1 && all[0].successor == 0);
+    CHECK(delay == 0 && option(old.fd, SO_ACCEPTCONN) == 0);
+    CHECK(close(old.fd) == 0 && close(early) == 0 && close(late) == 0);
+
+    /* The address changes again; a reload that must bind it ends the drain. */
+    second.fd = after.fd;
+    how.inherited = &second;
+    how.drain = drain;
+    how.report = report;
+    how.data = memset(reports, 0, sizeof(reports));
+    WORKS(ngx_rs_open_listening(&third, 1, &how, &error));
+    CHECK(reports[0] == '\0');
+    WORKS(ngx_rs_listening_commit(&third, 1, &how, &error));
+    WORKS(ngx_rs_drain_begin(&drain, &third, 1, &how, 0, 0, &error));
+    CHECK(drain == how.drain && second.disposition == NGX_RS_DRAINING);
+    old = second;
+    second.fd = third.fd;
+    after = to_open(&address, 262);
+    WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
+    CHECK(strcmp(reports, "d") == 0 && option(old.fd, SO_ACCEPTCONN) == 0);
+    WORKS(ngx_rs_listening_commit(&after, 1, &how, &error));
+    WORKS(ngx_rs_drain_begin(&drain, &after, 1, &how, 0, 0, &error));
+    WORKS(ngx_rs_drain_poll(drain, all, 2, &count, &delay, &error));
+    CHECK(count == 2 && all[0].fd == old.fd && all[0].ended == 1);
+    CHECK(all[1].fd == third.fd && all[1].ended == 0);
+    CHECK(close(old.fd) == 0);
+    ngx_rs_drain_free(drain);
+    CHECK(option(third.fd, SO_ACCEPTCONN) == 0);
+    CHECK(option(after.fd, SO_ACCEPTCONN) == 1);
+    CHECK(close(third.fd) == 0 && close(after.fd) == 0);
+    ngx_rs_drain_free(NULL);
+}
+
+/* Without room for more descriptors the superseded socket is the caller's. */
+static void has_no_room(void)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);
     ngx_rs_listening_t before = to_open(&address, 0);
     ngx_rs_listening_t after = to_open(&address, 262);
     ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
     ngx_rs_open_t how = NGX_RS_OPEN_INIT;
-    int early, late;
+    ngx_rs_drain_t *drain = NULL;
+    size_t count = 1;
 
-    WORKS(ngx_rs_open_listening(&before, 1, NULL, &error));
-    early = client(&address);
-    old.fd = before.fd;
-    how.flags = NGX_RS_OPEN_PREPARE;
-    how.inherited = &old;
-    how.inherited_count = 1;
-    WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
-    WORKS(ngx_rs_listening_commit(&after, 1, &error));
-    how.flags = NGX_RS_OPEN_COMMITTED;
-    WORKS(ngx_rs_drain_begin(&after, 1, &how, &error));
-    how.flags = 0;
-    CHECK(old.fate == NGX_RS_SUPERSEDED);
-    late = client(&address);
-    is_served_by(after.fd);
-
-    /* While both share what comes, nothing is ended. */
-    WORKS(ngx_rs_drain_pause(&after, 1, &how, &error));
-    CHECK(option(after.fd, SO_REUSEPORT) == 1);
-    WORKS(ngx_rs_drain_end(&after, 1, &how, 1, &error));
-    CHECK(old.fate == NGX_RS_SUPERSEDED);
-    WORKS(ngx_rs_drain_begin(&after, 1, &how, &error));
-    CHECK(option(after.fd, SO_REUSEPORT) == 0);
-
-    WORKS(ngx_rs_drain_end(&after, 1, &how, now, &error));
-    if (!now) {
-        CHECK(old.fate == NGX_RS_SUPERSEDED);
-        CHECK(option(old.fd, SO_ACCEPTCONN) == 1);
-        is_served_by(old.fd);
-        WORKS(ngx_rs_drain_end(&after, 1, &how, 0, &error));
-    }
-    CHECK(old.fate == NGX_RS_ENDED);
-    CHECK(option(old.fd, SO_ACCEPTCONN) == 0);
-    CHECK(option(after.fd, SO_ACCEPTCONN) == 1);
-    /* Once more does nothing. */
-    WORKS(ngx_rs_drain_end(&after, 1, &how, 1, &error));
+    supersedes(&before, &after, &old, &how);
+    WORKS(ngx_rs_listening_commit(&after, 1, &how, &error));
+    FAILS(ngx_rs_drain_begin(&drain, &after, 1, &how, 10, 4, &error),
+          NGX_RS_ERR_SYSCALL, "dup() failed, not enough descriptors to drain");
+    CHECK(drain != NULL && old.disposition == NGX_RS_SUPERSEDED);
+    WORKS(ngx_rs_drain_poll(drain, NULL, 0, &count, NULL, &error));
+    CHECK(count == 0);
+    ngx_rs_drain_free(drain);
+    CHECK(option(old.fd, SO_ACCEPTCONN) == 1);
     CHECK(close(old.fd) == 0 && close(after.fd) == 0);
-    CHECK(close(early) == 0 && close(late) == 0);
 }
 
-/* Another socket listens at the address of the one that is inherited. */
-static void awaits_drains(void)
+static uint64_t cookie(int fd)
+{
+    uint64_t value = 0;
+    socklen_t size = sizeof(value);
+
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_COOKIE, &value, &size) == 0);
+    return value;
+}
+
+/* The address gets another listener between bind() and listen(). */
+static void cannot_listen(void)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);
-    ngx_rs_listening_t both[2] = { to_open(&address, 0),
-                                   to_open(&address, 0) };
-    ngx_rs_listening_t after = to_open(&address, 0);
+    ngx_rs_listening_t before = to_open(&address, 0);
+    ngx_rs_listening_t after = to_open(&address, 262);
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    int fd;
+
+    supersedes(&before, &after, &old, &how);
+    fd = after.fd;
+    /* On a connected socket listen() fails. */
+    CHECK(connect(fd, (const struct sockaddr *) &address, sizeof(address)) == 0
+          || errno == EINPROGRESS);
+    FAILS(ngx_rs_listening_commit(&after, 1, &how, &error),
+          NGX_RS_ERR_SYSCALL,
+          "listen() to 127.0.0.1:80, backlog 511 failed, "
+          "keeping the old socket");
+    CHECK(after.outcome == NGX_RS_FAILED && after.inherited == 0);
+    CHECK(after.fd == fd && after.opened_protocol == IPPROTO_TCP);
+    CHECK(old.disposition == NGX_RS_KEPT && old.shared == 0);
+    CHECK(cookie(after.fd) == cookie(old.fd));
+    CHECK(option(after.fd, SO_ACCEPTCONN) == 1);
+    /* The caller owns both descriptors. */
+    CHECK(close(old.fd) == 0);
+    WORKS(ngx_rs_listening_rollback(&after, 1, NULL, &error));
+    CHECK(after.fd == -1 && close(fd) == -1);
+}
+
+/* Another process has the socket as well. */
+static void keeps_what_is_in_use(void)
+{
+    struct sockaddr_in address = inet4("127.0.0.1", 80);
+    ngx_rs_listening_t before = to_open(&address, 0);
+    ngx_rs_listening_t after = to_open(&address, 262);
     ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
     ngx_rs_open_t how = NGX_RS_OPEN_INIT;
 
-    both[0].flags = both[1].flags = NGX_RS_LISTENING_REUSEPORT;
-    WORKS(ngx_rs_open_listening(both, 2, NULL, &error));
-    old.fd = both[0].fd;
-    holder = both[1].fd;
+    WORKS(ngx_rs_open_listening(&before, 1, NULL, &error));
+    old.fd = before.fd;
+    old.flags = NGX_RS_INHERITED_IN_USE;
     how.inherited = &old;
     how.inherited_count = 1;
-    how.flags = NGX_RS_OPEN_AWAIT_DRAINS;
     how.report = report;
     how.data = memset(reports, 0, sizeof(reports));
     WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
-    CHECK(after.outcome == NGX_RS_INHERITED && strcmp(reports, "d") == 0);
-    CHECK(holder == -1 && close(old.fd) == 0);
+    CHECK(after.outcome == NGX_RS_INHERITED && strcmp(reports, "k") == 0);
+    CHECK(after.opened_protocol == IPPROTO_TCP);
+    old.flags = NGX_RS_INHERITED_PASSED;
+    WORKS(ngx_rs_open_listening(&after, 1, &how, &error));
+    CHECK(after.outcome == NGX_RS_SUCCESSOR && strcmp(reports, "k") == 0);
+    CHECK(close(after.fd) == 0 && close(old.fd) == 0);
 }
 
 static void leaves_and_checks(void)
@@ -341,9 +438,10 @@ int main(void)
     retries_and_reports();
     hands_over(1);
     hands_over(0);
-    drains(0);
-    drains(1);
-    awaits_drains();
+    drains();
+    has_no_room();
+    cannot_listen();
+    keeps_what_is_in_use();
     leaves_and_checks();
     assigns();
     falls_back();

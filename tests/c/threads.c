@@ -62,19 +62,25 @@ static void replaces(int thread)
         ngx_rs_listening_t next = to_open(&address, round % 2 ? 262 : 6);
         ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
         ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+        ngx_rs_draining_t draining = NGX_RS_DRAINING_INIT;
+        ngx_rs_drain_t *drain = NULL;
+        uint32_t delay;
+        size_t count;
 
         old.fd = fd;
         how.inherited = &old;
         how.inherited_count = 1;
         how.flags = NGX_RS_OPEN_PREPARE;
         WORKS(ngx_rs_open_listening(&next, 1, &how, &error));
-        CHECK(next.outcome == NGX_RS_REPLACED);
-        WORKS(ngx_rs_listening_commit(&next, 1, &error));
-        WORKS(ngx_rs_drain_begin(&next, 1, &how, &error));
-        WORKS(ngx_rs_drain_pause(&next, 1, &how, &error));
-        WORKS(ngx_rs_drain_begin(&next, 1, &how, &error));
-        WORKS(ngx_rs_drain_end(&next, 1, &how, 1, &error));
-        CHECK(old.fate == NGX_RS_ENDED && close(old.fd) == 0);
+        CHECK(next.outcome == NGX_RS_SUCCESSOR);
+        WORKS(ngx_rs_listening_commit(&next, 1, &how, &error));
+        WORKS(ngx_rs_drain_begin(&drain, &next, 1, &how, 4, 0, &error));
+        CHECK(old.disposition == NGX_RS_DRAINING);
+        WORKS(ngx_rs_drain_poll(drain, &draining, 1, &count, &delay, &error));
+        CHECK(count == 1 && draining.fd == old.fd && !draining.ended);
+        CHECK(delay > 0 && delay <= NGX_RS_DRAIN_MS);
+        ngx_rs_drain_free(drain);
+        CHECK(option(old.fd, SO_ACCEPTCONN) == 0 && close(old.fd) == 0);
         fd = next.fd;
     }
     CHECK(close(fd) == 0);

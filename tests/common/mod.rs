@@ -3,6 +3,7 @@
 
 pub mod library;
 pub mod namespace;
+pub mod process;
 pub mod seccomp;
 pub mod socket;
 pub mod table;

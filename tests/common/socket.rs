@@ -134,3 +134,36 @@ pub fn waiting(fd: &impl AsFd) -> usize {
 pub fn is_free(text: &str) -> bool {
     bound(text, Protocol::Tcp, false).is_ok()
 }
+
+/// `SO_COOKIE`: which socket a descriptor refers to.
+pub fn cookie(fd: &impl AsFd) -> u64 {
+    let mut value = 0;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    let place = (&raw mut value).cast();
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: `value` has room for `size` bytes, and both live through the call.
+    let failed =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, place, &mut size) };
+    let error = io::Error::last_os_error();
+    assert_eq!(failed, 0, "getsockopt(SO_COOKIE): {error}");
+    value
+}
+
+/// Sets an option that is an `int`.
+pub fn set(fd: &impl AsFd, level: i32, name: i32, value: i32) {
+    let size = size_of::<i32>() as libc::socklen_t;
+    let place = (&raw const value).cast();
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: `value` has `size` bytes, and lives through the call.
+    let failed = unsafe { libc::setsockopt(fd, level, name, place, size) };
+    let error = io::Error::last_os_error();
+    assert_eq!(failed, 0, "setsockopt({level}, {name}, {value}): {error}");
+}
+
+/// `FD_CLOEXEC`.
+pub fn closes_on_exec(fd: &impl AsFd) -> bool {
+    // SAFETY: takes numbers.
+    let flags = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GETFD) };
+    assert_ne!(flags, -1, "fcntl: {}", io::Error::last_os_error());
+    flags & libc::FD_CLOEXEC != 0
+}

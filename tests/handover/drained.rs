@@ -1,87 +1,135 @@
-//! Sockets that were replaced go on until nothing is under way on them.
+//! Superseded sockets drain until nothing is under way on them.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use ngx_rs_listen::drain::Begin;
+use ngx_rs_listen::drain::{self, Draining, Room};
 use ngx_rs_listen::open::Report;
 use ngx_rs_listen::{
-    Fate, Inherited, Listening, Open, Protocol, Wish, drain, flag, handover, open,
+    Disposition, Drain, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, open,
 };
 use socket2::{Domain, Socket, Type};
 
 use crate::common::namespace;
+use crate::common::process;
 use crate::common::seccomp::{Argument, SOCKET_DOMAIN, refuse};
 use crate::common::socket::*;
 
 const CLIENTS: usize = 60;
 
-const JOIN: Begin = Begin {
-    join: true,
-    committed: false,
-};
+/// When the first poll may end something, and a bit more.
+const INTERVAL: Duration = Duration::from_millis(550);
 
-/// Just after the commit.
-const COMMITTED: Begin = Begin {
-    join: false,
-    committed: true,
-};
+fn new() -> Drain {
+    Drain::new().expect("shared memory")
+}
 
-const COMMITTED_JOIN: Begin = Begin {
-    join: true,
-    committed: true,
-};
+/// `count` sockets to open at one address; several share it by SO_REUSEPORT.
+fn requested(text: &str, wish: Wish, count: usize) -> Vec<Listening> {
+    let socket = |_| {
+        let mut socket = stream(text, Some(wish));
+        if count > 1 {
+            socket.options.flags |= flag::REUSEPORT;
+        }
+        socket
+    };
+    (0..count).map(socket).collect()
+}
 
-/// Replaces listeners of one address, as far as they drain.
-fn replace<'a>(
-    text: &str,
-    old: &'a [Socket],
-    wish: Wish,
-    count: usize,
-    share: bool,
-) -> (Vec<Listening>, Vec<Inherited<'a>>) {
-    let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
-    let mut sockets: Vec<_> = (0..count).map(|_| stream(text, Some(wish))).collect();
-    if share {
-        let shared = |socket: &mut Listening| socket.options.flags |= flag::REUSEPORT;
-        sockets.iter_mut().for_each(shared);
-    }
+/// Opens and commits; returns the addresses where a drain ended.
+fn hand_over(
+    drain: &mut Drain,
+    sockets: &mut [Listening],
+    inherited: &mut [Inherited<'_>],
+) -> Vec<String> {
+    let mut ended = Vec::new();
+    let mut report = |report: Report<'_>| match report {
+        Report::DrainEnded(address) => ended.push(address.to_string()),
+        other => panic!("{other:?}"),
+    };
     let mut how = Open {
         prepare: true,
+        drain: Some(drain),
+        report: Some(&mut report),
         ..Open::default()
     };
-    open::listening(&mut sockets, &mut inherited, &mut how).expect("both protocols are there");
-    handover::commit(&mut sockets).expect("all can listen");
-    (sockets, inherited)
+    open::listening(sockets, inherited, &mut how).expect("both protocols are there");
+    open::commit(sockets, inherited).expect("all can listen");
+    ended
+}
+
+/// Gives an address another protocol; the superseded sockets drain.
+fn supersede(
+    drain: &mut Drain,
+    text: &str,
+    old: &[Socket],
+    wish: Wish,
+    count: usize,
+) -> Vec<Listening> {
+    let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+    let mut sockets = requested(text, wish, count);
+    hand_over(drain, &mut sockets, &mut inherited);
+    let begun = drain.begin(&sockets, &mut inherited, Room::default());
+    begun.expect("new connections can be directed");
+    for old in &inherited {
+        assert_eq!(old.disposition(), Disposition::Draining);
+    }
+    sockets
+}
+
+fn poll(drain: &mut Drain) -> Vec<Draining> {
+    drain.poll().expect("sockets can be ended");
+    drain.sockets().collect()
+}
+
+/// Whether each socket of the drain has ended.
+fn ended(drain: &mut Drain) -> Vec<bool> {
+    poll(drain).iter().map(|socket| socket.ended).collect()
 }
 
 fn served(sockets: &[Listening]) -> Vec<usize> {
     sockets.iter().map(|socket| waiting(fd(socket))).collect()
 }
 
+fn all_share(sockets: &[Listening]) -> bool {
+    sockets.iter().all(|socket| shares(fd(socket)))
+}
+
+fn duplicate(socket: &Listening) -> Socket {
+    fd(socket).try_clone().expect("a descriptor").into()
+}
+
 /// Old and new sockets at `text`, where clients come to `client`.
-fn drains(text: &str, client: &str, from: Protocol, old: usize, new: usize) {
-    let share = new > 1;
+fn drains(text: &str, client: &str, from: Protocol, old: usize, new_count: usize) {
+    let share = new_count > 1;
     let to = match from {
         Protocol::Tcp => MPTCP,
         _ => OFF,
     };
     let old: Vec<_> = (0..old).map(|_| listener(text, from, old > 1)).collect();
     let before = connect(client, CLIENTS);
-    let (sockets, mut inherited) = replace(text, &old, to, new, share);
-    drain::begin(&sockets, &mut inherited, COMMITTED).expect("they can be steered");
+    let mut drain = new();
+    let sockets = supersede(&mut drain, text, &old, to, new_count);
     let during = connect(client, CLIENTS);
     assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS, "{text}");
-    assert!(old.iter().all(listens), "the old ones go on");
+    assert_eq!(drain.delay(), Some(drain::TIME / 10));
+    assert_eq!(drain.len(), old.len());
 
-    drain::end(&sockets, &mut inherited, false).expect("sockets");
-    assert!(old.iter().all(listens), "what waits is not lost");
+    thread::sleep(INTERVAL);
+    assert!(!ended(&mut drain).contains(&true), "connections wait");
+    assert!(old.iter().all(listens));
     assert_eq!(old.iter().map(waiting).sum::<usize>(), CLIENTS);
 
-    drain::end(&sockets, &mut inherited, false).expect("sockets");
+    let report = poll(&mut drain);
+    for (socket, old) in report.iter().zip(&old) {
+        assert_eq!(socket.fd, old.as_raw_fd());
+        assert_eq!((socket.successor, socket.ended), (0, true));
+    }
+    assert_eq!(report.len(), old.len());
+    assert_eq!(drain.delay(), None);
     assert!(!old.iter().any(listens), "nothing is under way");
-    assert!(inherited.iter().all(|old| old.fate() == Fate::Ended));
     assert!(sockets.iter().all(|socket| shares(fd(socket)) == share));
     let after = connect(client, CLIENTS);
     let served = served(&sockets);
@@ -91,343 +139,561 @@ fn drains(text: &str, client: &str, from: Protocol, old: usize, new: usize) {
 }
 
 #[test]
-fn new_connections_go_to_the_new_sockets_and_old_ones_are_not_lost() {
-    for (text, client) in [
+fn new_connections_reach_the_successors_and_waiting_ones_are_not_lost() {
+    let places = [
         ("127.0.0.1:80", "127.0.0.1:80"),
         ("0.0.0.0:80", "127.0.0.1:80"),
         ("[::1]:80", "[::1]:80"),
         ("[::]:80", "[::1]:80"),
-    ] {
-        for from in [Protocol::Tcp, Protocol::Mptcp] {
-            for (old, new) in [(1, 1), (1, 3), (3, 1), (3, 2)] {
-                namespace::run(|| drains(text, client, from, old, new));
+    ];
+    thread::scope(|scope| {
+        for (text, client) in places {
+            for from in [Protocol::Tcp, Protocol::Mptcp] {
+                scope.spawn(move || {
+                    for (old, new) in [(1, 1), (1, 3), (3, 1), (3, 2)] {
+                        namespace::run(|| drains(text, client, from, old, new));
+                    }
+                });
             }
         }
-    }
+    });
+}
+
+#[test]
+fn nothing_ends_before_processes_of_the_old_configuration_have_stopped_accepting() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = new();
+        let _sockets = supersede(&mut drain, text, &old, MPTCP, 1);
+        assert_eq!(ended(&mut drain), [false]);
+        thread::sleep(INTERVAL);
+        assert_eq!(ended(&mut drain), [true]);
+        assert_eq!(ended(&mut drain), [true], "until the next begin forgets it");
+        let begun = drain.begin(&[], &mut [], Room::default());
+        begun.expect("there is nothing to do");
+        assert!(drain.is_empty() && drain.delay().is_none());
+    });
+}
+
+/// A listener that serves IPv4 as well.
+fn dual_stack(text: &str) -> Socket {
+    let address = inet(text);
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("IPv6");
+    socket.set_only_v6(false).expect("both");
+    socket.set_reuse_address(true).expect("an option");
+    socket.set_nonblocking(true).expect("a flag");
+    socket.bind(&address.into()).expect("the port is free");
+    socket.listen(511).expect("it is bound");
+    socket
 }
 
 #[test]
 fn a_handshake_that_is_under_way_is_waited_for() {
     namespace::run(|| {
-        for text in ["127.0.0.1:80", "[::1]:80"] {
-            let old = [listener(text, Protocol::Tcp, false)];
+        for (text, client) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("[::]:81", "127.0.0.1:81"),
+        ] {
+            let old = [match text {
+                "[::]:81" => dual_stack(text),
+                _ => listener(text, Protocol::Tcp, false),
+            }];
             // Holds the handshake until the client has sent something.
-            let (level, name, second) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 60);
-            set(&old[0], level, name, second);
-            let mut client = connect(text, 1).remove(0);
-            let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
-            drain::begin(&sockets, &mut inherited, COMMITTED).expect("it can be steered");
-            drain::end(&sockets, &mut inherited, false).expect("sockets");
-            assert!(listens(&old[0]), "{text}: a handshake is under way");
+            set(&old[0], libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 60);
+            let mut client = connect(client, 1).remove(0);
+            let mut drain = new();
+            let mut sockets = requested(text, MPTCP, 1);
+            sockets[0].options.flags |= match text {
+                "[::]:81" => flag::IPV6ONLY_OFF,
+                _ => 0,
+            };
+            let mut inherited = [Inherited::new(&old[0])];
+            hand_over(&mut drain, &mut sockets, &mut inherited);
+            let begun = drain.begin(&sockets, &mut inherited, Room::default());
+            begun.expect("new connections can be directed");
+            thread::sleep(INTERVAL);
+            assert_eq!(ended(&mut drain), [false], "{text}: a handshake");
             client.write_all(b"x").expect("the handshake goes on");
+            assert_eq!(ended(&mut drain), [false], "{text}: a connection waits");
             assert_eq!(waiting(&old[0]), 1, "{text}");
-            drain::end(&sockets, &mut inherited, false).expect("sockets");
+            assert_eq!(ended(&mut drain), [true]);
             assert!(!listens(&old[0]));
         }
     });
 }
 
+/// Polls until the socket ends, and returns when that was.
+fn time_until_end(drain: &mut Drain, begin: Instant) -> Duration {
+    loop {
+        let now = ended(drain);
+        let took = begin.elapsed();
+        if now == [true] {
+            return took;
+        }
+        assert!(took < 2 * drain::TIME, "it never ends");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
-fn time_is_up_for_those_that_do_not_end() {
+fn a_socket_that_is_never_idle_ends_when_its_time_is_up() {
     namespace::run(|| {
         let text = "127.0.0.1:80";
         let old = [listener(text, Protocol::Tcp, false)];
         let _waits = connect(text, 1);
-        let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
-        drain::end(&sockets, &mut inherited, true).expect("sockets");
+        let mut drain = new();
+        let begin = Instant::now();
+        let _sockets = supersede(&mut drain, text, &old, MPTCP, 1);
+        assert!(time_until_end(&mut drain, begin) >= drain::TIME);
         assert!(!listens(&old[0]));
-        assert_eq!(inherited[0].fate(), Fate::Ended);
     });
 }
 
 #[test]
-fn a_socket_is_replaced_again_while_another_drains() {
+fn a_later_begin_does_not_extend_the_time() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let _waits = connect(text, 1);
+        let mut drain = new();
+        let begin = Instant::now();
+        let sockets = supersede(&mut drain, text, &old, MPTCP, 1);
+        thread::sleep(drain::TIME / 2);
+        // A reload that changes nothing here.
+        let mut inherited = [Inherited::new(fd(&sockets[0]))];
+        let mut again = requested(text, MPTCP, 1);
+        let ended = hand_over(&mut drain, &mut again, &mut inherited);
+        assert!(ended.is_empty() && again[0].outcome == Outcome::Inherited(0));
+        let begun = drain.begin(&again, &mut inherited, Room::default());
+        begun.expect("it goes on");
+        let took = time_until_end(&mut drain, begin);
+        assert!(
+            took >= drain::TIME && took < drain::TIME + INTERVAL,
+            "{took:?}"
+        );
+    });
+}
+
+#[test]
+fn without_netlink_a_socket_ends_when_its_time_is_up() {
+    namespace::run(|| {
+        let text = "[::1]:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = new();
+        let begin = Instant::now();
+        let _sockets = supersede(&mut drain, text, &old, MPTCP, 1);
+        refuse(SOCKET_DOMAIN, libc::AF_NETLINK, libc::EPERM);
+        assert!(time_until_end(&mut drain, begin) >= drain::TIME);
+    });
+}
+
+#[test]
+fn an_address_that_must_be_bound_again_ends_its_drain() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = new();
+        let sockets = supersede(&mut drain, text, &old, MPTCP, 3);
+        assert!(!all_share(&sockets));
+        let mut end = |text| drain.end_at(&address(text)).expect("it can be ended");
+        assert!(!end("127.0.0.1:81"));
+        assert!(listens(&old[0]));
+        assert!(end(text));
+        assert!(!listens(&old[0]) && all_share(&sockets));
+        assert!(!end(text), "once");
+        assert_eq!(ended(&mut drain), [true]);
+    });
+}
+
+#[test]
+fn an_address_that_nobody_requests_any_more_ends_its_drain() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = new();
+        let sockets = supersede(&mut drain, text, &old, MPTCP, 3);
+        assert!(!all_share(&sockets));
+        let mut other = [mptcp("127.0.0.1:81")];
+        open(&mut other).expect("the port is free");
+        let begun = drain.begin(&other, &mut [], Room::default());
+        begun.expect("there is nothing to do");
+        assert!(!listens(&old[0]) && all_share(&sockets));
+        assert_eq!(ended(&mut drain), [true]);
+    });
+}
+
+#[test]
+fn the_end_of_the_state_ends_what_drains() {
+    namespace::run(|| {
+        let text = "[::1]:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let _waits = connect(text, 1);
+        let mut drain = new();
+        let sockets = supersede(&mut drain, text, &old, MPTCP, 2);
+        drop(drain);
+        assert!(!listens(&old[0]) && all_share(&sockets));
+    });
+}
+
+#[test]
+fn a_process_ends_a_socket_for_all() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = new();
+        let sockets = supersede(&mut drain, text, &old, MPTCP, 2);
+        let mut worker = new();
+        std::mem::swap(&mut drain, &mut worker);
+        let child = process::fork(|| {
+            thread::sleep(INTERVAL);
+            assert_eq!(ended(&mut worker), [true]);
+            assert!(all_share(&sockets));
+        });
+        child.finish();
+        assert!(!listens(&old[0]));
+        // The one that did not end it notices.
+        assert_eq!(worker.delay(), Some(drain::TIME / 10));
+        assert_eq!(ended(&mut worker), [true]);
+        assert_eq!(worker.delay(), None);
+    });
+}
+
+#[test]
+fn a_worker_that_quits_with_the_server_ends_a_socket_for_all() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = Some(new());
+        let current = drain.as_mut().expect("it is there");
+        let _sockets = supersede(current, text, &old, MPTCP, 1);
+        process::fork(|| drop(drain.take())).finish();
+        assert!(!listens(&old[0]));
+    });
+}
+
+#[test]
+fn a_worker_of_an_earlier_configuration_only_notices() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = Some(new());
+        let current = drain.as_mut().expect("it is there");
+        let sockets = supersede(current, text, &old, MPTCP, 1);
+        let polls = process::fork(|| {
+            let drain = drain.as_mut().expect("it is there");
+            assert_eq!(ended(drain), [false], "nothing is under way, but stale");
+        });
+        let quits = process::fork(|| drop(drain.take()));
+        let notices = process::fork(|| {
+            let drain = drain.as_mut().expect("it is there");
+            assert_eq!(ended(drain), [true]);
+        });
+
+        let current = drain.as_mut().expect("it is there");
+        let begun = current.begin(&sockets, &mut [], Room::default());
+        begun.expect("it goes on");
+        thread::sleep(INTERVAL);
+        polls.finish();
+        assert!(listens(&old[0]));
+        quits.finish();
+        assert!(listens(&old[0]));
+        assert_eq!(ended(current), [true]);
+        notices.finish();
+    });
+}
+
+/// Makes a descriptor number refer to another socket, as if it had been closed
+/// and opened again.
+fn reuse(number: i32, with: &Socket) {
+    // SAFETY: takes numbers; the owner of `number` goes on to own it.
+    let result = unsafe { libc::dup2(with.as_raw_fd(), number) };
+    assert_eq!(result, number);
+}
+
+#[test]
+fn a_descriptor_that_was_closed_and_opened_again_is_never_touched() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let stranger = listener("127.0.0.1:81", Protocol::Tcp, false);
+        let mut drain = new();
+        let sockets = supersede(&mut drain, text, &old, MPTCP, 2);
+        reuse(old[0].as_raw_fd(), &stranger);
+        reuse(fd(&sockets[0]).as_raw_fd(), &stranger);
+        let report = poll(&mut drain);
+        assert!(report[0].ended, "not here any more");
+        assert!(listens(&stranger) && !shares(&stranger));
+        assert!(shares(fd(&sockets[1])), "the other one has it again");
+
+        let old = [listener("127.0.0.1:82", Protocol::Tcp, false)];
+        let _sockets = supersede(&mut drain, "127.0.0.1:82", &old, MPTCP, 1);
+        reuse(old[0].as_raw_fd(), &stranger);
+        drop(drain);
+        assert!(listens(&stranger));
+    });
+}
+
+#[test]
+fn no_program_that_is_executed_gets_a_socket_that_drains() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        old[0].set_cloexec(false).expect("a flag");
+        let mut drain = new();
+        let sockets = supersede(&mut drain, text, &old, MPTCP, 1);
+        assert!(closes_on_exec(&old[0]) && !closes_on_exec(fd(&sockets[0])));
+    });
+}
+
+fn refused(room: Room) {
+    let text = "127.0.0.1:80";
+    let first = [listener(text, Protocol::Tcp, false)];
+    let mut drain = new();
+    let first_successor = supersede(&mut drain, text, &first, MPTCP, 1);
+
+    let second = [listener("127.0.0.1:81", Protocol::Tcp, false)];
+    let mut inherited = vec![
+        Inherited::new(fd(&first_successor[0])),
+        Inherited::new(&second[0]),
+    ];
+    let mut sockets = [mptcp(text), mptcp("127.0.0.1:81")];
+    hand_over(&mut drain, &mut sockets, &mut inherited);
+    let before = namespace::descriptors();
+    let error = drain.begin(&sockets, &mut inherited, room);
+    let error = error.expect_err("there is no room");
+    let message = "dup() failed, not enough descriptors to drain old listening sockets";
+    assert_eq!(error.to_string(), message);
+    assert_eq!(error.os_errno(), libc::EMFILE);
+    assert_eq!(namespace::descriptors(), before);
+    assert_eq!(inherited[1].disposition(), Disposition::Superseded);
+    assert!(listens(&second[0]), "it is the caller's to close");
+    assert!(!listens(&first[0]), "what drained has ended");
+    assert_eq!(ended(&mut drain), [true]);
+}
+
+#[test]
+fn nothing_drains_where_descriptors_are_needed_for_other_things() {
+    namespace::run(|| {
+        // The descriptors below 3 are open.
+        refused(Room { spare: 1, limit: 3 });
+        let limited = process::fork(|| {
+            let limit = libc::rlimit {
+                rlim_cur: 100,
+                rlim_max: 100,
+            };
+            // SAFETY: `limit` lives through the call.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+            refused(Room {
+                spare: 100,
+                limit: 0,
+            });
+        });
+        limited.finish();
+
+        let text = "127.0.0.1:90";
+        let old = listener(text, Protocol::Tcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [mptcp(text)];
+        let mut drain = new();
+        hand_over(&mut drain, &mut sockets, &mut inherited);
+        let room = Room {
+            spare: 20,
+            limit: 2000,
+        };
+        drain
+            .begin(&sockets, &mut inherited, room)
+            .expect("there is room");
+    });
+}
+
+#[test]
+fn an_address_that_changes_again_ends_its_first_drain() {
     for text in ["127.0.0.1:80", "[::1]:80"] {
+        namespace::run(|| changes_again(text));
+    }
+}
+
+fn changes_again(text: &str) {
+    let first = [listener(text, Protocol::Tcp, false)];
+    let _waits = connect(text, 1);
+    let mut drain = new();
+    let second = supersede(&mut drain, text, &first, MPTCP, 1);
+    let second = [duplicate(&second[0])];
+
+    let mut inherited = [Inherited::new(&second[0])];
+    let mut third = requested(text, OFF, 1);
+    let said = hand_over(&mut drain, &mut third, &mut inherited);
+    assert_eq!(said, [text]);
+    assert!(!listens(&first[0]) && listens(&second[0]));
+    let begun = drain.begin(&third, &mut inherited, Room::default());
+    begun.expect("new connections can be directed");
+    let _clients = connect(text, CLIENTS);
+    assert_eq!(served(&third), [CLIENTS], "{text}");
+    // The caller was not told of the first yet.
+    assert_eq!(ended(&mut drain), [true, false]);
+    thread::sleep(INTERVAL);
+    assert_eq!(ended(&mut drain), [true, true]);
+    assert!(!listens(&second[0]) && !shares(fd(&third[0])));
+}
+
+#[test]
+fn an_opening_that_fails_leaves_a_drain_alone() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = new();
+        let successor = supersede(&mut drain, text, &old, MPTCP, 1);
+        let _holder = listener("127.0.0.1:99", Protocol::Tcp, false);
+        let mut inherited = [Inherited::new(fd(&successor[0]))];
+        let mut sockets = [mptcp(text), mptcp("127.0.0.1:99")];
+        let mut how = Open {
+            drain: Some(&mut drain),
+            ..Open::default()
+        };
+        let error = open::listening(&mut sockets, &mut inherited, &mut how);
+        error.expect_err("port 99 is taken");
+        assert!(listens(&old[0]));
+        let _clients = connect(text, CLIENTS);
+        assert_eq!(served(&successor), [CLIENTS]);
+        thread::sleep(INTERVAL);
+        assert_eq!(ended(&mut drain), [true]);
+    });
+}
+
+#[test]
+fn successors_that_are_kept_share_again_after_the_drain() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = new();
+        let successors = supersede(&mut drain, text, &old, MPTCP, 3);
+        let mut inherited: Vec<_> = successors
+            .iter()
+            .map(|socket| Inherited::new(fd(socket)))
+            .collect();
+        let mut sockets = requested(text, MPTCP, 3);
+        assert!(hand_over(&mut drain, &mut sockets, &mut inherited).is_empty());
+        let begun = drain.begin(&sockets, &mut inherited, Room::default());
+        begun.expect("it goes on");
+        assert!(!all_share(&successors) && listens(&old[0]));
+        thread::sleep(INTERVAL);
+        assert_eq!(ended(&mut drain), [true]);
+        assert!(all_share(&successors));
+    });
+}
+
+#[test]
+fn more_workers_during_a_drain_end_it() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [listener(text, Protocol::Tcp, false)];
+        let mut drain = new();
+        let successors = supersede(&mut drain, text, &old, MPTCP, 2);
+        let mut inherited: Vec<_> = successors
+            .iter()
+            .map(|socket| Inherited::new(fd(socket)))
+            .collect();
+        let mut sockets = requested(text, MPTCP, 3);
+        let said = hand_over(&mut drain, &mut sockets, &mut inherited);
+        assert_eq!(said, [text]);
+        assert_eq!(sockets[2].outcome, Outcome::Joined);
+        let begun = drain.begin(&sockets, &mut inherited, Room::default());
+        begun.expect("there is nothing to do");
+        let _clients = connect(text, 3 * CLIENTS);
+        let counts = [
+            waiting(fd(&successors[0])),
+            waiting(fd(&successors[1])),
+            waiting(fd(&sockets[2])),
+        ];
+        assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
+    });
+}
+
+/// Gives all privileges of the process up.
+fn become_nobody() {
+    // SAFETY: takes a number.
+    assert_eq!(unsafe { libc::setuid(65534) }, 0);
+}
+
+#[test]
+fn no_privilege_is_needed() {
+    for text in ["127.0.0.1:8080", "[::1]:8080"] {
         namespace::run(|| {
-            let first = [listener(text, Protocol::Tcp, false)];
-            let (new_second, mut drains_first) = replace(text, &first, MPTCP, 1, false);
-            drain::begin(&new_second, &mut drains_first, COMMITTED).expect("it can be steered");
-            let second = [Socket::from(
-                fd(&new_second[0]).try_clone().expect("a descriptor"),
-            )];
-            let (third, mut drains_second) = replace(text, &second, OFF, 1, false);
-            drain::begin(&third, &mut drains_second, COMMITTED).expect("it can be steered");
-            let _clients = connect(text, CLIENTS);
-            assert_eq!(served(&third), [CLIENTS], "{text}");
-            // On IPv4 nothing says that the second drains by now: it might share.
-            let unknown = text.starts_with("127.");
-            for now in [false, true] {
-                drain::end(&new_second, &mut drains_first, now).expect("sockets");
-                assert_eq!(listens(&first[0]), unknown);
-            }
-            drain::end(&third, &mut drains_first, false).expect("sockets");
-            drain::end(&third, &mut drains_second, false).expect("sockets");
-            assert!(!listens(&first[0]) && !listens(&second[0]));
-            assert!(!shares(fd(&third[0])));
+            process::fork(|| {
+                become_nobody();
+                without_privileges(text);
+            })
+            .finish();
         });
     }
 }
 
-#[test]
-fn whoever_prepares_to_replace_the_new_socket_stops_the_end() {
-    namespace::run(|| {
-        let text = "[::1]:80";
-        let old = [listener(text, Protocol::Tcp, false)];
-        let (sockets, mut inherited) = replace(text, &old, MPTCP, 1, false);
-        drain::begin(&sockets, &mut inherited, COMMITTED).expect("it can be steered");
-        let new = fd(&sockets[0]);
-        set(new, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
-        drain::end(&sockets, &mut inherited, false).expect("sockets");
-        assert!(listens(&old[0]), "both get connections now");
-        set(new, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, i32::MAX);
-        drain::end(&sockets, &mut inherited, false).expect("sockets");
-        assert!(!listens(&old[0]));
-    });
-}
+fn without_privileges(text: &str) {
+    let first = [listener(text, Protocol::Tcp, false)];
+    let mut drain = new();
+    let second = supersede(&mut drain, text, &first, MPTCP, 1);
+    // The kernel lets nobody bind a socket to an interface twice.
+    let mut inherited = [Inherited::new(fd(&second[0]))];
+    let mut again = requested(text, MPTCP, 1);
+    hand_over(&mut drain, &mut again, &mut inherited);
+    let begun = drain.begin(&again, &mut inherited, Room::default());
+    begun.expect("it goes on");
+    assert!(listens(&first[0]));
 
-#[test]
-fn old_and_new_answer_while_another_change_is_prepared() {
-    for text in ["127.0.0.1:80", "[::1]:80"] {
-        for count in [1, 3] {
-            namespace::run(|| paused(text, count));
-        }
-    }
-}
-
-fn paused(text: &str, count: usize) {
-    let old = [listener(text, Protocol::Tcp, false)];
-    let (sockets, mut inherited) = replace(text, &old, MPTCP, count, count > 1);
-    drain::begin(&sockets, &mut inherited, COMMITTED).expect("they can be steered");
-    drain::pause(&sockets, &mut inherited).expect("they can share");
-    let beside = listener(text, Protocol::Tcp, true);
-    let begin = Instant::now();
+    let second = [duplicate(&second[0])];
+    let third = supersede(&mut drain, text, &second, OFF, 2);
     let _clients = connect(text, CLIENTS);
-    // Linux sends a SYN again after a second.
-    assert!(begin.elapsed() < Duration::from_millis(900));
-    let others = waiting(&old[0]) + waiting(&beside);
-    let all = others + served(&sockets).iter().sum::<usize>();
-    assert_eq!(all, CLIENTS, "{text}");
-    for now in [false, true] {
-        drain::end(&sockets, &mut inherited, now).expect("sockets");
-        assert!(listens(&old[0]), "it gets connections");
-    }
-
-    drop(beside);
-    let before = served(&sockets).iter().sum::<usize>();
-    drain::begin(&sockets, &mut inherited, Begin::default()).expect("they can be steered");
-    let _more = connect(text, CLIENTS);
-    let after = served(&sockets).iter().sum::<usize>();
-    assert_eq!(after - before, CLIENTS, "{text}: steered again");
-    drain::end(&sockets, &mut inherited, true).expect("sockets");
-    assert!(!listens(&old[0]));
-    let share = |socket: &Listening| shares(fd(socket)) == (count > 1);
-    assert!(sockets.iter().all(share));
-}
-
-/// Opens beside a socket while `others` listen at its address, and returns what
-/// was said of that.
-fn awaits(text: &str, protocol: Protocol, others: Vec<Socket>) -> Vec<String> {
-    let old = [listener(text, protocol, true)];
-    let mut inherited = vec![Inherited::new(&old[0])];
-    let mut sockets = [stream(text, Some(MPTCP))];
-    let mut said = Vec::new();
-    let mut report = |report: Report<'_>| {
-        said.push(format!("{report:?}"));
-        // They end, as those that drain do.
-        let end = |other: &Socket| other.shutdown(std::net::Shutdown::Both);
-        others
-            .iter()
-            .for_each(|other| end(other).expect("it listens"));
-    };
-    let mut how = Open {
-        await_drains: true,
-        report: Some(&mut report),
-        ..Open::default()
-    };
-    open::listening(&mut sockets, &mut inherited, &mut how).expect("the address is shared");
-    said
+    assert_eq!(served(&third).iter().sum::<usize>(), CLIENTS);
+    assert_eq!(ended(&mut drain), [true, false]);
+    thread::sleep(INTERVAL);
+    assert_eq!(ended(&mut drain), [true, true]);
+    assert!(all_share(&third));
 }
 
 #[test]
-fn whoever_inherits_waits_for_what_others_drain() {
-    for text in ["127.0.0.1:80", "0.0.0.0:80", "[::1]:80", "[::]:80"] {
-        for protocol in [Protocol::Tcp, Protocol::Mptcp] {
-            namespace::run(|| {
-                let at = |text: &str| listener(text, protocol, true);
-                assert!(awaits(text, protocol, Vec::new()).is_empty(), "its own");
-                let elsewhere = vec![at("127.0.0.2:80"), at("[::1]:81")];
-                assert!(awaits(text, protocol, elsewhere).is_empty());
-                let said = awaits(text, protocol, vec![at(text), at(text)]);
-                assert_eq!(said, [format!("Drains(Inet({text}))")]);
-            });
-        }
-    }
-}
-
-#[test]
-fn others_that_do_not_end_are_awaited_for_seconds() {
-    namespace::run(|| {
-        let text = "127.0.0.1:80";
-        let _other = listener(text, Protocol::Tcp, true);
-        let begin = Instant::now();
-        let said = awaits(text, Protocol::Tcp, Vec::new());
-        assert_eq!(said.len(), 1);
-        let took = begin.elapsed();
-        assert!(
-            took > Duration::from_secs(5) && took < Duration::from_secs(8),
-            "{took:?}"
-        );
-
-        // A kernel that does not say is not waited for.
-        refuse(SOCKET_DOMAIN, libc::AF_NETLINK, libc::EPERM);
-        assert!(awaits(text, Protocol::Tcp, Vec::new()).is_empty());
-    });
-}
-
-#[test]
-fn a_kernel_that_cannot_steer_is_reported() {
+fn a_kernel_that_cannot_direct_connections_is_reported() {
     const OPTION: Argument = (libc::SYS_setsockopt, 2);
     namespace::run(|| {
-        let old = [listener("[::1]:80", Protocol::Tcp, false)];
-        let (sockets, mut inherited) = replace("[::1]:80", &old, MPTCP, 1, false);
+        let text = "[::1]:80";
+        let old = listener(text, Protocol::Tcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = requested(text, MPTCP, 1);
+        let mut drain = new();
+        hand_over(&mut drain, &mut sockets, &mut inherited);
         refuse(OPTION, libc::SO_BINDTOIFINDEX, libc::ENOPROTOOPT);
-        let error = drain::begin(&sockets, &mut inherited, COMMITTED).expect_err("it is refused");
-        let message = "setsockopt(SO_BINDTOIFINDEX) [::1]:80 failed";
+        let error = drain.begin(&sockets, &mut inherited, Room::default());
+        let error = error.expect_err("it is refused");
+        let message = "setsockopt(SO_BINDTOIFINDEX) [::1]:80 failed, \
+                       new connections may be lost until the old socket is closed";
         assert_eq!(error.to_string(), message);
         assert_eq!(error.os_errno(), libc::ENOPROTOOPT);
-        let _clients = connect("[::1]:80", CLIENTS);
-        let both = waiting(&old[0]) + served(&sockets)[0];
+        assert_eq!(inherited[0].disposition(), Disposition::Draining);
+        thread::sleep(INTERVAL);
+        assert_eq!(ended(&mut drain), [false], "more may come at any time");
+        let _clients = connect(text, CLIENTS);
+        let both = waiting(&old) + served(&sockets)[0];
         assert_eq!(both, CLIENTS, "both serve");
     });
 }
 
-fn set(fd: &impl AsRawFd, level: i32, name: i32, value: i32) {
-    let (size, place) = (
-        size_of::<i32>() as libc::socklen_t,
-        (&raw const value).cast(),
-    );
-    // SAFETY: `value` has `size` bytes, and lives through the call.
-    let failed = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, place, size) };
-    assert_eq!(failed, 0, "setsockopt({level}, {name}, {value})");
-}
-
-/// The client of an MPTCP connection at an old listener; nobody accepts it.
-fn mptcp_client(text: &str) -> Socket {
-    let address = inet(text);
-    let domain = Domain::for_address(address);
-    let protocol = Some(Protocol::Mptcp.number().into());
-    let client = Socket::new(domain, Type::STREAM, protocol).expect("MPTCP");
-    client.connect(&address.into()).expect("somebody listens");
-    client
-}
-
-fn marked(sockets: &[Listening]) -> bool {
-    let marked = |socket| option(fd(socket), libc::SOL_SOCKET, libc::SO_BROADCAST) == 1;
-    sockets.iter().any(marked)
-}
-
-/// Old sockets whose place TCP takes, while an MPTCP connection lives.
-fn joined(text: &str, old: usize, new: usize) {
-    let share = new > 1;
-    let old: Vec<_> = (0..old)
-        .map(|_| listener(text, Protocol::Mptcp, old > 1))
-        .collect();
-    let client = mptcp_client(text);
-    let (sockets, mut inherited) = replace(text, &old, OFF, new, share);
-    drain::begin(&sockets, &mut inherited, COMMITTED_JOIN).expect("they can be steered");
-    assert!(marked(&sockets));
-    let _clients = connect(text, CLIENTS);
-    assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS, "{text}");
-
-    // What waits is the one connection.
-    assert_eq!(old.iter().map(waiting).sum::<usize>(), 1);
-    drain::end(&sockets, &mut inherited, false).expect("sockets");
-    assert!(old.iter().all(listens), "a subflow may join");
-
-    drain::pause(&sockets, &mut inherited).expect("they can share");
-    assert!(!marked(&sockets));
-    drain::end(&sockets, &mut inherited, true).expect("sockets");
-    assert!(old.iter().all(listens), "they get connections");
-    drop(connect(text, CLIENTS));
-
-    drain::begin(&sockets, &mut inherited, JOIN).expect("they can be steered");
-    drop(client);
-    drain::end(&sockets, &mut inherited, true).expect("sockets");
-    assert!(!old.iter().any(listens) && !marked(&sockets));
-    assert!(sockets.iter().all(|socket| shares(fd(socket)) == share));
-    let _clients = connect(text, CLIENTS);
-    let served = served(&sockets);
-    assert!(served.iter().all(|&count| count > 0), "{served:?}");
-    // Another process finds that all has been done.
-    let mut again: Vec<_> = old.iter().map(Inherited::new).collect();
-    drain::end(&sockets, &mut again, true).expect("sockets");
-}
-
 #[test]
-fn subflows_may_join_until_the_end() {
-    for text in ["127.0.0.1:80", "[::1]:80"] {
-        for (old, new) in [(1, 1), (1, 3), (3, 3)] {
-            namespace::run(|| joined(text, old, new));
-        }
-    }
-}
-
-#[test]
-fn no_subflow_may_join_where_there_is_no_connection_or_no_safe_way() {
-    let text = "127.0.0.1:80";
-    let marks = |old: &[Socket], how| {
-        let (sockets, mut inherited) = replace(text, old, OFF, 1, false);
-        drain::begin(&sockets, &mut inherited, how).expect("they can be steered");
-        let _clients = connect(text, CLIENTS);
-        assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS);
-        marked(&sockets)
-    };
-    let mptcp = |share| listener(text, Protocol::Mptcp, share);
+fn a_socket_that_cannot_be_taken_is_left_to_the_caller() {
+    const OPTION: Argument = (libc::SYS_getsockopt, 2);
     namespace::run(|| {
-        let marked = marks(&[mptcp(false)], COMMITTED_JOIN);
-        assert!(!marked, "no connection");
+        let text = "127.0.0.1:80";
+        let old = listener(text, Protocol::Tcp, false);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = requested(text, MPTCP, 2);
+        let mut drain = new();
+        hand_over(&mut drain, &mut sockets, &mut inherited);
+        refuse(OPTION, libc::SO_COOKIE, libc::ENOPROTOOPT);
+        let error = drain.begin(&sockets, &mut inherited, Room::default());
+        let message = "getsockopt(SO_COOKIE) 127.0.0.1:80 failed, not draining the old socket";
+        assert_eq!(error.expect_err("refused").to_string(), message);
+        assert_eq!(inherited[0].disposition(), Disposition::Superseded);
+        assert!(all_share(&sockets), "nothing would give it back");
+        assert!(drain.is_empty() && drain.delay().is_none());
     });
-    for (old, how) in [(1, COMMITTED), (2, COMMITTED_JOIN)] {
-        namespace::run(|| {
-            let old: Vec<_> = (0..old).map(|_| mptcp(old > 1)).collect();
-            let _client = mptcp_client(text);
-            assert!(!marks(&old, how));
-        });
-    }
-    namespace::run(|| {
-        let old = [mptcp(true)];
-        let _client = mptcp_client(text);
-        let foreign = listener(text, Protocol::Tcp, true);
-        let (sockets, mut inherited) = replace(text, &old, OFF, 1, false);
-        drain::begin(&sockets, &mut inherited, COMMITTED_JOIN).expect("they can be steered");
-        assert!(!marked(&sockets), "somebody else is in the group");
-        drop(foreign);
-    });
-}
-
-#[test]
-fn a_kernel_that_cannot_choose_is_reported_and_steers_as_it_can() {
-    const OPTION: Argument = (libc::SYS_setsockopt, 2);
-    for (name, text) in [
-        (libc::SO_ATTACH_REUSEPORT_CBPF, "SO_ATTACH_REUSEPORT_CBPF"),
-        (libc::SO_BROADCAST, "SO_BROADCAST"),
-    ] {
-        namespace::run(|| {
-            let old = [listener("[::1]:80", Protocol::Mptcp, false)];
-            let _client = mptcp_client("[::1]:80");
-            let (sockets, mut inherited) = replace("[::1]:80", &old, OFF, 1, false);
-            refuse(OPTION, name, libc::EPERM);
-            let error =
-                drain::begin(&sockets, &mut inherited, COMMITTED_JOIN).expect_err("it is refused");
-            assert_eq!(
-                error.to_string(),
-                format!("setsockopt({text}) [::1]:80 failed")
-            );
-            let _clients = connect("[::1]:80", CLIENTS);
-            assert_eq!(served(&sockets), [CLIENTS]);
-            assert_eq!(waiting(&old[0]), 1);
-            drain::end(&sockets, &mut inherited, false).expect("sockets");
-            assert!(!listens(&old[0]) && !shares(fd(&sockets[0])));
-        });
-    }
 }

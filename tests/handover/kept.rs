@@ -1,14 +1,15 @@
 //! Inherited sockets that go on: same address, type and protocol.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
 
 use ngx_rs_listen::open::Report;
-use ngx_rs_listen::{
-    Fate, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, handover, open,
-};
+use ngx_rs_listen::{Disposition, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, open};
 use socket2::{Domain, Socket, Type};
 
+use crate::common::library;
 use crate::common::namespace;
 use crate::common::socket::*;
 
@@ -25,12 +26,38 @@ fn with_reuseport(mut socket: Listening) -> Listening {
     socket
 }
 
+/// Opens beside inherited sockets, and returns what was reported.
+fn reported(sockets: &mut [Listening], inherited: &mut [Inherited<'_>]) -> Vec<String> {
+    let mut said = Vec::new();
+    let mut report = |report: Report<'_>| {
+        said.push(match report {
+            Report::Kept {
+                address,
+                protocol,
+                wish,
+            } => format!("{address} is {protocol}, not {wish}"),
+            Report::NotTcp(address) => format!("{address} is not TCP"),
+            other => format!("{other:?}"),
+        });
+    };
+    let mut how = Open {
+        report: Some(&mut report),
+        ..Open::default()
+    };
+    open::listening(sockets, inherited, &mut how).expect("they are kept");
+    said
+}
+
+fn protocols(sockets: &[Listening]) -> Vec<Protocol> {
+    sockets.iter().map(|socket| socket.protocol).collect()
+}
+
 fn outcomes(sockets: &[Listening]) -> Vec<Outcome> {
     sockets.iter().map(|socket| socket.outcome).collect()
 }
 
-fn fates(inherited: &[Inherited<'_>]) -> Vec<Fate> {
-    inherited.iter().map(Inherited::fate).collect()
+fn dispositions(inherited: &[Inherited<'_>]) -> Vec<Disposition> {
+    inherited.iter().map(Inherited::disposition).collect()
 }
 
 #[test]
@@ -54,7 +81,7 @@ fn the_same_socket_goes_on_untouched() {
             let mut inherited = [Inherited::new(&old)];
             open_beside(&mut sockets, &mut inherited).expect("it goes on");
             assert_eq!(outcomes(&sockets), [Outcome::Inherited(0)]);
-            assert_eq!(fates(&inherited), [Fate::Kept]);
+            assert_eq!(dispositions(&inherited), [Disposition::Kept]);
             assert!(sockets[0].fd.is_none());
             assert_eq!(sockets[0].protocol, number);
             assert_eq!(namespace::descriptors(), before);
@@ -86,8 +113,8 @@ fn addresses_find_their_own_socket_in_any_order() {
         open_beside(&mut sockets, &mut inherited).expect("three go on, one is new");
         let (new, old) = (Outcome::Opened, Outcome::Inherited);
         assert_eq!(outcomes(&sockets), [old(3), new, old(2), old(0)]);
-        let (kept, unused) = (Fate::Kept, Fate::Unused);
-        assert_eq!(fates(&inherited), [kept, unused, kept, kept]);
+        let (kept, unused) = (Disposition::Kept, Disposition::Unused);
+        assert_eq!(dispositions(&inherited), [kept, unused, kept, kept]);
     });
 }
 
@@ -110,7 +137,7 @@ fn tcp_and_udp_on_one_port_are_told_apart() {
         let mut sockets = [mptcp(text)];
         open_beside(&mut sockets, &mut inherited).expect("the TCP port is free");
         assert_eq!(outcomes(&sockets), [Outcome::Opened]);
-        assert_eq!(fates(&inherited), [Fate::Unused]);
+        assert_eq!(dispositions(&inherited), [Disposition::Unused]);
     });
 }
 
@@ -124,7 +151,7 @@ fn unix_sockets_go_on_with_their_file() {
         let mut inherited = [Inherited::new(&old)];
         open_beside(&mut sockets, &mut inherited).expect_err("the second cannot be bound");
         assert!(path.exists(), "it is not ours to remove");
-        assert_eq!(fates(&inherited), [Fate::Unused]);
+        assert_eq!(dispositions(&inherited), [Disposition::Unused]);
 
         let mut sockets = [tcp(&text)];
         open_beside(&mut sockets, &mut inherited).expect("it goes on");
@@ -142,8 +169,8 @@ fn four_workers_become_two() {
         let mut sockets = [(); 2].map(|()| with_reuseport(mptcp(text)));
         open_beside(&mut sockets, &mut inherited).expect("two go on");
         assert_eq!(outcomes(&sockets), [0, 1].map(Outcome::Inherited));
-        let (kept, unused) = (Fate::Kept, Fate::Unused);
-        assert_eq!(fates(&inherited), [kept, kept, unused, unused]);
+        let (kept, unused) = (Disposition::Kept, Disposition::Unused);
+        assert_eq!(dispositions(&inherited), [kept, kept, unused, unused]);
     });
 }
 
@@ -185,7 +212,7 @@ fn sockets_that_join_others_wait_for_the_commit() {
         assert_eq!(waiting(&old), 100, "the old one serves until the commit");
         drop(clients);
 
-        handover::commit(&mut sockets).expect("it can listen");
+        open::commit(&mut sockets, &mut inherited).expect("it can listen");
         assert!(shares(&old) && shares(fd(&sockets[1])));
         let _clients = connect(text, 100);
         let served = [waiting(&old), waiting(fd(&sockets[1]))];
@@ -255,7 +282,7 @@ fn sockets_of_other_families_are_nobodys() {
         let mut sockets = [mptcp("127.0.0.1:80")];
         open_beside(&mut sockets, &mut inherited).expect("they are no obstacle");
         assert_eq!(outcomes(&sockets), [Outcome::Opened]);
-        assert_eq!(fates(&inherited), [Fate::Unused; 2]);
+        assert_eq!(dispositions(&inherited), [Disposition::Unused; 2]);
     });
 }
 
@@ -274,6 +301,155 @@ fn what_is_no_socket_cannot_be_inherited() {
         );
         assert_eq!(error.os_errno(), libc::ENOTSOCK);
         assert_eq!(namespace::descriptors(), before);
-        assert_eq!(fates(&inherited), [Fate::Unused; 2]);
+        assert_eq!(dispositions(&inherited), [Disposition::Unused; 2]);
+    });
+}
+
+const TCP_AND_MPTCP: [Protocol; 2] = [Protocol::Tcp, Protocol::Mptcp];
+const TEXTS: [&str; 2] = ["127.0.0.1:80", "127.0.0.1:81"];
+
+/// A TCP and an MPTCP socket.
+fn both() -> [Socket; 2] {
+    [
+        listener(TEXTS[0], Protocol::Tcp, false),
+        listener(TEXTS[1], Protocol::Mptcp, false),
+    ]
+}
+
+#[test]
+fn a_socket_that_was_passed_keeps_any_protocol_unless_one_is_requested() {
+    namespace::run(|| {
+        let old = both();
+        let passed = |old| Inherited::new(old).passed();
+        let mut inherited = old.each_ref().map(passed);
+        let mut sockets = TEXTS.map(tcp);
+        assert!(reported(&mut sockets, &mut inherited).is_empty());
+        assert_eq!(outcomes(&sockets), [0, 1].map(Outcome::Inherited));
+        assert_eq!(protocols(&sockets), TCP_AND_MPTCP);
+
+        let mut inherited = old.each_ref().map(passed);
+        let mut sockets = [mptcp(TEXTS[0]), stream(TEXTS[1], Some(OFF))];
+        assert!(reported(&mut sockets, &mut inherited).is_empty());
+        assert_eq!(outcomes(&sockets), [Outcome::Successor; 2]);
+    });
+}
+
+#[test]
+fn a_socket_that_another_process_may_use_keeps_its_protocol_in_any_case() {
+    namespace::run(|| {
+        let old = both();
+        let in_use = |old| Inherited::new(old).in_use();
+        for (wishes, wanted) in [
+            ([None, None], vec![]),
+            ([Some(OFF), Some(MPTCP)], vec![]),
+            ([Some(OFF), Some(Wish::AUTO)], vec![]),
+            // Plain TCP is what "auto" accepts.
+            ([Some(Wish::AUTO), None], vec![]),
+            // Once for all sockets.
+            (
+                [Some(MPTCP), Some(OFF)],
+                vec!["127.0.0.1:80 is tcp, not mptcp"],
+            ),
+            (
+                [None, Some(OFF)],
+                vec!["127.0.0.1:81 is mptcp, not mptcp=off"],
+            ),
+        ] {
+            let mut inherited = old.each_ref().map(in_use);
+            let mut sockets = [0, 1].map(|index| stream(TEXTS[index], wishes[index]));
+            assert_eq!(reported(&mut sockets, &mut inherited), wanted);
+            assert_eq!(outcomes(&sockets), [0, 1].map(Outcome::Inherited));
+            assert_eq!(protocols(&sockets), TCP_AND_MPTCP);
+            assert_eq!(dispositions(&inherited), [Disposition::Kept; 2]);
+            assert!(!old.iter().any(shares), "nothing was changed");
+        }
+    });
+}
+
+#[test]
+fn more_workers_get_the_protocol_of_the_sockets_that_were_passed() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [(); 2].map(|()| listener(text, Protocol::Mptcp, true));
+        for mark in [Inherited::passed, Inherited::in_use] {
+            let mut inherited: Vec<_> = old.iter().map(|old| mark(Inherited::new(old))).collect();
+            let mut sockets = [(); 3].map(|()| with_reuseport(tcp(text)));
+            assert!(reported(&mut sockets, &mut inherited).is_empty());
+            let (kept, new) = (Outcome::Inherited, Outcome::Joined);
+            assert_eq!(outcomes(&sockets), [kept(0), kept(1), new]);
+            assert_eq!(protocol(fd(&sockets[2])), Protocol::Mptcp.number());
+        }
+    });
+}
+
+/// As libmptcpwrap.so of `mptcpize`.
+const WRAPPER: &str = r#"
+#define _GNU_SOURCE
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int socket(int family, int type, int protocol)
+{
+    int inet = family == AF_INET || family == AF_INET6;
+
+    if (inet && (type & 0xf) == SOCK_STREAM
+        && (protocol == 0 || protocol == IPPROTO_TCP))
+    {
+        protocol = 262;
+    }
+    return syscall(SYS_socket, family, type, protocol);
+}
+"#;
+
+/// Runs a test of this program once more, with the wrapper preloaded; true in
+/// the program that has it.
+fn is_preloaded(test: &str) -> bool {
+    const PRELOADED: &str = "NGX_RS_PRELOADED";
+    if std::env::var_os(PRELOADED).is_some() {
+        return true;
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (source, wrapper) = (folder.join("wrapper.c"), folder.join("wrapper.so"));
+    fs::write(&source, WRAPPER).expect("the folder is ours");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
+    library::run(compiler.arg(&wrapper).arg(source));
+    let program = std::env::current_exe().expect("this program has a file");
+    let mut again = Command::new(program);
+    again.args(["--exact", test]).env(PRELOADED, "1");
+    let said = library::run(again.env("LD_PRELOAD", wrapper));
+    assert!(said.contains("1 passed"), "{said}");
+    false
+}
+
+#[test]
+fn a_socket_that_a_preload_made_mptcp_is_kept_as_tcp() {
+    if !is_preloaded("kept::a_socket_that_a_preload_made_mptcp_is_kept_as_tcp") {
+        return;
+    }
+    namespace::run(|| {
+        let texts = ["127.0.0.1:80", "[::1]:80", "127.0.0.1:81"];
+        let old = texts.map(|text| listener(text, Protocol::Tcp, false));
+        for old in &old {
+            assert_eq!(protocol(old), Protocol::Mptcp.number());
+        }
+        // One report for all that request plain TCP, none without.
+        for (wish, said) in [(Some(OFF), "127.0.0.1:80 is not TCP"), (None, "")] {
+            let mut inherited = old.each_ref().map(Inherited::new);
+            let mut sockets = texts.map(|text| stream(text, wish));
+            let reports = reported(&mut sockets, &mut inherited);
+            assert_eq!(reports.join(", "), said);
+            assert_eq!(outcomes(&sockets), [0, 1, 2].map(Outcome::Inherited));
+        }
+        let mut fresh = [stream("127.0.0.1:90", Some(OFF))];
+        let reports = reported(&mut fresh, &mut []);
+        assert_eq!(reports, ["127.0.0.1:90 is not TCP"]);
+        // MPTCP that is requested is the same socket.
+        let mut inherited = [Inherited::new(&old[0])];
+        let mut sockets = [mptcp(texts[0])];
+        assert!(reported(&mut sockets, &mut inherited).is_empty());
+        assert_eq!(outcomes(&sockets), [Outcome::Inherited(0)]);
     });
 }

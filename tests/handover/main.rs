@@ -1,4 +1,4 @@
-//! Sockets that are there already: kept, or replaced by another protocol. Each
+//! Sockets that are there already: kept, or superseded by those of another protocol. Each
 //! test has a network of its own.
 
 #[path = "../common/mod.rs"]
@@ -6,5 +6,5 @@ mod common;
 
 mod drained;
 mod kept;
-mod replaced;
+mod superseded;
 mod undone;

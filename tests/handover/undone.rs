@@ -1,9 +1,12 @@
 //! A handover that does not come to its end leaves everything as it was.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
-use ngx_rs_listen::{Fate, Inherited, Listening, Open, Outcome, Protocol, flag, handover, open};
-use socket2::Socket;
+use ngx_rs_listen::drain::Room;
+use ngx_rs_listen::{
+    Disposition, Drain, Inherited, Listening, Open, Outcome, Protocol, flag, open,
+};
+use socket2::{Domain, Socket, Type};
 
 use crate::common::namespace;
 use crate::common::seccomp::{self, Argument};
@@ -35,13 +38,13 @@ fn rolling_back_makes_the_old_socket_what_it_was() {
                 assert!(shares(&old) && can_be_joined(text));
 
                 drop(sockets);
-                handover::rollback(&mut inherited);
+                open::rollback(&mut inherited);
                 assert!(!shares(&old), "{text} {number}");
                 assert_eq!(namespace::descriptors(), before);
                 let _clients = connect(text, 100);
                 assert_eq!(waiting(&old), 100);
                 // Once more changes nothing.
-                handover::rollback(&mut inherited);
+                open::rollback(&mut inherited);
                 assert!(!shares(&old));
             }
         }
@@ -57,7 +60,7 @@ fn a_socket_that_was_shared_before_stays_so() {
         let mut sockets = [mptcp(text)];
         prepared(&mut sockets, &mut inherited);
         drop(sockets);
-        handover::rollback(&mut inherited);
+        open::rollback(&mut inherited);
         assert!(shares(&old));
     });
 }
@@ -97,7 +100,11 @@ fn a_later_failure_undoes_what_came_before() {
             assert!(error.expect_err("port 99 is taken").is_address_in_use());
             assert_eq!(namespace::descriptors(), before);
             assert!(sockets.iter().all(|socket| socket.fd.is_none()));
-            assert!(inherited.iter().all(|old| old.fate() == Fate::Unused));
+            assert!(
+                inherited
+                    .iter()
+                    .all(|old| old.disposition() == Disposition::Unused)
+            );
             for (old, text) in old.iter().zip(texts) {
                 assert!(!shares(old) && listens(old), "{text}");
                 let _clients = connect(text, 100);
@@ -121,7 +128,7 @@ fn a_group_of_workers_is_undone_as_a_whole() {
         });
         prepared(&mut sockets, &mut inherited);
         drop(sockets);
-        handover::rollback(&mut inherited);
+        open::rollback(&mut inherited);
         assert!(old.iter().all(shares));
         let _clients = connect(text, 100);
         assert_eq!(old.iter().map(waiting).sum::<usize>(), 100);
@@ -129,24 +136,96 @@ fn a_group_of_workers_is_undone_as_a_whole() {
 }
 
 #[test]
-fn a_commit_that_fails_says_which_socket() {
+fn a_socket_that_cannot_listen_is_replaced_by_the_old_one() {
     namespace::run(|| {
         let texts = ["127.0.0.1:80", "127.0.0.1:81", "127.0.0.1:82"];
+        // UDP at the same port is no substitute.
+        let udp_socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("UDP");
+        let bound = udp_socket.bind(&inet(texts[1]).into());
+        bound.expect("the port is free");
         let old = texts.map(|text| listener(text, Protocol::Tcp, false));
-        let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+        let mut inherited = vec![Inherited::new(&udp_socket)];
+        inherited.extend(old.iter().map(Inherited::new));
         let mut sockets = texts.map(mptcp);
         sockets[1].options.backlog = 77;
         prepared(&mut sockets, &mut inherited);
+        let before = namespace::descriptors();
+        let numbers = sockets.each_ref().map(|socket| fd(socket).as_raw_fd());
         seccomp::refuse(seccomp::LISTEN_BACKLOG, 77, libc::EADDRINUSE);
-        let error = handover::commit(&mut sockets).expect_err("the address is in use");
+        let error = open::commit(&mut sockets, &mut inherited).expect_err("the address is in use");
         assert_eq!(
             error.to_string(),
-            "listen() to 127.0.0.1:81, backlog 77 failed"
+            "listen() to 127.0.0.1:81, backlog 77 failed, keeping the old socket"
         );
         assert_eq!(error.os_errno(), libc::EADDRINUSE);
-        let listening = sockets.each_ref().map(|socket| listens(fd(socket)));
-        assert_eq!(listening, [true, false, true], "the others go on");
-        assert_eq!(sockets[1].outcome, Outcome::Failed);
+        assert_eq!(namespace::descriptors(), before);
+        assert!(sockets.iter().all(|socket| listens(fd(socket))));
+        assert_eq!(sockets[1].outcome, Outcome::Failed(2));
+        assert_eq!(sockets[1].protocol, Protocol::Tcp);
+        let now = sockets.each_ref().map(|socket| fd(socket).as_raw_fd());
+        assert_eq!(now, numbers);
+        assert_eq!(cookie(fd(&sockets[1])), cookie(&old[1]));
+        assert!(!shares(&old[1]), "the address is its own again");
+        assert!(listens(&old[1]) && !closes_on_exec(fd(&sockets[1])));
+        let dispositions: Vec<_> = inherited.iter().map(Inherited::disposition).collect();
+        let (unused, superseded) = (Disposition::Unused, Disposition::Superseded);
+        assert_eq!(
+            dispositions,
+            [unused, superseded, Disposition::Kept, superseded]
+        );
+
+        // Both others drain, and this one has nothing to do with that.
+        let mut drain = Drain::new().expect("shared memory");
+        let begun = drain.begin(&sockets, &mut inherited, Room::default());
+        begun.expect("new connections can be directed");
+        assert_eq!(drain.len(), 2);
+        let _clients = connect(texts[1], 100);
+        drop(drain);
+        assert_eq!(waiting(fd(&sockets[1])), 100);
+    });
+}
+
+#[test]
+fn a_group_of_workers_of_which_none_can_listen_keeps_the_old_ones() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = [(); 2].map(|()| listener(text, Protocol::Tcp, true));
+        let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
+        let mut sockets = [(); 3].map(|()| {
+            let mut socket = mptcp(text);
+            socket.options.flags |= flag::REUSEPORT;
+            socket.options.backlog = 77;
+            socket
+        });
+        prepared(&mut sockets, &mut inherited);
+        seccomp::refuse(seccomp::LISTEN_BACKLOG, 77, libc::EADDRINUSE);
+        open::commit(&mut sockets, &mut inherited).expect_err("the address is in use");
+        let outcomes = sockets.each_ref().map(|socket| socket.outcome);
+        assert_eq!(outcomes, [0, 1, 0].map(Outcome::Failed));
+        let _clients = connect(text, 100);
+        assert_eq!(old.iter().map(waiting).sum::<usize>(), 100);
+    });
+}
+
+#[test]
+fn a_socket_that_cannot_join_others_is_replaced_by_one_of_them() {
+    namespace::run(|| {
+        let text = "127.0.0.1:80";
+        let old = listener(text, Protocol::Mptcp, true);
+        let mut inherited = [Inherited::new(&old)];
+        let mut sockets = [(); 2].map(|()| {
+            let mut socket = mptcp(text);
+            socket.options.flags |= flag::REUSEPORT;
+            socket.options.backlog = 77;
+            socket
+        });
+        prepared(&mut sockets, &mut inherited);
+        seccomp::refuse(seccomp::LISTEN_BACKLOG, 77, libc::EADDRINUSE);
+        open::commit(&mut sockets, &mut inherited).expect_err("the address is in use");
+        let outcomes = sockets.each_ref().map(|socket| socket.outcome);
+        assert_eq!(outcomes, [Outcome::Inherited(0), Outcome::Failed(0)]);
+        assert_eq!(cookie(fd(&sockets[1])), cookie(&old));
+        assert!(shares(&old));
     });
 }
 
@@ -160,11 +239,11 @@ fn a_commit_that_leaves_an_address_shared_says_so() {
         let mut sockets = [mptcp(text)];
         prepared(&mut sockets, &mut inherited);
         seccomp::refuse(OPTION, libc::SO_REUSEPORT, libc::EPERM);
-        let error = handover::commit(&mut sockets).expect_err("it is refused");
+        let error = open::commit(&mut sockets, &mut inherited).expect_err("it is refused");
         let message = "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed";
         assert_eq!(error.to_string(), message);
         assert_eq!(error.os_errno(), libc::EPERM);
-        assert_eq!(sockets[0].outcome, Outcome::Replaced);
+        assert_eq!(sockets[0].outcome, Outcome::Successor);
         assert!(listens(fd(&sockets[0])));
     });
 }
@@ -179,7 +258,7 @@ fn descriptors_of_the_caller_are_never_closed() {
             let mut sockets = [mptcp("127.0.0.1:80")];
             prepared(&mut sockets, &mut inherited);
             drop(sockets);
-            handover::rollback(&mut inherited);
+            open::rollback(&mut inherited);
             assert!(same(&old) && listens(&old));
         }
     });

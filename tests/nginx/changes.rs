@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::{Site, wait_or_say};
-use crate::server::{Conf, Nginx};
+use crate::server::{Conf, Nginx, WITHOUT_NETWORK_CAPABILITIES};
 use crate::sockets::Listener;
 use crate::steady::{Steady, Tally};
 use crate::subsystem::Subsystem;
@@ -19,9 +19,11 @@ enum Way {
     Twice,
     /// By a reload that fails at first.
     RolledBack,
-    /// By a new binary.
+    /// By a reload, and a second later one that changes nothing.
+    Again,
+    /// By a new binary, which keeps the protocol, and then by a reload.
     Upgrade,
-    /// By a new binary, and to MPTCP from an nginx without the module.
+    /// The same, and to MPTCP from an nginx without the module.
     Module,
 }
 
@@ -35,6 +37,8 @@ pub struct Change {
     /// Where the clients connect.
     clients: &'static [&'static str],
     accept_mutex: bool,
+    /// Whether the master lacks the capabilities for networks.
+    incapable: bool,
     /// The numbers of workers, in turn.
     workers: &'static [usize],
     way: Way,
@@ -46,12 +50,13 @@ const PLAIN: Change = Change {
     listen: &["127.0.0.1:8080"],
     clients: &["127.0.0.1:8080"],
     accept_mutex: false,
+    incapable: false,
     workers: &[1],
     way: Way::Reload,
 };
 
 /// All of them.
-pub const ROWS: [Change; 21] = [
+pub const ROWS: [Change; 26] = [
     PLAIN,
     Change {
         name: "4 workers",
@@ -169,7 +174,9 @@ pub const ROWS: [Change; 21] = [
     Change {
         name: "upgrade, reuseport, workers",
         listen: &["127.0.0.1:8080 reuseport"],
-        workers: &[2, 3, 1],
+        // nginx itself resets the queues of sockets that an upgrade with fewer
+        // workers closes.
+        workers: &[3],
         way: Way::Upgrade,
         ..PLAIN
     },
@@ -195,11 +202,56 @@ pub const ROWS: [Change; 21] = [
         way: Way::Module,
         ..PLAIN
     },
+    Change {
+        name: "reloaded again",
+        workers: &[2],
+        way: Way::Again,
+        ..PLAIN
+    },
+    Change {
+        name: "IPv6, reuseport, reloaded again",
+        listen: &["[::1]:8080 reuseport"],
+        clients: &["[::1]:8080"],
+        workers: &[2],
+        way: Way::Again,
+        ..PLAIN
+    },
+    Change {
+        name: "no capabilities",
+        incapable: true,
+        workers: &[2],
+        ..PLAIN
+    },
+    Change {
+        name: "no capabilities, IPv6",
+        listen: &["[::1]:8080"],
+        clients: &["[::1]:8080"],
+        incapable: true,
+        workers: &[3],
+        ..PLAIN
+    },
+    Change {
+        name: "no capabilities, IPv6, again",
+        listen: &["[::1]:8080"],
+        clients: &["[::1]:8080"],
+        incapable: true,
+        workers: &[2],
+        way: Way::Again,
+        ..PLAIN
+    },
 ];
 
 impl Change {
     fn conf(&self, mptcp: bool, workers: usize) -> Conf {
-        let word = if mptcp { " mptcp" } else { "" };
+        // What another process passed keeps its protocol if none is requested.
+        let off = match self.way {
+            Way::Upgrade | Way::Module => " mptcp=off",
+            _ => "",
+        };
+        self.conf_with(if mptcp { " mptcp" } else { off }, workers)
+    }
+
+    fn conf_with(&self, word: &str, workers: usize) -> Conf {
         let words: Vec<String> = self
             .listen
             .iter()
@@ -229,6 +281,11 @@ impl Change {
         match self.way {
             Way::Reload => reload(after),
             Way::Twice => [after, before, after].into_iter().for_each(reload),
+            Way::Again => {
+                reload(after);
+                std::thread::sleep(Duration::from_secs(1));
+                reload(after);
+            }
             Way::RolledBack => {
                 let broken = after.clone().and(&self.on.log_to("missing/access.log"));
                 nginx
@@ -238,11 +295,12 @@ impl Change {
             }
             Way::Upgrade | Way::Module => {
                 if matches!(self.way, Way::Module) && mptcp {
-                    reload(&before.clone().without_module());
+                    reload(&self.conf_with("", workers).without_module());
                 }
                 site.write(after);
                 let new = upgrade(site, &nginx, workers);
                 retire(&nginx);
+                new.reload(after);
                 return new;
             }
         }
@@ -253,7 +311,11 @@ impl Change {
     /// Changes to and fro under clients, and returns what became of them.
     pub fn run(&self, site: &Site, changes: usize, clients: usize, pause: Duration) -> Tally {
         let workers = |round: usize| self.workers[round % self.workers.len()];
-        let mut nginx = site.start(&self.conf(false, workers(0)));
+        let conf = self.conf(false, workers(0));
+        let mut nginx = match self.incapable {
+            true => site.start_under(&WITHOUT_NETWORK_CAPABILITIES, &conf),
+            false => site.start(&conf),
+        };
         let count = clients.div_ceil(self.clients.len()).next_multiple_of(2);
         let clients = Steady::many(self.on, self.clients, count, pause);
         clients.wait_for_more(100);
@@ -320,4 +382,9 @@ changes! {
     by_a_new_binary_on_ipv6: 18;
     by_a_new_binary_on_ipv6_with_reuseport: 19;
     by_a_new_binary_that_brings_the_module: 20;
+    before_a_reload_without_a_change: 21;
+    before_a_reload_without_a_change_on_ipv6_with_reuseport: 22;
+    without_capabilities: 23;
+    without_capabilities_on_ipv6: 24;
+    without_capabilities_on_ipv6_before_a_reload_without_a_change: 25;
 }

@@ -1,13 +1,15 @@
 //! What is under way when a listener changes its protocol: connections that
 //! nobody has accepted yet, and handshakes on a long path.
 
+use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::client::{Connection, Over, counter};
-use crate::harness::{Host, Site, send_signal, wait_until};
-use crate::namespace::ip;
-use crate::server::{Conf, Nginx};
+use crate::client::{Connection, Over};
+use crate::forbidden::start_without;
+use crate::harness::{Site, send_signal, wait_until};
+use crate::seccomp::SOCKET_DOMAIN;
+use crate::server::Nginx;
 use crate::slow_path::{HERE, SlowPath};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
@@ -17,10 +19,11 @@ use crate::upgrade::upgrade;
 subsystem_tests! {
     (stream, http, mail):
         what_waits_for_a_worker_that_stands_still_is_served,
-        what_an_upgrade_takes_over_is_served;
-    (http):
-        subflows_join_after_a_change_to_tcp_for_a_while,
-        subflows_cannot_join_once_the_module_is_gone;
+        what_an_upgrade_takes_over_is_served,
+        a_reload_without_listeners_ends_a_drain,
+        an_address_that_moves_to_another_subsystem_stops_draining;
+    (stream, http):
+        workers_sleep_when_no_socket_drains;
     (stream):
         handshakes_under_way_on_a_long_path_are_served,
         an_upgrade_while_the_old_socket_drains_loses_nobody,
@@ -88,118 +91,19 @@ fn what_an_upgrade_takes_over_is_served(on: Subsystem) {
     let old = site.start(&on.listen(ADDRESS).without_module());
     let workers = stop(&old);
     let clients = waiting(on);
-    site.write(&on.listen(&format!("{ADDRESS} mptcp")));
+    let conf = on.listen(&format!("{ADDRESS} mptcp"));
+    site.write(&conf);
     let new = upgrade(&site, &old, 1);
     all_are_answered(on, clients);
     old.signal(libc::SIGQUIT);
     go_on(workers);
     old.wait_for_end();
+    on.serves(ADDRESS, false);
+    new.reload(&conf);
     on.serves(ADDRESS, true);
     wait_until("the old socket to go", || {
         new.listeners().len() == 1 && listening_on(8080) == 1
     });
-}
-
-/// A connection over MPTCP at each of these addresses of an nginx, which no
-/// other listener is at, and which plain TCP takes now.
-fn switched(on: Subsystem, nginx: &Nginx, conf: &dyn Fn(&str) -> Conf) -> Vec<Connection> {
-    ip("mptcp limits set subflow 8 add_addr_accepted 8");
-    for number in 2..6 {
-        ip(&format!("address add fd00::{number}/128 dev lo"));
-    }
-    let connect = |address| {
-        let mut connection = Connection::open(Over::Mptcp, address).expect("somebody listens");
-        // Only what has carried data can be joined.
-        connection
-            .send(&on.request().as_bytes()[..1])
-            .expect("it is there");
-        connection
-    };
-    let connections = [ADDRESS, "[::1]:8080"].map(connect).into();
-    wait_until("both to be accepted", || counter("MPCapableACKRX") == 2);
-    nginx.try_reload(&conf("")).expect("the reload succeeds");
-    connections
-}
-
-/// Two more addresses of the client, one for each connection.
-fn join(number: usize) {
-    ip(&format!(
-        "mptcp endpoint add 127.0.0.{number} dev lo subflow"
-    ));
-    ip(&format!("mptcp endpoint add fd00::{number} dev lo subflow"));
-}
-
-fn joined() -> u64 {
-    counter("MPJoinAckRx")
-}
-
-fn subflows_join_after_a_change_to_tcp_for_a_while(on: Subsystem) {
-    for (word, workers) in [("", 1), ("reuseport", 2)] {
-        let site = Site::new();
-        let conf = |protocol: &str| {
-            let words = [ADDRESS, "[::1]:8080"].map(|at| format!("{at} {word} {protocol}"));
-            on.servers(&[&words[0], &words[1]]).workers(workers)
-        };
-        let nginx = site.start(&conf("mptcp"));
-        let connections = switched(on, &nginx, &conf);
-        // Workers have looked more than once.
-        std::thread::sleep(Duration::from_millis(1200));
-        join(2);
-        wait_until("a subflow of each", || joined() == 2);
-        // A reload that changes nothing does not end it.
-        nginx.try_reload(&conf("")).expect("the reload succeeds");
-        join(3);
-        wait_until("another subflow of each", || joined() == 4);
-        for address in [ADDRESS, "[::1]:8080"] {
-            (0..20).for_each(|_| on.serves(address, false));
-        }
-        let all = 2 * workers;
-        wait_until("the old sockets to end", || listening_on(8080) == all);
-        join(4);
-        let share = i32::from(workers > 1);
-        for listener in nginx.listeners().iter().filter(|one| !one.is_mptcp()) {
-            assert_eq!(listener.option("SO_REUSEPORT"), share);
-            assert_eq!(listener.option("SO_BROADCAST"), 0);
-        }
-        for address in [ADDRESS, "[::1]:8080"] {
-            (0..20).for_each(|_| on.serves(address, false));
-        }
-        assert_eq!(joined(), 4, "plain TCP cannot be joined");
-        drop(connections);
-        // Nothing is left where it can bite.
-        for word in ["mptcp", ""] {
-            nginx.reload(&conf(word));
-            on.serves(ADDRESS, !word.is_empty());
-        }
-        nginx.quit();
-        ip("mptcp endpoint flush");
-        ip("address flush dev lo to fd00::/64");
-    }
-}
-
-fn subflows_cannot_join_once_the_module_is_gone(on: Subsystem) {
-    if Host::get().modules(on).ours.is_none() {
-        // What is linked in stays.
-        return;
-    }
-    let site = Site::new();
-    let conf = |word: &str| {
-        let words = [ADDRESS, "[::1]:8080"].map(|at| format!("{at} {word}"));
-        on.servers(&[&words[0], &words[1]])
-    };
-    let nginx = site.start(&conf("mptcp"));
-    let connections = switched(on, &nginx, &conf);
-    let without = conf("").without_module();
-    nginx.try_reload(&without).expect("the reload succeeds");
-    join(2);
-    for listener in nginx.listeners() {
-        assert_eq!(listener.option("SO_REUSEPORT"), 0);
-        assert_eq!(listener.option("SO_BROADCAST"), 0);
-    }
-    (0..20).for_each(|_| on.serves(ADDRESS, false));
-    assert_eq!(joined(), 0);
-    drop(connections);
-    nginx.wait_for_workers(1);
 }
 
 /// Clients of the other host, one after the other in short time.
@@ -262,23 +166,19 @@ fn handshakes_under_way_on_a_long_path_are_served(on: Subsystem) {
 
 fn an_upgrade_while_the_old_socket_drains_loses_nobody(on: Subsystem) {
     let site = Site::new();
-    let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}")).workers(2);
-    for word in ["mptcp", ""] {
-        let old = site.start(&conf(""));
-        let clients = Steady::start(on, ADDRESS);
-        old.try_reload(&conf("mptcp")).expect("the reload succeeds");
-        site.write(&conf(word));
-        let new = upgrade(&site, &old, 2);
-        old.quit();
-        clients.wait_for_more(50);
-        let tally = clients.stop();
-        assert!(tally.lost.is_empty(), "{:?}", tally.lost);
-        wait_until("one socket", || {
-            new.listeners().len() == 1 && listening_on(8080) == 1
-        });
-        on.serves(ADDRESS, !word.is_empty());
-        new.quit();
-    }
+    let conf = on.listen(&format!("{ADDRESS} mptcp")).workers(2);
+    let old = site.start(&on.listen(ADDRESS).workers(2));
+    let clients = Steady::start(on, ADDRESS);
+    old.try_reload(&conf).expect("the reload succeeds");
+    let new = upgrade(&site, &old, 2);
+    clients.wait_for_more(50);
+    wait_until("one socket", || listening_on(8080) == 1);
+    old.quit();
+    clients.wait_for_more(50);
+    let tally = clients.stop();
+    assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+    assert_eq!(new.listeners().len(), 1);
+    on.serves(ADDRESS, true);
 }
 
 fn a_new_binary_that_quits_leaves_the_old_socket_listening(on: Subsystem) {
@@ -298,4 +198,62 @@ fn a_new_binary_that_quits_leaves_the_old_socket_listening(on: Subsystem) {
         new.quit();
         (0..20).for_each(|_| on.serves(address, false));
     }
+}
+
+fn a_reload_without_listeners_ends_a_drain(on: Subsystem) {
+    let site = Site::new();
+    let conf = |words: &str| on.listen(words);
+    let nginx = start_without(&site, &conf(ADDRESS), SOCKET_DOMAIN, libc::AF_NETLINK);
+    nginx.reload(&conf(&format!("{ADDRESS} mptcp")));
+    assert_eq!(listening_on(8080), 2);
+    nginx.reload(&on.conf(""));
+    assert_eq!(listening_on(8080), 0);
+    nginx.reload(&conf(&format!("{ADDRESS} mptcp")));
+    on.serves(ADDRESS, true);
+}
+
+fn an_address_that_moves_to_another_subsystem_stops_draining(on: Subsystem) {
+    let (to, words) = (on.other(), format!("{ADDRESS} mptcp"));
+    let more = match on.knows("reuseport") && to.knows("reuseport") {
+        true => " reuseport",
+        false => "",
+    };
+    let site = Site::new();
+    let conf = |one: Subsystem, words: &str| {
+        let other = if one == on { to } else { on };
+        one.listen(&format!("{words}{more}"))
+            .workers(2)
+            .beside(other.conf("# nothing\n"))
+    };
+    let begin = conf(on, ADDRESS);
+    let nginx = start_without(&site, &begin, SOCKET_DOMAIN, libc::AF_NETLINK);
+    nginx.reload(&conf(on, &words));
+    let count = if more.is_empty() { 1 } else { 2 };
+    assert_eq!(listening_on(8080), 2 * count);
+    nginx.reload(&conf(to, &words));
+    assert_eq!(listening_on(8080), count);
+    let shares = i32::from(!more.is_empty());
+    for listener in nginx.listeners() {
+        assert!(listener.is_mptcp());
+        assert_eq!(listener.option("SO_REUSEPORT"), shares);
+    }
+    (0..20).for_each(|_| to.serves(ADDRESS, true));
+}
+
+/// Once the old socket has ended, a worker makes no system call by itself.
+fn workers_sleep_when_no_socket_drains(on: Subsystem) {
+    let site = Site::new();
+    let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}"));
+    let nginx = site.start(&conf(""));
+    nginx.reload(&conf("mptcp"));
+    wait_until("the end of the drain", || listening_on(8080) == 1);
+    // The worker that ended it has called the last one by now.
+    std::thread::sleep(Duration::from_millis(600));
+    let worker = nginx.workers()[0].to_string();
+    let mut strace = Command::new("timeout");
+    strace.args(["2", "strace", "-o", "trace", "-p", &worker]);
+    site.run(&mut strace);
+    let calls = site.read("trace");
+    let calls: Vec<_> = calls.lines().filter(|line| line.contains(" = ")).collect();
+    assert!(calls.is_empty(), "{calls:#?}");
 }

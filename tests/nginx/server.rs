@@ -9,12 +9,20 @@ use crate::harness::{Host, Outcome, Site, reap, send_signal, wait_for, wait_unti
 use crate::sockets::{self, Listener};
 use crate::subsystem::Subsystem;
 
+/// Runs a program without CAP_NET_RAW, CAP_NET_ADMIN and CAP_NET_BIND_SERVICE.
+pub const WITHOUT_NETWORK_CAPABILITIES: [&str; 3] = [
+    "setpriv",
+    "--bounding-set",
+    "-net_raw,-net_admin,-net_bind_service",
+];
+
 /// A configuration file in the making.
 #[derive(Clone)]
 pub struct Conf {
     blocks: Vec<Block>,
     main: String,
     load: Option<Vec<PathBuf>>,
+    user: &'static str,
     workers: usize,
     daemon: bool,
     accept_mutex: bool,
@@ -41,6 +49,7 @@ impl Conf {
             blocks: vec![block],
             main: String::new(),
             load: None,
+            user: "# nginx's own user for workers, who has no privileges",
             workers: 1,
             daemon: true,
             accept_mutex: false,
@@ -70,6 +79,12 @@ impl Conf {
     pub fn main(mut self, text: &str) -> Self {
         self.main.push_str(text);
         self.main.push('\n');
+        self
+    }
+
+    /// Lets the workers keep the privileges of the master.
+    pub fn privileged(mut self) -> Self {
+        self.user = "user root;";
         self
     }
 
@@ -112,9 +127,9 @@ impl Conf {
         let on = |on: bool| if on { "on" } else { "off" };
         let (daemon, accept_mutex) = (on(self.daemon), on(self.accept_mutex));
         format!(
-            "{modules}user root;\ndaemon {daemon};\nworker_processes {};\npid nginx.pid;\nerror_log error.log notice;\n{}\
+            "{modules}{}\ndaemon {daemon};\nworker_processes {};\npid nginx.pid;\nerror_log error.log notice;\n{}\
              events {{\n    worker_connections 1024;\n    accept_mutex {accept_mutex};\n}}\n{blocks}",
-            self.workers, self.main
+            self.user, self.workers, self.main
         )
     }
 }
@@ -190,10 +205,20 @@ impl Site {
             .unwrap_or_else(|outcome| panic!("nginx does not start: {}", outcome.text))
     }
 
+    /// The same, run by another program such as `setpriv`.
+    pub fn start_under(&self, runner: &[&str], conf: &Conf) -> Nginx<'_> {
+        self.try_start_under(runner, conf)
+            .unwrap_or_else(|outcome| panic!("nginx does not start: {}", outcome.text))
+    }
+
     /// Starts nginx as a daemon, or says how it failed.
     pub fn try_start(&self, conf: &Conf) -> Result<Nginx<'_>, Outcome> {
+        self.try_start_under(&[], conf)
+    }
+
+    fn try_start_under(&self, runner: &[&str], conf: &Conf) -> Result<Nginx<'_>, Outcome> {
         self.write(conf);
-        let outcome = self.run(&mut self.nginx(&[]));
+        let outcome = self.run(&mut self.nginx_under(runner, &[]));
         if !outcome.status.success() {
             return Err(outcome);
         }

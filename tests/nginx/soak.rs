@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::changes::{Change, ROWS};
 use crate::harness::Site;
 use crate::namespace::set_sysctl;
-use crate::steady::Lost;
+use crate::steady::{Lost, Steady};
+use crate::subsystem::Subsystem;
 
 /// Clients of each row, at least.
 const CLIENTS: usize = 8;
@@ -37,11 +38,56 @@ fn run(row: &Change, changes: usize) -> (u64, usize) {
     (tally.served, tally.lost.len())
 }
 
+/// As an administrator restarts a service: clients are refused in between, or
+/// reset if nginx has not accepted them yet, and none hangs.
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn quit_and_start_within_a_drain_lets_no_client_hang() {
+    for (address, word) in [
+        ("127.0.0.1:8080", "mptcp"),
+        ("[::1]:8080", "mptcp"),
+        ("127.0.0.1:8080", ""),
+    ] {
+        let site = Site::alone();
+        set_sysctl("ipv4/ip_local_port_range", "10000 65000");
+        let on = Subsystem::Stream;
+        let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(2);
+        let before = if word.is_empty() { "mptcp" } else { "" };
+        let mut nginx = site.start(&conf(before));
+        let clients = Steady::many(on, &[address], CLIENTS, Duration::from_millis(20));
+        for _ in 0..changes() {
+            nginx.begin_reload(&conf(word));
+            clients.wait_for_more(50);
+            nginx.quit();
+            nginx = site.start(&conf(before));
+            clients.wait_for_more(50);
+        }
+        let tally = clients.stop();
+        let hangs = |lost: &&Lost| {
+            let how = format!("{lost:?}");
+            !how.contains("Connection refused") && !how.contains("Connection reset")
+        };
+        let hanging: Vec<_> = tally.lost.iter().filter(hangs).collect();
+        println!(
+            "{address} {word:?}: {} served, {} refused or reset",
+            tally.served,
+            tally.lost.len()
+        );
+        assert!(hanging.is_empty(), "{hanging:?}");
+        nginx.quit();
+    }
+}
+
+/// How often each row of the table changes, each way.
+fn changes() -> usize {
+    let changes = std::env::var("NGX_RS_SOAK").map_or(Ok(50), |text| text.parse());
+    changes.expect("NGX_RS_SOAK is a number")
+}
+
 #[test]
 #[ignore = "takes minutes: make soak"]
 fn no_change_of_protocol_loses_a_client() {
-    let changes = std::env::var("NGX_RS_SOAK").map_or(Ok(50), |text| text.parse());
-    let changes = changes.expect("NGX_RS_SOAK is a number");
+    let changes = changes();
     println!(
         "\n{:<33}{:>9}{:>13}{:>6}{:>9}{:>9}",
         "TCP to MPTCP and back", "changes", "connections", "lost", "stalled", "most ms"

@@ -22,8 +22,9 @@ pub struct Listener {
     pub inode: u64,
     /// The length of its queue.
     pub backlog: u32,
-    /// Whether it has been replaced, and goes on for a while.
-    pub drains: bool,
+    /// Whether it is bound to an interface that does not exist, as a socket on
+    /// IPv6 is that drains.
+    pub hidden: bool,
     /// What getsockopt() says of the options of a listen directive.
     pub options: BTreeMap<&'static str, i32>,
 }
@@ -43,10 +44,8 @@ impl Listener {
     }
 }
 
-/// The options that a listen directive can set, by their names in C, and one
-/// that only says of a socket that subflows join through another.
-pub const OPTIONS: [(&str, i32, i32); 11] = [
-    ("SO_BROADCAST", libc::SOL_SOCKET, libc::SO_BROADCAST),
+/// The options that a listen directive can set, by their names in C.
+pub const OPTIONS: [(&str, i32, i32); 10] = [
     ("SO_RCVBUF", libc::SOL_SOCKET, libc::SO_RCVBUF),
     ("SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF),
     ("SO_KEEPALIVE", libc::SOL_SOCKET, libc::SO_KEEPALIVE),
@@ -162,7 +161,6 @@ fn listener(socket: &OwnedFd, inode: u64) -> Option<Listener> {
     }
     let address = SockRef::from(socket).local_addr().ok()?.as_socket()?;
     let protocol = protocol(socket).ok()?;
-    // Bound to no interface that there is: see src/drain.rs.
     let interface = number(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).ok()?;
     let options = OPTIONS
         .iter()
@@ -172,9 +170,16 @@ fn listener(socket: &OwnedFd, inode: u64) -> Option<Listener> {
         protocol,
         inode,
         backlog: backlog(socket)?,
-        drains: interface == i32::MAX,
+        hidden: interface != 0 && !interface_exists(interface),
         options: options.collect(),
     })
+}
+
+fn interface_exists(index: i32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: `name` has room for the longest name.
+    let found = unsafe { libc::if_indextoname(index.unsigned_abs(), name.as_mut_ptr()) };
+    !found.is_null()
 }
 
 /// The length of a listener's queue, which is in the kernel's `tcp_info`.

@@ -141,7 +141,7 @@ impl Shared {
     fn come_and_go(&self, on: Subsystem, over: Over, address: &str, pause: Duration) -> Vec<Lost> {
         let begin = Instant::now();
         let mut failures = Vec::new();
-        while !self.stop.load(Ordering::Relaxed) && failures.len() < 100 {
+        while !self.stop.load(Ordering::Relaxed) && failures.len() < 10_000 {
             let start = Instant::now();
             let answer = on.ask(over, address);
             let time = start..Instant::now();

@@ -56,7 +56,6 @@ sweeps! {
     reload_bind: reloads(Stream, bind) [EADDRINUSE EACCES EADDRNOTAVAIL ENOMEM EINVAL];
     reload_listen: reloads(Http, listen) [EADDRINUSE EACCES ENOBUFS];
     reload_fcntl: reloads(Stream, fcntl) [EPERM EINVAL];
-    reload_dup: reloads(Http, dup) [EMFILE ENFILE];
 
     upgrade_socket: upgrades(Stream, socket) [EMFILE ENOMEM EACCES];
     upgrade_setsockopt: upgrades(Stream, setsockopt) [EPERM ENOMEM];
@@ -104,16 +103,10 @@ fn in_force(nginx: &Nginx) -> Vec<Listener> {
         let alone = |one: &Listener| one.address == than.address && !shares(one);
         than.address.is_ipv4() && shares(than) && all.iter().any(alone)
     };
-    let joined = |than: &Listener| {
-        let marked = |one: &Listener| one.option("SO_BROADCAST") == 1;
-        let beside = |one: &Listener| one.address == than.address && marked(one);
-        !marked(than) && all.iter().any(beside)
-    };
-    listeners.retain(|one| !one.drains && !replaced(one) && !joined(one));
+    listeners.retain(|one| !one.hidden && !replaced(one));
     // The worker that ends the old ones changes them, at any time.
     for one in &mut listeners {
         one.options.remove("SO_REUSEPORT");
-        one.options.remove("SO_BROADCAST");
     }
     listeners.sort_by_key(|listener| listener.inode);
     listeners
@@ -267,9 +260,9 @@ fn reload(
             nginx.wait_for_workers(2);
             let unmarked = failed.iter().any(|call| call.contains("SO_BINDTOIFINDEX"));
             for one in in_force(nginx) {
-                let goes_on = format!("the old socket of {} goes on", one.address);
+                let kept = format!("listen() to {}", one.address);
                 assert!(
-                    one.is_mptcp() != word.is_empty() || unmarked || log.contains(&goes_on),
+                    one.is_mptcp() != word.is_empty() || unmarked || log.contains(&kept),
                     "{case}: {one:?}: {log}"
                 );
             }

@@ -10,10 +10,11 @@ subsystem_tests! {
     (stream, http, mail):
         upgrade_inherits_the_mptcp_listener_and_serves_throughout,
         upgrade_can_be_rolled_back,
-        upgrade_can_change_the_protocol,
-        upgrade_is_through_though_nobody_waits_for_the_old_master,
+        upgrade_keeps_the_protocol_and_a_later_reload_changes_it,
+        reload_changes_the_protocol_though_nobody_waits_for_the_old_master,
         upgrade_can_bring_the_module,
-        upgrade_that_changes_the_protocol_can_be_rolled_back,
+        a_reload_without_the_word_after_an_upgrade_changes_to_tcp,
+        upgrade_that_is_to_change_the_protocol_can_be_rolled_back,
         upgrade_to_a_broken_configuration_leaves_the_old_master_serving;
     (stream, http):
         upgrade_with_reuseport_inherits_every_socket;
@@ -115,16 +116,35 @@ fn upgrade_with_reuseport_inherits_every_socket(on: Subsystem) {
     (0..20).for_each(|_| on.serves(ADDRESS, true));
 }
 
-/// Goes from one configuration to another by an upgrade.
+/// Goes from one configuration to another by an upgrade: the socket keeps its
+/// protocol as long as the old master is there.
 fn upgrade_changes(on: Subsystem, before: &Conf, after: &Conf, mptcp: bool) {
     let site = Site::new();
     let old = site.start(before);
+    let listener = old.listener();
+    let mark = old.log().len();
     site.write(after);
     let new = upgrade(&site, &old, 1);
+    let warnings = || {
+        let log = new.log()[mark..].to_owned();
+        let warns = |line: &&str| line.contains("[warn]") && line.contains("has no effect");
+        log.lines().filter(warns).count()
+    };
+    assert_eq!(warnings(), 1, "{}", new.log());
+    assert!(new.log().contains("reload when that process has quit"));
+    assert_eq!(new.listener(), listener);
+    on.serves(ADDRESS, !mptcp);
+    new.reload(after);
+    assert_eq!((new.listener(), warnings()), (listener, 2));
+
+    let clients = Steady::start(on, ADDRESS);
     retire(&old);
+    new.reload(after);
+    assert_eq!(warnings(), 2);
     wait_until("the new socket alone", || {
         new.listeners().len() == 1 && listening_on(8080) == 1
     });
+    clients.all_were_served();
     assert_eq!(new.listener().is_mptcp(), mptcp);
     on.serves(ADDRESS, mptcp);
     let inode = new.listener().inode;
@@ -133,26 +153,26 @@ fn upgrade_changes(on: Subsystem, before: &Conf, after: &Conf, mptcp: bool) {
     (0..20).for_each(|_| on.serves(ADDRESS, mptcp));
 }
 
-fn upgrade_can_change_the_protocol(on: Subsystem) {
-    let (tcp, mptcp) = (
-        on.listen("127.0.0.1:8080"),
-        on.listen("127.0.0.1:8080 mptcp"),
-    );
+fn upgrade_keeps_the_protocol_and_a_later_reload_changes_it(on: Subsystem) {
+    let [tcp, off, mptcp] =
+        ["", "mptcp=off", "mptcp"].map(|word| on.listen(&format!("127.0.0.1:8080 {word}")));
     upgrade_changes(on, &tcp, &mptcp, true);
-    upgrade_changes(on, &mptcp, &tcp, false);
+    upgrade_changes(on, &mptcp, &off, false);
 }
 
 /// As in a container whose first process is none that waits for others.
-fn upgrade_is_through_though_nobody_waits_for_the_old_master(on: Subsystem) {
+fn reload_changes_the_protocol_though_nobody_waits_for_the_old_master(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen(ADDRESS));
-    site.write(&on.listen("127.0.0.1:8080 mptcp"));
-    let _new = upgrade(&site, &old, 1);
+    let conf = on.listen("127.0.0.1:8080 mptcp");
+    site.write(&conf);
+    let new = upgrade(&site, &old, 1);
     old.signal(libc::SIGQUIT);
     wait_until("a zombie", || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", old.pid));
         stat.is_ok_and(|stat| stat.contains(") Z "))
     });
+    new.reload(&conf);
     wait_until("the new socket alone", || listening_on(8080) == 1);
     on.serves(ADDRESS, true);
     assert!(reap(old.pid));
@@ -166,7 +186,20 @@ fn upgrade_can_bring_the_module(on: Subsystem) {
     upgrade_changes(on, &without.without_module(), &with, true);
 }
 
-fn upgrade_that_changes_the_protocol_can_be_rolled_back(on: Subsystem) {
+/// The word goes after an upgrade: the new binary opened none of the sockets.
+fn a_reload_without_the_word_after_an_upgrade_changes_to_tcp(on: Subsystem) {
+    let site = Site::new();
+    let old = site.start(&on.listen("127.0.0.1:8080 mptcp"));
+    let new = upgrade(&site, &old, 1);
+    retire(&old);
+    new.reload(&on.listen(ADDRESS));
+    wait_until("the TCP socket alone", || {
+        new.listeners().len() == 1 && !new.listener().is_mptcp()
+    });
+    on.serves(ADDRESS, false);
+}
+
+fn upgrade_that_is_to_change_the_protocol_can_be_rolled_back(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen("127.0.0.1:8080"));
     let listener = old.listener();
@@ -177,7 +210,7 @@ fn upgrade_that_changes_the_protocol_can_be_rolled_back(on: Subsystem) {
     wait_until("nginx.pid of the old master", || {
         site.read("nginx.pid").trim() == pid
     });
-    assert_eq!(old.listener().inode, listener.inode);
+    assert_eq!(old.listener(), listener);
     old.wait_for_workers(1);
     (0..20).for_each(|_| on.serves(ADDRESS, false));
     old.reload(&on.listen("127.0.0.1:8080 mptcp"));

@@ -43,7 +43,7 @@ fn without_mptcp(prepare: impl FnOnce() + Send, errno: i32, why: &str) {
         assert!(!error.is_address_in_use());
         assert_eq!(namespace::descriptors(), before);
 
-        let error = Protocol::Mptcp.check().expect_err("MPTCP is not there");
+        let error = open::check(Protocol::Mptcp).expect_err("MPTCP is not there");
         assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
         assert!(error.to_string().ends_with(why), "{error}");
 
@@ -93,7 +93,7 @@ fn mptcp_can_be_switched_on_again() {
         assert!(open(&mut [mptcp("127.0.0.1:80")]).is_err());
         namespace::set_mptcp(true);
         open(&mut [mptcp("127.0.0.1:80")]).expect("it is asked anew at every call");
-        Protocol::Mptcp.check().expect("it is there");
+        open::check(Protocol::Mptcp).expect("it is there");
     });
 }
 
@@ -109,7 +109,7 @@ fn a_call_that_is_forbidden_is_no_missing_protocol() {
             assert_eq!(error.to_string(), "socket() 127.0.0.1:80 failed");
             assert_eq!(error.os_errno(), libc::EPERM);
         }
-        let error = Protocol::Mptcp.check().expect_err("forbidden");
+        let error = open::check(Protocol::Mptcp).expect_err("forbidden");
         assert_eq!(error.to_string(), "socket() failed");
         assert_eq!(error.os_errno(), libc::EPERM);
     });
@@ -131,7 +131,7 @@ fn other_protocols_may_be_missing_too() {
             let message =
                 format!("socket() 127.0.0.1:80 failed: {name} is not supported by this kernel");
             assert_eq!(error.to_string(), message);
-            assert!(other.check().is_err());
+            assert!(open::check(other).is_err());
         }
     });
 }
@@ -140,7 +140,7 @@ fn other_protocols_may_be_missing_too() {
 fn a_protocol_that_is_no_stream_protocol_is_not_supported() {
     namespace::run(|| {
         let udp = Protocol::from_number(libc::IPPROTO_UDP).expect("a number");
-        let error = udp.check().expect_err("it has no stream sockets");
+        let error = open::check(udp).expect_err("it has no stream sockets");
         let message = "socket() failed: protocol 17 is not supported by this kernel";
         assert_eq!(error.to_string(), message);
     });
@@ -150,10 +150,8 @@ fn a_protocol_that_is_no_stream_protocol_is_not_supported() {
 fn mptcp_is_there() {
     namespace::run(|| {
         let before = namespace::descriptors();
-        Protocol::Mptcp
-            .check()
-            .expect("the tests need a kernel with MPTCP");
-        Protocol::Tcp.check().expect("TCP");
+        open::check(Protocol::Mptcp).expect("the tests need a kernel with MPTCP");
+        open::check(Protocol::Tcp).expect("TCP");
         assert_eq!(namespace::descriptors(), before);
     });
 }

@@ -1,7 +1,7 @@
 //! Short answers, dead subflows, the end of a connection, and errors.
 
-use super::super::linux::tcp_state::*;
 use super::*;
+use crate::sys::linux::tcp_state::*;
 
 /// tcp_rcv_nxt_update() counts the peer's FIN as a byte.
 #[test]

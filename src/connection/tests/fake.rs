@@ -8,8 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::super::answer::Kernel;
-use super::super::linux::*;
 use crate::sys::FullInfo;
+use crate::sys::linux::*;
 
 /// One subflow.
 #[derive(Clone)]

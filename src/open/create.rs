@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
-use socket2::{Domain, SockRef, Type};
+use socket2::{Domain, Type};
 
 use crate::error::Error;
 use crate::listen::{Listening, flag};
@@ -16,16 +16,18 @@ use crate::protocol::Protocol;
 use crate::sys;
 
 /// socket(2), its options, bind(2).
-pub(crate) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
+pub(super) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
     let failed = |call: &str| format!("{call} {}", socket.address);
     let protocol = socket.is_inet_stream().then_some(socket.protocol);
     let protocol = protocol.filter(|&protocol| protocol != Protocol::Tcp);
     let domain = socket.address.domain();
     let new =
         sys::socket(domain, socket.socket_type.nonblocking(), protocol).map_err(|source| {
-            socket
-                .protocol
-                .open_error(format!("socket() {}", socket.address), source)
+            Error::socket(
+                socket.protocol,
+                format!("socket() {}", socket.address),
+                source,
+            )
         })?;
     for (option, value) in OPTIONS.iter().zip(values(socket, share)) {
         let Some(value) = value else { continue };
@@ -52,7 +54,7 @@ pub(crate) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> 
     Ok(new.into())
 }
 
-/// An option that nginx sets; its value is shown where that may be at fault.
+/// An option that nginx sets. An error shows the value if the user chose it.
 struct SocketOption {
     level: i32,
     name: i32,
@@ -69,7 +71,7 @@ const fn row(level: i32, name: i32, text: &'static str, shown: bool) -> SocketOp
     }
 }
 
-/// Every one of them, in nginx's order.
+/// All options, in nginx's order.
 const OPTIONS: [SocketOption; 11] = [
     row(SOL_SOCKET, libc::SO_REUSEADDR, "SO_REUSEADDR", false),
     row(SOL_SOCKET, libc::SO_REUSEPORT, "SO_REUSEPORT", false),
@@ -89,7 +91,7 @@ const OPTIONS: [SocketOption; 11] = [
     ),
 ];
 
-/// The values of [`OPTIONS`]; None leaves one alone.
+/// The values of [`OPTIONS`]; None for those that are not set.
 fn values(socket: &Listening, share: bool) -> [Option<i32>; OPTIONS.len()] {
     let options = &socket.options;
     let on = |set: bool| set.then_some(1);
@@ -113,7 +115,7 @@ fn values(socket: &Listening, share: bool) -> [Option<i32>; OPTIONS.len()] {
 }
 
 /// listen(2), on a stream socket.
-pub(crate) fn listen(socket: &Listening) -> Result<(), Error> {
+pub(super) fn listen(socket: &Listening) -> Result<(), Error> {
     let Some(fd) = socket
         .fd
         .as_ref()
@@ -123,15 +125,15 @@ pub(crate) fn listen(socket: &Listening) -> Result<(), Error> {
     };
     let backlog = socket.options.backlog;
     let address = &socket.address;
-    SockRef::from(fd).listen(backlog).map_err(|source| {
+    sys::listen(fd.as_fd(), backlog).map_err(|source| {
         Error::syscall(format!("listen() to {address}, backlog {backlog}"), source)
     })
 }
 
-/// Removes the file of a unix domain socket of ours.
-pub(crate) fn unlink(socket: &Listening) {
+/// Removes the file of a unix domain socket that was bound here.
+pub(super) fn unlink(socket: &Listening) {
     if let Some(path) = socket.address.as_path() {
-        // It may be gone already, and there is nobody left to tell.
+        // Another process may have removed it.
         let _ = fs::remove_file(path);
     }
 }

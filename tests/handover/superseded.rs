@@ -1,9 +1,7 @@
 //! An address changes its protocol: the old socket serves until the commit,
 //! the new one from then on.
 
-use ngx_rs_listen::{
-    Fate, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, handover, open,
-};
+use ngx_rs_listen::{Disposition, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, open};
 use socket2::Socket;
 
 use crate::common::namespace;
@@ -25,8 +23,8 @@ fn switch(text: &str, old: Socket, wish: Wish) -> Listening {
     let mut sockets = [stream(text, Some(wish))];
     prepare(&mut sockets, &mut inherited);
     let [mut socket] = sockets;
-    assert_eq!(socket.outcome, Outcome::Replaced);
-    assert_eq!(inherited[0].fate(), Fate::Replaced);
+    assert_eq!(socket.outcome, Outcome::Successor);
+    assert_eq!(inherited[0].disposition(), Disposition::Superseded);
     assert_eq!(protocol(fd(&socket)), wish.protocol.number());
     assert!(listens(&old) && !listens(fd(&socket)));
 
@@ -38,7 +36,7 @@ fn switch(text: &str, old: Socket, wish: Wish) -> Listening {
     );
     drop(clients);
 
-    handover::commit(std::slice::from_mut(&mut socket)).expect("it can listen");
+    open::commit(std::slice::from_mut(&mut socket), &mut inherited).expect("it can listen");
     assert!(listens(fd(&socket)));
     drop(old);
     let _clients = connect(text, CLIENTS);
@@ -79,14 +77,14 @@ fn the_address_is_the_new_ones_own_from_the_commit_on() {
             }
             prepare(&mut sockets, &mut inherited);
             assert!(shares(fd(&sockets[0])));
-            handover::commit(&mut sockets).expect("it can listen");
+            open::commit(&mut sockets, &mut inherited).expect("it can listen");
             assert_eq!(shares(fd(&sockets[0])), share);
         }
     });
 }
 
 #[test]
-fn auto_replaces_tcp_where_mptcp_is_there() {
+fn auto_supersedes_tcp_where_mptcp_is_there() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Tcp, false);
         let socket = switch("127.0.0.1:80", old, Wish::AUTO);
@@ -101,7 +99,7 @@ fn without_a_wish_mptcp_becomes_tcp() {
         let mut inherited = [Inherited::new(&old)];
         let mut sockets = [tcp("127.0.0.1:80")];
         prepare(&mut sockets, &mut inherited);
-        assert_eq!(sockets[0].outcome, Outcome::Replaced);
+        assert_eq!(sockets[0].outcome, Outcome::Successor);
         assert_eq!(protocol(fd(&sockets[0])), 6);
     });
 }
@@ -112,11 +110,11 @@ fn without_prepare_the_new_one_listens_at_once() {
         let old = listener("127.0.0.1:80", Protocol::Tcp, false);
         let mut inherited = [Inherited::new(&old)];
         let mut sockets = [mptcp("127.0.0.1:80"), mptcp("127.0.0.1:81")];
-        open_beside(&mut sockets, &mut inherited).expect("it is replaced");
-        assert_eq!(sockets[0].outcome, Outcome::Replaced);
+        open_beside(&mut sockets, &mut inherited).expect("it is superseded");
+        assert_eq!(sockets[0].outcome, Outcome::Successor);
         assert_eq!(sockets[1].outcome, Outcome::Opened);
         assert!(listens(fd(&sockets[0])) && listens(fd(&sockets[1])) && listens(&old));
-        handover::commit(&mut sockets).expect("to listen twice is no error");
+        open::commit(&mut sockets, &mut inherited).expect("to listen twice is no error");
     });
 }
 
@@ -134,15 +132,15 @@ fn preparing_lets_fresh_sockets_listen() {
         let outcomes = sockets.each_ref().map(|socket| socket.outcome);
         assert_eq!(
             outcomes,
-            [Outcome::Replaced, Outcome::Opened, Outcome::Opened]
+            [Outcome::Successor, Outcome::Opened, Outcome::Opened]
         );
         assert!(!listens(fd(&sockets[0])) && listens(fd(&sockets[1])));
-        handover::commit(&mut sockets).expect("UDP is passed over");
+        open::commit(&mut sockets, &mut inherited).expect("UDP is passed over");
     });
 }
 
 #[test]
-fn leaving_tcp_to_the_caller_does_not_leave_a_replacement() {
+fn leaving_tcp_to_the_caller_does_not_leave_a_successor() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Mptcp, false);
         let mut inherited = [Inherited::new(&old)];
@@ -153,7 +151,7 @@ fn leaving_tcp_to_the_caller_does_not_leave_a_replacement() {
             ..Open::default()
         };
         open::listening(&mut sockets, &mut inherited, &mut how).expect("TCP is there");
-        assert_eq!(sockets[0].outcome, Outcome::Replaced);
+        assert_eq!(sockets[0].outcome, Outcome::Successor);
         assert_eq!(protocol(fd(&sockets[0])), 6);
         assert_eq!(sockets[1].outcome, Outcome::Left);
     });
@@ -170,9 +168,13 @@ fn groups(old_count: usize, new_count: usize) {
         socket.options.flags |= flag::REUSEPORT;
     }
     prepare(&mut sockets, &mut inherited);
-    assert!(inherited.iter().all(|old| old.fate() == Fate::Replaced));
+    assert!(
+        inherited
+            .iter()
+            .all(|old| old.disposition() == Disposition::Superseded)
+    );
     for socket in &sockets {
-        assert_eq!(socket.outcome, Outcome::Replaced);
+        assert_eq!(socket.outcome, Outcome::Successor);
         assert!(!listens(fd(socket)));
     }
 
@@ -180,7 +182,7 @@ fn groups(old_count: usize, new_count: usize) {
     assert_eq!(old.iter().map(waiting).sum::<usize>(), CLIENTS);
     drop(clients);
 
-    handover::commit(&mut sockets).expect("all can listen");
+    open::commit(&mut sockets, &mut inherited).expect("all can listen");
     drop(old);
     let _clients = connect(text, CLIENTS);
     let served: Vec<_> = sockets.iter().map(|socket| waiting(fd(socket))).collect();
@@ -189,7 +191,7 @@ fn groups(old_count: usize, new_count: usize) {
 }
 
 #[test]
-fn groups_of_workers_are_replaced_as_a_whole() {
+fn groups_of_workers_are_superseded_as_a_whole() {
     namespace::run(|| {
         for (old_count, new_count) in [(4, 2), (2, 4), (3, 3)] {
             groups(old_count, new_count);
@@ -198,7 +200,7 @@ fn groups_of_workers_are_replaced_as_a_whole() {
 }
 
 #[test]
-fn a_replaced_socket_is_not_taken_for_a_later_one() {
+fn a_superseded_socket_is_not_taken_for_a_later_one() {
     namespace::run(|| {
         // A handover that is not finished: both protocols are there.
         let text = "127.0.0.1:80";
@@ -210,26 +212,26 @@ fn a_replaced_socket_is_not_taken_for_a_later_one() {
         let mut sockets = [mptcp(text)];
         prepare(&mut sockets, &mut inherited);
         assert_eq!(sockets[0].outcome, Outcome::Inherited(1));
-        assert_eq!(inherited[0].fate(), Fate::Replaced);
-        assert_eq!(inherited[1].fate(), Fate::Kept);
+        assert_eq!(inherited[0].disposition(), Disposition::Superseded);
+        assert_eq!(inherited[1].disposition(), Disposition::Kept);
     });
 }
 
 #[test]
-fn mptcp_that_is_switched_off_replaces_nothing() {
+fn mptcp_that_is_switched_off_supersedes_nothing() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Tcp, false);
         namespace::set_mptcp(false);
         let mut inherited = [Inherited::new(&old)];
         let error = open_beside(&mut [mptcp("127.0.0.1:80")], &mut inherited);
         assert_eq!(error.expect_err("no MPTCP").os_errno(), libc::ENOPROTOOPT);
-        assert_eq!(inherited[0].fate(), Fate::Unused);
+        assert_eq!(inherited[0].disposition(), Disposition::Unused);
         assert!(!shares(&old) && listens(&old));
     });
 }
 
 #[test]
-fn many_addresses_are_replaced_in_linear_time() {
+fn many_addresses_change_in_linear_time() {
     namespace::run(|| {
         let texts: Vec<_> = (1..=2000).map(|port| format!("127.0.0.1:{port}")).collect();
         let old: Vec<_> = texts
@@ -239,7 +241,7 @@ fn many_addresses_are_replaced_in_linear_time() {
         let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
         let mut sockets: Vec<_> = texts.iter().rev().map(|text| mptcp(text)).collect();
         prepare(&mut sockets, &mut inherited);
-        assert!(sockets.iter().all(|new| new.outcome == Outcome::Replaced));
-        handover::commit(&mut sockets).expect("all can listen");
+        assert!(sockets.iter().all(|new| new.outcome == Outcome::Successor));
+        open::commit(&mut sockets, &mut inherited).expect("all can listen");
     });
 }

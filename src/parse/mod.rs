@@ -7,26 +7,15 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod subsystem;
 mod value;
 
 use crate::error::Error;
 use crate::listen::{Listen, Options, flag};
 use crate::protocol::{Protocol, Wish};
 use address::is_unix;
+pub use subsystem::Subsystem;
 use value::{number, seconds, size};
-
-/// The part of nginx whose grammar holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Subsystem {
-    /// `stream { server { listen …; } }`
-    #[default]
-    Stream,
-    /// `http { server { listen …; } }`
-    Http,
-    /// `mail { server { listen …; } }`
-    Mail,
-}
 
 /// How to read a directive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

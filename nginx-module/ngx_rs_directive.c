@@ -4,33 +4,33 @@
  */
 
 
-#include "ngx_rs_listen.h"
+#include "ngx_rs_module.h"
 
 
-static ngx_command_t *ngx_rs_listen_core_command(ngx_module_t *core);
-static ngx_int_t ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
+static ngx_command_t *ngx_rsm_core_command(ngx_module_t *core);
+static ngx_int_t ngx_rsm_request(ngx_conf_t *cf, ngx_rsm_conf_t *rmcf,
     ngx_rs_listen_t *listen);
-static char *ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd,
+static char *ngx_rsm_call_core(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf, ngx_rs_listen_t *listen, u_char *owners);
 
 
 /* the arguments of a directive are passed on as they are */
 
-typedef char  ngx_rs_str_is_ngx_str[
+typedef char  ngx_rsm_str_is_ngx_str[
     sizeof(ngx_rs_str_t) == sizeof(ngx_str_t)
     && offsetof(ngx_rs_str_t, len) == offsetof(ngx_str_t, len)
     && offsetof(ngx_rs_str_t, data) == offsetof(ngx_str_t, data) ? 1 : -1];
 
 
 /*
- * the "listen" directive: our parameters are read and taken out, the rest goes
- * to nginx's own handler, untouched where there are none of ours
+ * the "listen" directive: our parameters are read and removed; nginx's own
+ * handler gets the rest, which is untouched if there are none of ours
  */
 
 char *
-ngx_rs_listen_directive(ngx_conf_t *cf, void *conf, void *core_conf)
+ngx_rsm_directive(ngx_conf_t *cf, void *conf, void *core_conf)
 {
-    ngx_rs_listen_conf_t  *rlcf = conf;
+    ngx_rsm_conf_t  *rmcf = conf;
 
     char             *rv;
     u_char           *owners;
@@ -41,7 +41,7 @@ ngx_rs_listen_directive(ngx_conf_t *cf, void *conf, void *core_conf)
     ngx_rs_rules_t    rules = NGX_RS_RULES_INIT;
     ngx_rs_listen_t  *listen;
 
-    cmd = ngx_rs_listen_core_command(rlcf->subsystem->core);
+    cmd = ngx_rsm_core_command(rmcf->subsystem->core);
     if (cmd == NULL) {
         return "is not known to this nginx";
     }
@@ -54,7 +54,7 @@ ngx_rs_listen_directive(ngx_conf_t *cf, void *conf, void *core_conf)
         return NGX_CONF_ERROR;
     }
 
-    rules.subsystem = rlcf->subsystem->subsystem;
+    rules.subsystem = rmcf->subsystem->subsystem;
     rules.flags = NGX_RS_RULES_OURS_ONLY;
 
     if (ngx_rs_listen_classify((ngx_rs_str_t *) &value[1], n, &rules, owners,
@@ -83,8 +83,8 @@ ngx_rs_listen_directive(ngx_conf_t *cf, void *conf, void *core_conf)
 
     rv = NGX_CONF_ERROR;
 
-    if (ngx_rs_listen_ask(cf, rlcf, listen) == NGX_OK) {
-        rv = ngx_rs_listen_hand_on(cf, cmd, core_conf, listen, owners);
+    if (ngx_rsm_request(cf, rmcf, listen) == NGX_OK) {
+        rv = ngx_rsm_call_core(cf, cmd, core_conf, listen, owners);
     }
 
     ngx_rs_listen_free(listen);
@@ -100,7 +100,7 @@ failed:
 
 
 static ngx_command_t *
-ngx_rs_listen_core_command(ngx_module_t *core)
+ngx_rsm_core_command(ngx_module_t *core)
 {
     ngx_command_t  *cmd;
 
@@ -114,20 +114,21 @@ ngx_rs_listen_core_command(ngx_module_t *core)
 }
 
 
-/* remembers which protocol is asked for at which addresses */
+/* remembers which protocol is requested at which addresses */
 
 static ngx_int_t
-ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
+ngx_rsm_request(ngx_conf_t *cf, ngx_rsm_conf_t *rmcf,
     ngx_rs_listen_t *listen)
 {
     size_t               n;
     ngx_uint_t           i;
     ngx_rs_error_t       error = NGX_RS_ERROR_INIT;
-    ngx_rs_asked_t      *asked;
+    ngx_rsm_request_t   *request;
     ngx_rs_listening_t  *sockets;
 
     if (ngx_rs_listen_sockets(listen, &sockets, &n, &error) != NGX_RS_OK) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "%s", error.message);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, error.os_errno,
+                           "%s", error.message);
         return NGX_ERROR;
     }
 
@@ -139,16 +140,16 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
             continue;
         }
 
-        asked = ngx_array_push(&rlcf->asked);
-        if (asked == NULL) {
+        request = ngx_array_push(&rmcf->requests);
+        if (request == NULL) {
             return NGX_ERROR;
         }
 
-        ngx_memcpy(&asked->u, sockets[i].sockaddr, sockets[i].socklen);
-        asked->protocol = sockets[i].protocol;
-        asked->flags = sockets[i].flags & NGX_RS_LISTENING_FALLBACK;
-        asked->file = cf->conf_file->file.name.data;
-        asked->line = cf->conf_file->line;
+        ngx_memcpy(&request->u, sockets[i].sockaddr, sockets[i].socklen);
+        request->protocol = sockets[i].protocol;
+        request->flags = sockets[i].flags & NGX_RS_LISTENING_FALLBACK;
+        request->file = cf->conf_file->file.name.data;
+        request->line = cf->conf_file->line;
     }
 
     return NGX_OK;
@@ -156,12 +157,12 @@ ngx_rs_listen_ask(ngx_conf_t *cf, ngx_rs_listen_conf_t *rlcf,
 
 
 /*
- * A host name may have several addresses, and others a moment later: nginx
- * gets those that we have got, one call for each.
+ * A host name may have several addresses, and different ones a moment later:
+ * nginx gets the addresses that the library found, one call for each.
  */
 
 static char *
-ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd, void *conf,
+ngx_rsm_call_core(ngx_conf_t *cf, ngx_command_t *cmd, void *conf,
     ngx_rs_listen_t *listen, u_char *owners)
 {
     char                *rv;
@@ -172,7 +173,8 @@ ngx_rs_listen_hand_on(ngx_conf_t *cf, ngx_command_t *cmd, void *conf,
     const ngx_rs_str_t  *words;
 
     if (ngx_rs_listen_addresses(listen, &words, &n, &error) != NGX_RS_OK) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "%s", error.message);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, error.os_errno,
+                           "%s", error.message);
         return NGX_CONF_ERROR;
     }
 

@@ -1,0 +1,104 @@
+
+/*
+ * Copyright (C) the ngx-rs-listen authors
+ */
+
+
+#ifndef _NGX_RS_MODULE_H_INCLUDED_
+#define _NGX_RS_MODULE_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+#include "../include/ngx_rs_listen.h"
+
+
+/*
+ * nginx loads modules with RTLD_GLOBAL, and each of ours has a copy of what is
+ * declared here: hidden symbols keep the copies apart.
+ */
+
+#pragma GCC visibility push(hidden)
+
+
+/* what the modules of one subsystem (stream, http, mail) share */
+
+typedef struct {
+    ngx_uint_t                  subsystem;  /* NGX_RS_SUBSYSTEM_* */
+
+    /* the module that has the "listen" directive of the subsystem */
+    ngx_module_t               *core;
+
+    /* identifies the listeners of the subsystem */
+    ngx_connection_handler_pt   handler;
+} ngx_rsm_subsystem_t;
+
+
+/* the protocol that a directive requests, for which address, and its place */
+
+typedef struct {
+    union {
+        struct sockaddr         sockaddr;
+        struct sockaddr_in      sockaddr_in;
+#if (NGX_HAVE_INET6)
+        struct sockaddr_in6     sockaddr_in6;
+#endif
+    } u;
+
+    int                         protocol;
+    uint32_t                    flags;
+
+    u_char                     *file;
+    ngx_uint_t                  line;
+} ngx_rsm_request_t;
+
+
+/* the configuration of a core module of ours, one per cycle */
+
+typedef struct {
+    ngx_rsm_subsystem_t        *subsystem;
+
+    ngx_array_t                 requests;   /* of ngx_rsm_request_t */
+
+    /* the listeners of the subsystem, and their indices in the cycle */
+    ngx_cycle_t                *cycle;
+    ngx_rs_listening_t         *sockets;
+    ngx_uint_t                 *indices;
+    ngx_uint_t                  nsockets;
+
+    /* open.inherited: those of the old cycle, likewise */
+    ngx_rs_open_t               open;
+    ngx_uint_t                 *old_indices;
+
+    unsigned                    opened:1;
+    unsigned                    waiting:1;  /* some listen after the commit */
+    unsigned                    committed:1;
+} ngx_rsm_conf_t;
+
+
+/* ngx_rs_directive.c */
+
+char *ngx_rsm_directive(ngx_conf_t *cf, void *conf, void *core_conf);
+
+/* ngx_rs_cycle.c */
+
+ngx_rsm_conf_t *ngx_rsm_create_conf(ngx_cycle_t *cycle,
+    ngx_rsm_subsystem_t *subsystem);
+char *ngx_rsm_prepare(ngx_cycle_t *cycle, void *conf);
+ngx_int_t ngx_rsm_commit(ngx_cycle_t *cycle, void *conf);
+void ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log,
+    ngx_rs_error_t *error);
+
+/* ngx_rs_drain.c */
+
+ngx_rs_drain_t *ngx_rsm_drain_running(ngx_uint_t subsystem, ngx_log_t *log);
+void ngx_rsm_drain_begin(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
+ngx_int_t ngx_rsm_init_process(ngx_cycle_t *cycle,
+    ngx_rsm_subsystem_t *subsystem);
+
+
+#pragma GCC visibility pop
+
+
+#endif /* _NGX_RS_MODULE_H_INCLUDED_ */

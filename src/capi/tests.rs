@@ -1,0 +1,480 @@
+//! A panic at any system call leaves the caller's descriptors alone.
+//!
+//! Each export that takes descriptors is called again and again with a panic at
+//! its first checkpoint, its second, and so on, until it makes no more system
+//! calls than that: see src/sys/checkpoint.rs.
+
+use std::mem::size_of;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use super::{
+    NGX_RS_DRAINING, NGX_RS_FAILED, NGX_RS_OPEN_PREPARE, NGX_RS_SUCCESSOR, NGX_RS_SUPERSEDED,
+    NGX_RS_UNKNOWN, ngx_rs_connection_info, ngx_rs_connection_info_t, ngx_rs_connection_subflows,
+    ngx_rs_drain_begin, ngx_rs_drain_free, ngx_rs_drain_poll, ngx_rs_drain_t, ngx_rs_draining_t,
+    ngx_rs_error_t, ngx_rs_inherited_t, ngx_rs_listening_commit, ngx_rs_listening_rollback,
+    ngx_rs_listening_t, ngx_rs_open_listening, ngx_rs_open_t, ngx_rs_status_t, ngx_rs_subflow_t,
+};
+use crate::protocol::Protocol;
+use crate::sys::{self, Watched};
+
+const OK: ngx_rs_status_t = ngx_rs_status_t::NGX_RS_OK;
+const PANIC: ngx_rs_status_t = ngx_rs_status_t::NGX_RS_ERR_PANIC;
+const ARGUMENT: ngx_rs_status_t = ngx_rs_status_t::NGX_RS_ERR_ARGUMENT;
+
+/// No export makes so many system calls here.
+const MANY: u32 = 1000;
+
+/// Calls an export with an error that is there.
+macro_rules! call {
+    ($function:ident($($argument:expr),+)) => {
+        call(|error| {
+            // SAFETY: everything is as long as it says.
+            unsafe { $function($($argument,)+ error) }
+        })
+    };
+}
+
+/// Sockets that inherit one address each: a TCP and an IPv6 socket that are
+/// superseded, an MPTCP socket that is kept, and one that is not requested.
+struct Server {
+    old: Vec<OwnedFd>,
+    addresses: Vec<SockAddr>,
+    sockets: Vec<ngx_rs_listening_t>,
+    inherited: Vec<ngx_rs_inherited_t>,
+    drain: *mut ngx_rs_drain_t,
+    /// The sockets of the caller, which no call may close or change.
+    watched: Vec<Watched>,
+}
+
+fn listener(domain: Domain, protocol: Protocol) -> Socket {
+    let number = Some(protocol.number().into());
+    let socket = Socket::new(domain, Type::STREAM, number).expect("the protocol is there");
+    let address: SocketAddr = match domain {
+        Domain::IPV6 => (Ipv6Addr::LOCALHOST, 0).into(),
+        _ => (Ipv4Addr::LOCALHOST, 0).into(),
+    };
+    socket.bind(&address.into()).expect("some port is free");
+    socket.listen(16).expect("it is bound");
+    socket
+}
+
+fn address_of(fd: &impl AsFd) -> SockAddr {
+    SockRef::from(fd).local_addr().expect("it is bound")
+}
+
+fn requested(address: &SockAddr, protocol: i32) -> ngx_rs_listening_t {
+    ngx_rs_listening_t {
+        size: size_of::<ngx_rs_listening_t>() as u32,
+        flags: 0,
+        sockaddr: address.as_ptr().cast(),
+        socklen: address.len(),
+        r#type: libc::SOCK_STREAM,
+        protocol,
+        backlog: 0,
+        rcvbuf: -1,
+        sndbuf: -1,
+        fastopen: -1,
+        keepidle: 0,
+        keepintvl: 0,
+        keepcnt: 0,
+        fd: -1,
+        outcome: 0,
+        inherited: 0,
+        opened_protocol: 0,
+    }
+}
+
+fn inherited(fd: &OwnedFd) -> ngx_rs_inherited_t {
+    ngx_rs_inherited_t {
+        size: size_of::<ngx_rs_inherited_t>() as u32,
+        fd: fd.as_raw_fd(),
+        sockaddr: ptr::null(),
+        socklen: 0,
+        r#type: 0,
+        protocol: 0,
+        disposition: 0,
+        shared: 0,
+        flags: 0,
+    }
+}
+
+fn watch(fd: i32) -> Watched {
+    // SAFETY: the caller of the library has it open.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    Watched::new(fd).expect("a socket")
+}
+
+impl Server {
+    fn new() -> Self {
+        let old: Vec<OwnedFd> = [
+            listener(Domain::IPV4, Protocol::Tcp),
+            listener(Domain::IPV6, Protocol::Tcp),
+            listener(Domain::IPV4, Protocol::Mptcp),
+            listener(Domain::IPV4, Protocol::Tcp),
+        ]
+        .map(OwnedFd::from)
+        .into();
+        let mut addresses: Vec<_> = old.iter().map(address_of).collect();
+        // The last one is a new socket, at any port.
+        addresses[3] = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
+        Self {
+            sockets: addresses.iter().map(|at| requested(at, 262)).collect(),
+            inherited: old.iter().map(inherited).collect(),
+            watched: old.iter().map(|fd| watch(fd.as_raw_fd())).collect(),
+            old,
+            addresses,
+            drain: ptr::null_mut(),
+        }
+    }
+
+    fn how(&mut self) -> ngx_rs_open_t {
+        ngx_rs_open_t {
+            size: size_of::<ngx_rs_open_t>() as u32,
+            flags: NGX_RS_OPEN_PREPARE,
+            tries: 0,
+            delay_ms: 0,
+            inherited: self.inherited.as_mut_ptr(),
+            inherited_count: self.inherited.len(),
+            report: None,
+            data: ptr::null_mut(),
+            drain: self.drain,
+        }
+    }
+
+    fn open(&mut self) -> ngx_rs_status_t {
+        let how = self.how();
+        let (sockets, count) = (self.sockets.as_mut_ptr(), self.sockets.len());
+        call!(ngx_rs_open_listening(sockets, count, &how))
+    }
+
+    /// After an opening: the new descriptors are the caller's as well.
+    fn opened() -> Self {
+        let mut server = Self::new();
+        assert_eq!(server.open(), OK);
+        let outcomes: Vec<_> = server.sockets.iter().map(|socket| socket.outcome).collect();
+        assert_eq!(outcomes[..2], [NGX_RS_SUCCESSOR; 2]);
+        let new = server.sockets.iter().filter(|socket| socket.fd >= 0);
+        let new: Vec<_> = new.map(|socket| watch(socket.fd)).collect();
+        server.watched.extend(new);
+        server
+    }
+
+    fn commit(&mut self) -> ngx_rs_status_t {
+        let how = self.how();
+        let (sockets, count) = (self.sockets.as_mut_ptr(), self.sockets.len());
+        call!(ngx_rs_listening_commit(sockets, count, &how))
+    }
+
+    fn begin(&mut self) -> ngx_rs_status_t {
+        let how = self.how();
+        let (sockets, count) = (self.sockets.as_mut_ptr(), self.sockets.len());
+        let drain = &raw mut self.drain;
+        call!(ngx_rs_drain_begin(drain, sockets, count, &how, 3, 0))
+    }
+
+    fn draining() -> Self {
+        let mut server = Self::opened();
+        assert_eq!((server.commit(), server.begin()), (OK, OK));
+        assert_eq!(server.inherited[0].disposition, NGX_RS_DRAINING);
+        server
+    }
+
+    /// Whether all descriptors of the caller are open, and the same sockets.
+    fn is_whole(&self) -> bool {
+        self.watched.iter().all(|socket| socket.get().is_some())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SAFETY: from ngx_rs_drain_begin, or NULL.
+        unsafe { ngx_rs_drain_free(self.drain) };
+        let old: Vec<_> = self.old.iter().map(AsRawFd::as_raw_fd).collect();
+        for socket in &self.sockets {
+            if socket.fd >= 0 && !old.contains(&socket.fd) {
+                // SAFETY: the caller owns it, and that is this test.
+                drop(unsafe { OwnedFd::from_raw_fd(socket.fd) });
+            }
+        }
+    }
+}
+
+fn call(function: impl FnOnce(*mut ngx_rs_error_t) -> ngx_rs_status_t) -> ngx_rs_status_t {
+    let mut error = ngx_rs_error_t {
+        size: size_of::<ngx_rs_error_t>() as u32,
+        status: 0,
+        os_errno: 0,
+        arg_index: 0,
+        message: [0; 256],
+    };
+    let status = function(&mut error);
+    assert_eq!(error.status, status as i32);
+    if status == PANIC {
+        let message = error.message.map(|letter| letter as u8);
+        assert!(message.starts_with(b"internal error: injected\0"));
+    }
+    status
+}
+
+/// Calls a function with a panic at each of its checkpoints, and returns how
+/// many there are.
+fn at_each_checkpoint<T>(
+    prepare: impl Fn() -> T,
+    function: impl Fn(&mut T) -> ngx_rs_status_t,
+    check: impl Fn(&T),
+) -> u32 {
+    for number in 1..MANY {
+        let mut state = prepare();
+        sys::panic_at(number);
+        let status = function(&mut state);
+        let left = sys::panic_at(0);
+        if left != 0 {
+            assert_eq!(status, OK, "checkpoint {number}");
+            check(&state);
+            return number - 1;
+        }
+        assert_eq!(status, PANIC, "checkpoint {number}");
+        check(&state);
+    }
+    panic!("there is no end to them");
+}
+
+fn is_whole(server: &Server) {
+    assert!(server.is_whole());
+}
+
+#[test]
+fn opening_closes_nothing_of_the_caller() {
+    let count = at_each_checkpoint(Server::new, Server::open, |server| {
+        is_whole(server);
+        let opened = server.sockets.iter().any(|socket| socket.fd >= 0);
+        let done = server.sockets.iter().all(|socket| socket.outcome != 0);
+        assert_eq!(opened, done, "written only on success");
+        let shared = |fd: &OwnedFd| SockRef::from(fd).reuse_port().expect("a socket");
+        assert_eq!(server.old.iter().any(shared), done, "restored");
+    });
+    assert!(count > 15, "{count}");
+}
+
+#[test]
+fn committing_closes_nothing_of_the_caller() {
+    let count = at_each_checkpoint(Server::opened, Server::commit, is_whole);
+    assert!(count >= 4, "{count}");
+}
+
+#[test]
+fn a_commit_that_cannot_listen_closes_nothing_but_what_it_replaces() {
+    let connected = || {
+        let mut server = Server::opened();
+        // listen(2) fails on a socket that is connected.
+        let fd = server.sockets[0].fd;
+        // SAFETY: the test has it open.
+        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+        let other = address_of(&server.old[3]);
+        // It does not wait.
+        let _ = SockRef::from(&socket).connect(&other);
+        server.watched.retain(|watched| watched.number() != fd);
+        server
+    };
+    let commit = |server: &mut Server| match server.commit() {
+        ngx_rs_status_t::NGX_RS_ERR_SYSCALL => OK,
+        other => other,
+    };
+    let count = at_each_checkpoint(connected, commit, |server| {
+        is_whole(server);
+        // The descriptor stays open in any case.
+        let number = watch(server.sockets[0].fd);
+        assert!(number.get().is_some());
+        if server.sockets[0].outcome == NGX_RS_FAILED {
+            // SAFETY: the test has it open.
+            let now = unsafe { BorrowedFd::borrow_raw(server.sockets[0].fd) };
+            assert_eq!(
+                address_of(&now).as_socket(),
+                server.addresses[0].as_socket()
+            );
+            assert!(SockRef::from(&now).is_listener().expect("a socket"));
+        }
+    });
+    assert!(count >= 5, "{count}");
+}
+
+#[test]
+fn a_rollback_closes_what_it_was_asked_to_and_nothing_else() {
+    let opened = || {
+        let mut server = Server::opened();
+        let old: Vec<_> = server.old.iter().map(AsRawFd::as_raw_fd).collect();
+        server
+            .watched
+            .retain(|watched| old.contains(&watched.number()));
+        server
+    };
+    let rollback = |server: &mut Server| {
+        let how = server.how();
+        let (sockets, count) = (server.sockets.as_mut_ptr(), server.sockets.len());
+        let status = call!(ngx_rs_listening_rollback(sockets, count, &how));
+        // Which ones are closed after a panic is unknown.
+        server.sockets.clear();
+        status
+    };
+    let count = at_each_checkpoint(opened, rollback, is_whole);
+    assert!(count >= 2, "{count}");
+}
+
+#[test]
+fn beginning_to_drain_closes_nothing() {
+    let committed = || {
+        let mut server = Server::opened();
+        assert_eq!(server.commit(), OK);
+        server
+    };
+    let count = at_each_checkpoint(committed, Server::begin, |server| {
+        is_whole(server);
+        let dispositions = server.inherited[..2].iter().map(|old| old.disposition);
+        let known = [NGX_RS_SUPERSEDED, NGX_RS_DRAINING];
+        assert!(dispositions.into_iter().all(|one| known.contains(&one)));
+    });
+    assert!(count >= 5, "{count}");
+}
+
+#[test]
+fn draining_closes_nothing() {
+    let poll = |server: &mut Server| {
+        // SAFETY: all bytes of it may be 0.
+        let mut places: [ngx_rs_draining_t; 4] = unsafe { std::mem::zeroed() };
+        places[0].size = size_of::<ngx_rs_draining_t>() as u32;
+        let (drain, mut count) = (server.drain, 0);
+        let places = places.as_mut_ptr();
+        call!(ngx_rs_drain_poll(
+            drain,
+            places,
+            4,
+            &mut count,
+            ptr::null_mut()
+        ))
+    };
+    let count = at_each_checkpoint(Server::draining, poll, is_whole);
+    assert!(count >= 2, "{count}");
+
+    // Somewhat later it queries the kernel, and ends them.
+    let later = || {
+        let server = Server::draining();
+        std::thread::sleep(std::time::Duration::from_millis(510));
+        server
+    };
+    let later = at_each_checkpoint(later, poll, is_whole);
+    assert!(later > count + 4, "{later}");
+}
+
+#[test]
+fn the_end_of_a_drain_closes_nothing() {
+    let free = |server: &mut Server| {
+        let drain = std::mem::replace(&mut server.drain, ptr::null_mut());
+        // SAFETY: from ngx_rs_drain_begin.
+        unsafe { ngx_rs_drain_free(drain) };
+        // It has no status to return.
+        let left = sys::panic_at(0);
+        sys::panic_at(left);
+        match left {
+            0 => PANIC,
+            _ => OK,
+        }
+    };
+    let count = at_each_checkpoint(Server::draining, free, is_whole);
+    assert!(count >= 2, "{count}");
+}
+
+/// A client and its connection, and the socket that accepted it.
+fn connection(protocol: Protocol) -> (OwnedFd, OwnedFd) {
+    let listener = listener(Domain::IPV4, protocol);
+    let address = address_of(&listener);
+    let number = Some(protocol.number().into());
+    let client = Socket::new(Domain::IPV4, Type::STREAM, number).expect("the protocol is there");
+    client.connect(&address).expect("it listens");
+    let (server, _) = listener.accept().expect("a client");
+    (client.into(), server.into())
+}
+
+#[test]
+fn questions_about_a_connection_close_nothing() {
+    for protocol in [Protocol::Tcp, Protocol::Mptcp] {
+        let state = || {
+            let (client, server) = connection(protocol);
+            let watched = [&client, &server].map(|fd| watch(fd.as_raw_fd()));
+            (client, server, watched)
+        };
+        let is_open = |state: &(OwnedFd, OwnedFd, [Watched; 2])| {
+            assert!(state.2.iter().all(|socket| socket.get().is_some()));
+        };
+        // SAFETY: all bytes of it may be 0.
+        let mut info: ngx_rs_connection_info_t = unsafe { std::mem::zeroed() };
+        info.size = size_of::<ngx_rs_connection_info_t>() as u32;
+        let count = at_each_checkpoint(
+            state,
+            |state| {
+                let (fd, mut info) = (state.1.as_raw_fd(), info);
+                call!(ngx_rs_connection_info(fd, &mut info))
+            },
+            is_open,
+        );
+        assert!(count >= 2, "{count}");
+
+        // SAFETY: all bytes of it may be 0.
+        let mut path: ngx_rs_subflow_t = unsafe { std::mem::zeroed() };
+        path.size = size_of::<ngx_rs_subflow_t>() as u32;
+        let count = at_each_checkpoint(
+            state,
+            |state| {
+                let fd = state.1.as_raw_fd();
+                let (mut paths, mut found, mut info) = ([path; 4], 0, info);
+                let paths = paths.as_mut_ptr();
+                let status = call!(ngx_rs_connection_subflows(
+                    fd, paths, 4, &mut found, &mut info
+                ));
+                assert!(status == PANIC || info.bytes_sent != NGX_RS_UNKNOWN);
+                status
+            },
+            is_open,
+        );
+        assert!(count >= 2, "{count}");
+    }
+}
+
+/// Rust cannot fail to allocate without an abort, unless it is asked to first:
+/// a count that no memory can hold is an error.
+#[test]
+fn arrays_that_are_too_long_are_an_error() {
+    let mut server = Server::new();
+    let element = size_of::<ngx_rs_listening_t>();
+    let sockets = server.sockets.as_mut_ptr();
+    for count in [
+        usize::MAX,
+        isize::MAX as usize,
+        isize::MAX as usize / element + 1,
+    ] {
+        let how = server.how();
+        assert_eq!(call!(ngx_rs_open_listening(sockets, count, &how)), ARGUMENT);
+        assert_eq!(
+            call!(ngx_rs_listening_commit(sockets, count, &how)),
+            ARGUMENT
+        );
+        assert_eq!(
+            call!(ngx_rs_listening_rollback(sockets, count, &how)),
+            ARGUMENT
+        );
+        let mut drain = ptr::null_mut();
+        assert_eq!(
+            call!(ngx_rs_drain_begin(&mut drain, sockets, count, &how, 0, 0)),
+            ARGUMENT
+        );
+        assert!(drain.is_null());
+
+        let mut long = server.how();
+        long.inherited_count = count;
+        assert_eq!(call!(ngx_rs_open_listening(sockets, 4, &long)), ARGUMENT);
+    }
+    is_whole(&server);
+}

@@ -1,0 +1,106 @@
+//! The state of a connection, as far as the kernel reports it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How data goes to and fro.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Neither TCP nor MPTCP: UDP, a unix domain socket.
+    Other,
+    /// Plain TCP, from the beginning.
+    Tcp,
+    /// MPTCP.
+    Mptcp,
+    /// Begun as MPTCP, fallen back to plain TCP (RFC 8684, section 3.7).
+    Fallback,
+}
+
+/// What the kernel says of a connection; None is what it does not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connection {
+    /// How data goes to and fro.
+    pub kind: Kind,
+    /// Identifies an MPTCP connection on this host, as `ss -M` prints it; None
+    /// after a reset. Linux 5.16.
+    pub token: Option<u32>,
+    /// Number of subflows now: before Linux 6.5 with the first one, though it may
+    /// be closed, and with those that are still being made. Linux 5.16.
+    pub subflows: Option<u32>,
+    /// Number of subflows that the connection has had, those of now included;
+    /// where this host opens subflows itself, at least that many. Linux 6.5 for
+    /// MPTCP; after a fallback it is 1.
+    pub subflows_total: Option<u32>,
+    /// Payload, each byte counted once. Linux 6.5 for MPTCP.
+    pub bytes_sent: Option<u64>,
+    /// Payload. Linux 6.5 for MPTCP. Of TCP it may be one byte too many once both
+    /// ends are closed: the kernel counts the end of the stream.
+    pub bytes_received: Option<u64>,
+    /// Payload that was sent again; for MPTCP only what it sent again itself, as
+    /// a rule on another subflow, not what the subflows did. Linux 6.5 for MPTCP.
+    pub bytes_retransmitted: Option<u64>,
+    /// Segments that were sent again: for MPTCP by the subflows of now, and by
+    /// the first one unless it was reset. Linux 6.5 for MPTCP.
+    pub retransmits: Option<u64>,
+    /// Since data was last sent. Linux 6.10 for MPTCP.
+    pub last_data_sent: Option<Duration>,
+    /// Since data was last received. Linux 6.10 for MPTCP.
+    pub last_data_received: Option<Duration>,
+    /// Since an acknowledgement was last received. Linux 6.10 for MPTCP.
+    pub last_ack_received: Option<Duration>,
+}
+
+/// One path of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Subflow {
+    /// Counts the subflows of a connection, from 1, as
+    /// [`Connection::subflows_total`] does. Linux 6.5.
+    pub id: Option<u32>,
+    /// This host's address.
+    pub local: SocketAddr,
+    /// The other host's address.
+    pub remote: SocketAddr,
+}
+
+impl Connection {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            token: None,
+            subflows: None,
+            subflows_total: None,
+            bytes_sent: None,
+            bytes_received: None,
+            bytes_retransmitted: None,
+            retransmits: None,
+            last_data_sent: None,
+            last_data_received: None,
+            last_ack_received: None,
+        }
+    }
+
+    /// Takes in what the kernel says now of the same connection: totals only
+    /// grow, and what it has said last stays when it says no more, as after a
+    /// reset. There is no way back from a fallback.
+    pub fn update(&mut self, now: Self) {
+        *self = Self {
+            kind: match self.kind {
+                Kind::Fallback => Kind::Fallback,
+                _ => now.kind,
+            },
+            token: now.token.or(self.token),
+            subflows: now.subflows.filter(|&count| count > 0).or(self.subflows),
+            subflows_total: now.subflows_total.max(self.subflows_total),
+            bytes_sent: now.bytes_sent.max(self.bytes_sent),
+            bytes_received: now.bytes_received.max(self.bytes_received),
+            bytes_retransmitted: now.bytes_retransmitted.max(self.bytes_retransmitted),
+            retransmits: now.retransmits.max(self.retransmits),
+            last_data_sent: now.last_data_sent.or(self.last_data_sent),
+            last_data_received: now.last_data_received.or(self.last_data_received),
+            last_ack_received: now.last_ack_received.or(self.last_ack_received),
+        };
+    }
+}

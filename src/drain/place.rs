@@ -1,0 +1,277 @@
+//! One address: the superseded sockets, and their successors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use libc::SOL_SOCKET;
+use socket2::{Domain, SockRef};
+
+use crate::address::SocketAddress;
+use crate::error::Error;
+use crate::listen::{Inherited, Listening, Outcome, flag};
+use crate::sys::{self, Watched};
+
+/// How long a superseded socket drains at most: two packets in a row of a
+/// handshake may get lost, of which the second is sent again after 3 seconds.
+pub const TIME: Duration = Duration::from_secs(5);
+
+/// The time between two calls of [`crate::Drain::poll`]. No socket ends earlier:
+/// processes of the old configuration may still accept from it.
+pub(super) const INTERVAL: Duration = TIME.checked_div(10).expect("10 is not 0");
+
+/// One superseded socket, as [`crate::Drain::sockets`] lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Draining {
+    /// Its descriptor.
+    pub fd: i32,
+    /// Index of the first requested socket of its address in the latest
+    /// [`crate::Drain::begin`]; meaningless if the socket has ended.
+    pub successor: usize,
+    /// Whether the caller must close it: nothing is under way any more, or its
+    /// time is over.
+    pub ended: bool,
+}
+
+/// No interface has this number.
+const NO_INTERFACE: i32 = i32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) address: SocketAddress,
+    superseded: Vec<Superseded>,
+    /// Index of the first successor.
+    successor: Option<usize>,
+    /// The successors, if they are to share connections after the drain.
+    sharing: Vec<Watched>,
+    /// Whether all new connections reach the successors.
+    directed: bool,
+    began: Instant,
+}
+
+#[derive(Debug)]
+struct Superseded {
+    socket: Watched,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Draining,
+    Ended,
+    /// Ended, and listed as such.
+    Reported,
+}
+
+impl Place {
+    pub(super) fn new(address: SocketAddress) -> Self {
+        Self {
+            address,
+            superseded: Vec::new(),
+            successor: None,
+            sharing: Vec::new(),
+            directed: false,
+            began: Instant::now(),
+        }
+    }
+
+    /// Before superseded sockets are taken: ends those that drain already.
+    pub(super) fn restart(&mut self) -> Result<(), Error> {
+        self.began = Instant::now();
+        self.directed = false;
+        self.end()
+    }
+
+    /// Takes a superseded socket, and sets close-on-exec: a new binary must not
+    /// inherit it.
+    pub(super) fn take(&mut self, old: &Inherited<'_>) -> Result<(), Error> {
+        let failed = |call: &str, source| {
+            let call = format!("{call} {}", self.address);
+            Error::syscall(call, source).with_consequence("not draining the old socket")
+        };
+        let socket =
+            Watched::new(old.fd).map_err(|source| failed("getsockopt(SO_COOKIE)", source))?;
+        sys::set_close_on_exec(old.fd).map_err(|source| failed("fcntl(FD_CLOEXEC)", source))?;
+        let state = State::Draining;
+        self.superseded.push(Superseded { socket, state });
+        Ok(())
+    }
+
+    pub(super) fn forget_successors(&mut self) {
+        self.successor = None;
+        self.sharing.clear();
+    }
+
+    pub(super) fn add_successor(
+        &mut self,
+        index: usize,
+        socket: &Listening,
+        inherited: &[Inherited<'_>],
+    ) {
+        self.successor.get_or_insert(index);
+        if socket.options.has(flag::REUSEPORT) {
+            let kept = match socket.outcome {
+                Outcome::Inherited(kept) => inherited.get(kept).map(|kept| kept.fd),
+                _ => None,
+            };
+            let fd = socket.fd.as_ref().map(AsFd::as_fd).or(kept);
+            self.sharing.extend(fd.and_then(|fd| Watched::new(fd).ok()));
+        }
+    }
+
+    /// The first draining socket that this process has not closed.
+    pub(super) fn first(&self) -> Option<BorrowedFd<'_>> {
+        self.draining().next()
+    }
+
+    fn draining(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let draining = |old: &&Superseded| old.state == State::Draining;
+        let sockets = self.superseded.iter().filter(draining);
+        sockets.filter_map(|old| old.socket.get())
+    }
+
+    /// Directs new connections to the successors. The commit has removed
+    /// SO_REUSEPORT from successors that do not share an address.
+    pub(super) fn direct(&mut self) -> Result<(), Error> {
+        if self.has_ended() {
+            // None of the superseded sockets could be taken.
+            return Ok(());
+        }
+        let alone = self.share(false);
+        let hidden = alone.and_then(|()| self.hide());
+        self.directed = hidden.is_ok();
+        hidden.map_err(|error| {
+            error.with_consequence("new connections may be lost until the old socket is closed")
+        })
+    }
+
+    fn hide(&self) -> Result<(), Error> {
+        if self.address.domain() != Domain::IPV6 {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for fd in self.draining() {
+            let (name, text) = (libc::SO_BINDTOIFINDEX, "SO_BINDTOIFINDEX");
+            result = result.and(self.set(fd, name, NO_INTERFACE, text));
+        }
+        result
+    }
+
+    /// Sets SO_REUSEPORT of the successors that share an address.
+    fn share(&self, share: bool) -> Result<(), Error> {
+        let value = i32::from(share);
+        let sockets = self.sharing.iter().filter_map(Watched::get);
+        let differs = |fd: &BorrowedFd<'_>| {
+            // A query is cheaper than a change, much cheaper for MPTCP.
+            let now = sys::option(*fd, SOL_SOCKET, libc::SO_REUSEPORT);
+            now.is_ok_and(|now| now != value)
+        };
+        let mut result = Ok(());
+        for fd in sockets.filter(differs) {
+            result = result.and(self.set(fd, libc::SO_REUSEPORT, value, "SO_REUSEPORT"));
+        }
+        result
+    }
+
+    fn set(&self, fd: BorrowedFd<'_>, name: i32, value: i32, text: &str) -> Result<(), Error> {
+        sys::set_option(fd, SOL_SOCKET, name, value).map_err(|source| {
+            Error::syscall(format!("setsockopt({text}) {}", self.address), source)
+        })
+    }
+
+    /// Marks the sockets that another process ended, or this process closed.
+    pub(super) fn notice_ended(&mut self) {
+        for old in &mut self.superseded {
+            let listens = |fd| SockRef::from(&fd).is_listener().unwrap_or(true);
+            if old.state == State::Draining && !old.socket.get().is_some_and(listens) {
+                old.state = State::Ended;
+            }
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        let draining = |old: &Superseded| old.state == State::Draining;
+        !self.superseded.iter().any(draining)
+    }
+
+    /// Whether the sockets must end: the time is over, or they are idle.
+    pub(super) fn is_done(&self, handshakes: &mut Handshakes) -> bool {
+        let age = self.began.elapsed();
+        age >= TIME || age >= INTERVAL && self.directed && !self.is_busy(handshakes)
+    }
+
+    /// Whether handshakes are under way, or connections wait in a queue. In this
+    /// order, because a handshake that ends in between puts one in the queue.
+    fn is_busy(&self, handshakes: &mut Handshakes) -> bool {
+        let waits = |fd| sys::queued(fd).map_or(true, |count| count > 0);
+        handshakes.are_under_way_at(&self.address) || self.draining().any(waits)
+    }
+
+    /// Ends the superseded sockets in every process.
+    pub(super) fn end(&mut self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for old in &mut self.superseded {
+            if old.state == State::Draining {
+                old.state = State::Ended;
+                result = result.and(old.socket.get().map_or(Ok(()), sys::stop_listening));
+            }
+        }
+        let result = result.map_err(|source| {
+            let call = format!("shutdown() of the old socket {}", self.address);
+            Error::syscall(call, source)
+        });
+        result.and(self.spread())
+    }
+
+    /// Lets the successors share new connections again.
+    pub(super) fn spread(&mut self) -> Result<(), Error> {
+        let result = self.share(true);
+        self.sharing.clear();
+        result
+    }
+
+    /// Lists the superseded sockets: the caller closes those that have ended.
+    pub(super) fn report(&mut self) -> impl Iterator<Item = Draining> {
+        let successor = self.successor.unwrap_or(0);
+        self.superseded.iter_mut().map(move |old| {
+            let ended = old.state != State::Draining;
+            if ended {
+                old.state = State::Reported;
+            }
+            let fd = old.socket.number();
+            Draining {
+                fd,
+                successor,
+                ended,
+            }
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.superseded.len()
+    }
+
+    /// Forgets the sockets that were listed as ended; false if none is left.
+    pub(super) fn forget_ended(&mut self) -> bool {
+        self.superseded.retain(|old| old.state != State::Reported);
+        !self.superseded.is_empty()
+    }
+}
+
+/// The ports where handshakes are under way, queried once per address family;
+/// None if the query failed.
+#[derive(Default)]
+pub(super) struct Handshakes(BTreeMap<i32, Option<BTreeSet<u16>>>);
+
+impl Handshakes {
+    fn are_under_way_at(&mut self, address: &SocketAddress) -> bool {
+        let Some(port) = address.as_socket().map(|address| address.port()) else {
+            return false;
+        };
+        let domain = address.domain();
+        let query = || sys::ports_in_handshake(domain).ok();
+        let ports = self.0.entry(domain.into()).or_insert_with(query);
+        ports.as_ref().is_none_or(|ports| ports.contains(&port))
+    }
+}

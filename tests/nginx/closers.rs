@@ -1,0 +1,100 @@
+//! A fork or another module that closes, in each worker, the `reuseport` sockets
+//! of the other workers, as OpenResty does.
+
+use std::process::Command;
+
+use crate::harness::{Site, wait_until};
+use crate::sockets::listening_on;
+use crate::steady::Steady;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http):
+        a_worker_acts_only_on_descriptors_that_it_still_has;
+}
+
+/// A library for LD_PRELOAD: before a worker waits for its first event, its
+/// listening sockets that it does not watch are closed, and the numbers of their
+/// descriptors get other sockets, with SO_REUSEPORT off.
+const CLOSER: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static char watched[256], listening, closed;
+
+int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
+{
+    int listens = 0;
+    socklen_t size = sizeof(int);
+    int (*real)(int, int, int, struct epoll_event *);
+
+    real = dlsym(RTLD_NEXT, "epoll_ctl");
+    if (op == EPOLL_CTL_ADD && fd < 256) {
+        watched[fd] = 1;
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size);
+        listening |= listens;
+    }
+    return real(epoll, op, fd, event);
+}
+
+int epoll_wait(int epoll, struct epoll_event *events, int count, int timeout)
+{
+    int fd, listens;
+    socklen_t size;
+    int (*real)(int, struct epoll_event *, int, int);
+
+    for (fd = 3; listening && !closed && fd < 256; fd++) {
+        size = sizeof(int);
+        if (watched[fd]
+            || getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == -1
+            || !listens)
+        {
+            continue;
+        }
+        close(fd);
+        dup2(socket(AF_INET, SOCK_STREAM, 0), fd);
+    }
+    closed |= listening;
+    real = dlsym(RTLD_NEXT, "epoll_wait");
+    return real(epoll, events, count, timeout);
+}
+"#;
+
+fn a_worker_acts_only_on_descriptors_that_it_still_has(on: Subsystem) {
+    for address in ["127.0.0.1:8080", "[::1]:8080"] {
+        let site = Site::new();
+        std::fs::write(site.path("closer.c"), CLOSER).expect("a file can be made");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-o", "closer.so", "closer.c"]);
+        site.run(&mut cc).succeeds();
+        let preload = format!("LD_PRELOAD={}", site.path("closer.so").display());
+
+        let conf = |word: &str| on.listen(&format!("{address} reuseport {word}")).workers(3);
+        let nginx = site.start_under(&["env", &preload], &conf(""));
+        let clients = Steady::start(on, address);
+        nginx.reload(&conf("mptcp"));
+        wait_until("the new sockets alone", || listening_on(8080) == 3);
+        wait_until("connections for all workers", || {
+            let shares = |one: &crate::sockets::Listener| one.option("SO_REUSEPORT") == 1;
+            nginx.listeners().iter().all(shares)
+        });
+        for pid in nginx.workers() {
+            for (socket, _) in crate::sockets::sockets(pid) {
+                let number = |name| crate::sockets::number(&socket, libc::SOL_SOCKET, name);
+                if number(libc::SO_ACCEPTCONN).is_ok_and(|listens| listens == 0) {
+                    let shares = number(libc::SO_REUSEPORT);
+                    assert!(
+                        shares.is_ok_and(|shares| shares == 0),
+                        "it is another socket"
+                    );
+                }
+            }
+        }
+        let tally = clients.stop();
+        assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+        on.serves(address, true);
+    }
+}

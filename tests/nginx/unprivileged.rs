@@ -1,0 +1,69 @@
+//! Masters without capabilities, workers that are an ordinary user.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use crate::client::Over;
+use crate::harness::{Site, wait_until};
+use crate::server::WITHOUT_NETWORK_CAPABILITIES;
+use crate::sockets::listening_on;
+use crate::steady::Steady;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http):
+        clients_are_answered_at_once_while_a_second_reload_fails,
+        no_loss_is_announced_where_there_is_none;
+}
+
+const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
+
+/// A SYN that gets no answer is sent again after a second.
+const AT_ONCE: Duration = Duration::from_millis(900);
+
+fn clients_are_answered_at_once_while_a_second_reload_fails(on: Subsystem) {
+    for address in ADDRESSES {
+        let site = Site::new();
+        let busy = "127.0.0.1:9999";
+        let _holder = TcpListener::bind(busy).expect("the port is free in a new namespace");
+        let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(3);
+        let nginx = site.start_under(&WITHOUT_NETWORK_CAPABILITIES, &conf(""));
+        nginx.begin_reload(&conf("mptcp"));
+        site.write(&conf("mptcp").and(&on.server(busy)));
+        let mark = nginx.log().len();
+        nginx.signal(libc::SIGHUP);
+        // nginx tries the busy port for two seconds.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(2) {
+            for over in [Over::Tcp, Over::Mptcp] {
+                let asked = Instant::now();
+                on.ask(over, address).expect("it is served");
+                assert!(asked.elapsed() < AT_ONCE, "{over:?}: {:?}", asked.elapsed());
+            }
+        }
+        nginx.reloaded(mark).expect_err("the port is busy");
+        wait_until("the new socket alone", || listening_on(8080) == 1);
+        on.serves(address, true);
+    }
+}
+
+fn no_loss_is_announced_where_there_is_none(on: Subsystem) {
+    for address in ADDRESSES {
+        let site = Site::new();
+        let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(3);
+        let nginx = site.start_under(&WITHOUT_NETWORK_CAPABILITIES, &conf(""));
+        let clients = Steady::start(on, address);
+        for word in ["mptcp", ""] {
+            nginx.reload(&conf(word));
+            wait_until("the new socket alone", || listening_on(8080) == 1);
+            clients.wait_for_more(50);
+        }
+        let tally = clients.stop();
+        assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+        let log = nginx.log();
+        assert!(
+            !log.contains("lost") && !log.contains("setsockopt"),
+            "{log}"
+        );
+    }
+}
