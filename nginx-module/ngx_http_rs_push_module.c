@@ -1,0 +1,264 @@
+
+/*
+ * Copyright (C) the ngx-rs-listen authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+#include "ngx_rs_listen.h"
+
+
+/*
+ * With "sendfile" and "tcp_nopush" nginx corks a connection before it sends
+ * a file, and closes the connection without removing the cork: close() of
+ * a TCP socket does that.  close() and shutdown() of an MPTCP socket do not,
+ * and Linux then keeps the end of the response for 200 ms or more.
+ */
+
+
+static ngx_int_t ngx_rsm_push_init(ngx_conf_t *cf);
+static ngx_int_t ngx_rsm_push_header_filter(ngx_http_request_t *r);
+static ngx_int_t ngx_rsm_push_body_filter(ngx_http_request_t *r,
+    ngx_chain_t *in);
+static void ngx_rsm_push_response(ngx_http_request_t *r);
+static ngx_int_t ngx_rsm_push_log_handler(ngx_http_request_t *r);
+static void ngx_rsm_push(ngx_connection_t *c);
+static ngx_uint_t ngx_rsm_push_needed(ngx_listening_t *ls);
+
+
+extern ngx_module_t  ngx_http_rs_sockets_module;
+
+
+static ngx_http_module_t  ngx_http_rs_push_module_ctx = {
+    NULL,                                  /* preconfiguration */
+    ngx_rsm_push_init,                     /* postconfiguration */
+
+    NULL,                                  /* create main configuration */
+    NULL,                                  /* init main configuration */
+
+    NULL,                                  /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    NULL,                                  /* create location configuration */
+    NULL                                   /* merge location configuration */
+};
+
+
+/*
+ * The filters have to run right before those of ngx_http_header_filter_module
+ * and ngx_http_write_filter_module, so the module comes right after these.
+ */
+
+ngx_module_t  ngx_http_rs_push_module = {
+    NGX_MODULE_V1,
+    &ngx_http_rs_push_module_ctx,          /* module context */
+    NULL,                                  /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    NULL,                                  /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
+static ngx_http_output_body_filter_pt    ngx_http_next_body_filter;
+
+
+/* a configuration that requests nothing but TCP gets neither filter */
+
+static ngx_int_t
+ngx_rsm_push_init(ngx_conf_t *cf)
+{
+    ngx_uint_t                  i;
+    ngx_rs_asked_t             *asked;
+    ngx_http_handler_pt        *h;
+    ngx_rs_listen_conf_t       *rlcf;
+    ngx_http_core_main_conf_t  *cmcf;
+
+    rlcf = (ngx_rs_listen_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                                ngx_http_rs_sockets_module);
+    asked = rlcf->asked.elts;
+
+    for (i = 0; i < rlcf->asked.nelts; i++) {
+        if (asked[i].protocol != IPPROTO_TCP) {
+            break;
+        }
+    }
+
+    if (i == rlcf->asked.nelts) {
+        return NGX_OK;
+    }
+
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_LOG_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_rsm_push_log_handler;
+
+    ngx_http_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_rsm_push_header_filter;
+
+    ngx_http_next_body_filter = ngx_http_top_body_filter;
+    ngx_http_top_body_filter = ngx_rsm_push_body_filter;
+
+    return NGX_OK;
+}
+
+
+/* a response without a body ends here; a pipelined one may find a cork */
+
+static ngx_int_t
+ngx_rsm_push_header_filter(ngx_http_request_t *r)
+{
+    ngx_int_t  rc;
+
+    rc = ngx_http_next_header_filter(r);
+
+    if (r->header_only && r == r->main) {
+        ngx_http_set_ctx(r, r, ngx_http_rs_push_module);
+
+        if (rc == NGX_OK) {
+            ngx_rsm_push_response(r);
+        }
+    }
+
+    return rc;
+}
+
+
+/* the context of a request is set once the end of its response was seen */
+
+static ngx_int_t
+ngx_rsm_push_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_int_t     rc;
+    ngx_chain_t  *cl;
+
+    for (cl = in; cl; cl = cl->next) {
+        if (cl->buf->last_buf) {
+            ngx_http_set_ctx(r, r, ngx_http_rs_push_module);
+        }
+    }
+
+    rc = ngx_http_next_body_filter(r, in);
+
+    /* NGX_AGAIN: some of the response is not sent yet */
+
+    if (rc == NGX_OK
+        && ngx_http_get_module_ctx(r, ngx_http_rs_push_module))
+    {
+        ngx_rsm_push_response(r);
+    }
+
+    return rc;
+}
+
+
+/*
+ * The whole response has been sent.  Where ngx_http_finalize_connection() keeps
+ * the connection, nginx removes the cork itself; where it begins a lingering
+ * close, the log phase would be too late.
+ */
+
+static void
+ngx_rsm_push_response(ngx_http_request_t *r)
+{
+    if (!r->keepalive
+        || r->reading_body
+        || r->connection->read->eof
+        || ngx_exiting
+        || ngx_terminate)
+    {
+        ngx_rsm_push(r->connection);
+    }
+}
+
+
+/*
+ * A connection may also be closed that was to be kept, or in the middle of
+ * a response.  ngx_http_close_request() runs the log phase with a count of 0,
+ * ngx_http_set_keepalive() with 1.
+ */
+
+static ngx_int_t
+ngx_rsm_push_log_handler(ngx_http_request_t *r)
+{
+    if (r == r->main && r->count == 0 && !r->connection->error) {
+        ngx_rsm_push(r->connection);
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_rsm_push(ngx_connection_t *c)
+{
+    if (c->tcp_nopush != NGX_TCP_NOPUSH_SET
+        || !ngx_rsm_push_needed(c->listening))
+    {
+        return;
+    }
+
+    if (ngx_tcp_push(c->fd) == -1) {
+        ngx_connection_error(c, ngx_socket_errno, ngx_tcp_push_n " failed");
+        return;
+    }
+
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, c->log, 0, "tcp_push before close");
+
+    c->tcp_nopush = NGX_TCP_NOPUSH_UNSET;
+}
+
+
+/* whether the listener is of another protocol than TCP; asks no kernel */
+
+static ngx_uint_t
+ngx_rsm_push_needed(ngx_listening_t *ls)
+{
+    ngx_uint_t             n, left, right, middle;
+    ngx_listening_t       *elts;
+    ngx_rs_listen_conf_t  *rlcf;
+
+    elts = ngx_cycle->listening.elts;
+
+    if (ls < elts || ls >= elts + ngx_cycle->listening.nelts) {
+        /* a superseded socket, which may be MPTCP */
+        return 1;
+    }
+
+    n = ls - elts;
+    rlcf = (ngx_rs_listen_conf_t *) ngx_get_conf(ngx_cycle->conf_ctx,
+                                                ngx_http_rs_sockets_module);
+
+    /* the indices are in ascending order */
+
+    left = 0;
+    right = rlcf->nsockets;
+
+    while (left < right) {
+        middle = (left + right) / 2;
+
+        if (rlcf->indices[middle] < n) {
+            left = middle + 1;
+
+        } else {
+            right = middle;
+        }
+    }
+
+    return left < rlcf->nsockets
+           && rlcf->indices[left] == n
+           && rlcf->sockets[left].opened_protocol != 0
+           && rlcf->sockets[left].opened_protocol != IPPROTO_TCP;
+}
