@@ -55,6 +55,7 @@ mod paths;
 mod plain;
 mod preload;
 mod process;
+mod push;
 mod quic;
 mod quit;
 mod reload;
