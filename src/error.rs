@@ -94,6 +94,36 @@ impl Error {
         }
     }
 
+    /// The error of a socket(2) or bind(2) that failed for this protocol: a
+    /// policy or a sandbox may refuse the protocol. It does not if `tcp`, the
+    /// same call for plain TCP, fails as well: on a privileged port, for example.
+    pub(crate) fn refused(
+        self,
+        protocol: Protocol,
+        tcp: impl FnOnce() -> io::Result<()>,
+    ) -> Self {
+        let refusals = [
+            libc::EPERM,
+            libc::EACCES,
+            libc::EAFNOSUPPORT,
+            libc::EOPNOTSUPP,
+            libc::ENOSYS,
+        ];
+        let works = |result: io::Result<()>| match result {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() == Some(libc::EADDRINUSE),
+        };
+        let refused = protocol != Protocol::Tcp && refusals.contains(&self.os_errno());
+        match self {
+            Self::Syscall { call, source, .. } if refused && works(tcp()) => Self::Unsupported {
+                call,
+                protocol,
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// With what the caller does about a failed call.
     pub(crate) fn with_consequence(self, consequence: &str) -> Self {
         match self {
@@ -142,9 +172,19 @@ impl Error {
     }
 }
 
-/// What the errno of socket(2) means for a protocol.
+/// What the errno of socket(2) or bind(2) means for a protocol.
 fn why_not(protocol: Protocol, source: &io::Error) -> String {
+    let name = match protocol {
+        Protocol::Mptcp => "MPTCP".into(),
+        other => other.to_string(),
+    };
     match (protocol, source.raw_os_error()) {
+        (_, Some(libc::EPERM | libc::EACCES)) => {
+            format!("a security policy forbids {name} (SELinux, seccomp or BPF)")
+        }
+        (_, Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::ENOSYS)) => {
+            format!("{name} is not supported by this kernel, container or sandbox")
+        }
         (Protocol::Mptcp, Some(libc::ENOPROTOOPT)) => {
             "MPTCP is switched off, set sysctl net.mptcp.enabled=1".into()
         }
@@ -154,6 +194,6 @@ fn why_not(protocol: Protocol, source: &io::Error) -> String {
         (Protocol::Mptcp, _) => {
             "this kernel was built without MPTCP, CONFIG_MPTCP is needed".into()
         }
-        _ => format!("{protocol} is not supported by this kernel"),
+        _ => format!("{name} is not supported by this kernel"),
     }
 }

@@ -4,6 +4,7 @@
 //! ngx_configure_listening_sockets() for the order of the calls.
 
 use std::fs::{self, Permissions};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
@@ -23,11 +24,8 @@ pub(super) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> 
     let domain = socket.address.domain();
     let new =
         sys::socket(domain, socket.socket_type.nonblocking(), protocol).map_err(|source| {
-            Error::socket(
-                socket.protocol,
-                format!("socket() {}", socket.address),
-                source,
-            )
+            let error = Error::socket(socket.protocol, failed("socket()"), source);
+            error.refused(socket.protocol, || bind(socket, Protocol::Tcp))
         })?;
     for (option, value) in OPTIONS.iter().zip(values(socket, share)) {
         let Some(value) = value else { continue };
@@ -43,7 +41,10 @@ pub(super) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> 
         .address
         .to_kernel()
         .and_then(|address| new.bind(&address))
-        .map_err(|source| Error::syscall(failed("bind() to"), source))?;
+        .map_err(|source| {
+            let error = Error::syscall(failed("bind() to"), source);
+            error.refused(socket.protocol, || bind(socket, Protocol::Tcp))
+        })?;
     if let Some(path) = socket.address.as_path() {
         // As nginx: everybody may connect, the directory decides who can.
         fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|source| {
@@ -52,6 +53,28 @@ pub(super) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> 
         })?;
     }
     Ok(new.into())
+}
+
+/// Makes sure that no policy keeps sockets of the protocol from the address;
+/// the real bind(2) meets any other error.
+pub(super) fn may_bind(socket: &Listening, protocol: Protocol) -> Result<(), Error> {
+    let Err(source) = bind(socket, protocol) else {
+        return Ok(());
+    };
+    let error = Error::syscall(format!("bind() to {}", socket.address), source);
+    match error.refused(protocol, || bind(socket, Protocol::Tcp)) {
+        error @ Error::Unsupported { .. } => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Binds another socket to the address, and closes it.
+pub(super) fn bind(socket: &Listening, protocol: Protocol) -> io::Result<()> {
+    let protocol = Some(protocol).filter(|&protocol| protocol != Protocol::Tcp);
+    let kind = socket.socket_type.cloexec();
+    let new = sys::socket(socket.address.domain(), kind, protocol)?;
+    new.set_reuse_address(true)?;
+    new.bind(&socket.address.to_kernel()?)
 }
 
 /// An option that nginx sets. An error shows the value if the user chose it.

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::listen::{Disposition, Inherited, Listening, Outcome, flag};
 use crate::protocol::{Protocol, Wish};
 use crate::sys;
-use create::{create, listen, unlink};
+use create::{bind, create, listen, may_bind, unlink};
 pub use handover::{commit, rollback};
 
 /// How to open.
@@ -78,12 +78,13 @@ pub enum Report<'a> {
 ///
 /// # Errors
 /// [`Error::Unsupported`] with the reason, or [`Error::Syscall`] if the call
-/// failed for another reason (no descriptor left, forbidden by seccomp).
+/// failed for another reason (no descriptor left).
 pub fn check(protocol: Protocol) -> Result<(), Error> {
-    match sys::socket(Domain::IPV4, Type::STREAM.cloexec(), Some(protocol)) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::socket(protocol, "socket()".into(), source)),
-    }
+    let open = |protocol| sys::socket(Domain::IPV4, Type::STREAM.cloexec(), protocol).map(drop);
+    open(Some(protocol)).map_err(|source| {
+        let error = Error::socket(protocol, "socket()".into(), source);
+        error.refused(protocol, || open(None))
+    })
 }
 
 /// Opens, binds and listens on every socket, or on none: on failure everything
@@ -152,6 +153,7 @@ impl Drop for Opening<'_, '_, '_, '_> {
 /// The reports that are made once for all sockets.
 #[derive(Default)]
 struct Reported {
+    fallback: bool,
     kept: bool,
     not_tcp: bool,
 }
@@ -293,15 +295,27 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
             return Ok(Protocol::Tcp);
         }
         match self.supports(socket, wish.protocol) {
-            Ok(()) => Ok(wish.protocol),
+            Ok(()) => {}
             Err(error @ Error::Unsupported { .. }) => {
-                if self.available.iter().all(|row| row.2) {
-                    self.report(Report::Fallback(&error));
-                }
                 self.available.push((domain, wish.protocol, false));
+                self.report_fallback(&error);
+                return Ok(Protocol::Tcp);
+            }
+            Err(error) => return Err(error),
+        }
+        // An inherited socket cannot be kept any more once it is superseded.
+        match group.map_or(Ok(()), |_| may_bind(socket, wish.protocol)) {
+            Ok(()) => Ok(wish.protocol),
+            Err(error) => {
+                self.report_fallback(&error);
                 Ok(Protocol::Tcp)
             }
-            Err(error) => Err(error),
+        }
+    }
+
+    fn report_fallback(&mut self, error: &Error) {
+        if !std::mem::replace(&mut self.reported.fallback, true) {
+            self.report(Report::Fallback(error));
         }
     }
 
@@ -334,7 +348,8 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         }
         let opened = sys::socket(domain, Type::STREAM.cloexec(), Some(protocol));
         opened.map_err(|source| {
-            Error::socket(protocol, format!("socket() {}", socket.address), source)
+            let error = Error::socket(protocol, format!("socket() {}", socket.address), source);
+            error.refused(protocol, || bind(socket, Protocol::Tcp))
         })?;
         self.available.push((domain, protocol, true));
         Ok(())
@@ -395,7 +410,16 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         if let Some(group) = group {
             self.share(group)?;
         }
-        socket.fd = Some(create(socket, outcome == Outcome::Successor)?);
+        socket.fd = match create(socket, outcome == Outcome::Successor) {
+            Err(error @ Error::Unsupported { .. })
+                if group.is_none() && socket.wish.is_some_and(|wish| wish.fallback) =>
+            {
+                self.report_fallback(&error);
+                socket.protocol = Protocol::Tcp;
+                return self.open(socket, group);
+            }
+            new => Some(new?),
+        };
         socket.outcome = outcome;
         // The kernel gives new connections to this socket once it listens, and
         // a rollback would reset them.

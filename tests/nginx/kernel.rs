@@ -1,8 +1,10 @@
 //! What the kernel refuses: a protocol it lacks, an address, a port.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,7 +13,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::client::Over;
 use crate::harness::{Host, Outcome, Site, wait_until};
 use crate::namespace::set_sysctl;
+use crate::seccomp;
 use crate::server::Conf;
+use crate::strace::Fault;
 use crate::subsystem::{Subsystem, subsystem_tests};
 
 subsystem_tests! {
@@ -22,6 +26,8 @@ subsystem_tests! {
         a_reload_to_mptcp_that_is_switched_off_changes_nothing,
         mptcp_off_does_not_need_mptcp_in_the_kernel,
         kernels_without_mptcp_are_told_apart,
+        a_policy_that_forbids_mptcp_is_named_and_mptcp_auto_falls_back,
+        a_policy_that_forbids_bind_is_named_and_mptcp_auto_falls_back,
         a_protocol_that_the_kernel_lacks_is_refused,
         a_low_port_as_an_ordinary_user_is_refused_in_nginx_words,
         an_address_of_another_host_is_refused_in_nginx_words,
@@ -173,6 +179,101 @@ fn kernels_without_mptcp_are_told_apart(on: Subsystem) {
         assert!(line.contains(reason), "{errno}: {text}");
         assert!(!line.contains("net.mptcp.enabled"), "{errno}: {text}");
     }
+}
+
+const FORBIDDEN: &str = "failed: a security policy forbids MPTCP (SELinux, seccomp or BPF)";
+
+/// The warnings in a text.
+fn warnings(text: &str) -> Vec<&str> {
+    let lines = text.lines();
+    lines.filter(|line| line.contains("[warn]")).collect()
+}
+
+fn a_policy_that_forbids_mptcp_is_named_and_mptcp_auto_falls_back(on: Subsystem) {
+    const SANDBOXED: &str = "failed: MPTCP is not supported by this kernel, container or sandbox";
+    for (errno, reason) in [
+        (libc::EPERM, FORBIDDEN),
+        (libc::EACCES, FORBIDDEN),
+        (libc::EAFNOSUPPORT, SANDBOXED),
+        (libc::EOPNOTSUPP, SANDBOXED),
+        (libc::ENOSYS, SANDBOXED),
+    ] {
+        let message = format!("socket() 127.0.0.1:8080 {reason} ({errno}: ");
+        // A filter holds for the rest of a thread, and for what it starts.
+        let refused = std::thread::spawn(move || {
+            let site = Site::new();
+            seccomp::refuse(seccomp::SOCKET_PROTOCOL, libc::IPPROTO_MPTCP, errno);
+            let text = fails_to_start(&site, &on.listen("127.0.0.1:8080 mptcp"));
+            assert!(
+                text.contains("[emerg]") && text.contains(&message),
+                "{text}"
+            );
+
+            let words = ["127.0.0.1:8080 mptcp=auto", "127.0.0.1:8081 mptcp=auto"];
+            let auto = on.servers(&words);
+            let text = site.check(&auto).succeeds();
+            let nginx = site.start(&auto);
+            for text in [&text, &site.read("output")] {
+                let warnings = warnings(text);
+                assert_eq!(warnings.len(), 1, "{text}");
+                let fallback = format!("\"mptcp=auto\" falls back to TCP: {message}");
+                assert!(warnings[0].contains(&fallback), "{text}");
+            }
+            for address in ["127.0.0.1:8080", "127.0.0.1:8081"] {
+                on.ask(Over::Tcp, address).expect("TCP is served");
+            }
+            nginx.reload(&auto);
+            on.ask(Over::Tcp, "127.0.0.1:8080").expect("TCP is served");
+        });
+        refused.join().unwrap_or_else(|panic| resume_unwind(panic));
+    }
+}
+
+fn a_policy_that_forbids_bind_is_named_and_mptcp_auto_falls_back(on: Subsystem) {
+    let message = format!("bind() to 127.0.0.1:8080 {FORBIDDEN} (13: Permission denied)");
+    // The first bind(2) of each process is that of an MPTCP socket.
+    let fault = Fault {
+        call: "bind",
+        errno: libc::EACCES,
+    };
+    let mut strace = fault.strace("1");
+    strace.push("-f".into());
+    let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
+
+    let site = Site::new();
+    site.write(&on.listen("127.0.0.1:8080 mptcp"));
+    let text = site.run(&mut site.nginx_under(&strace, &[])).fails();
+    assert!(
+        text.contains("[emerg]") && text.contains(&message),
+        "{text}"
+    );
+    assert_eq!(site.injected().len(), 1);
+
+    let auto = on.listen("127.0.0.1:8080 mptcp=auto");
+    site.write(&auto);
+    let said = File::create(site.path("said")).expect("a file can be made");
+    let mut tracer = site
+        .nginx_under(&strace, &[])
+        .current_dir(&site.folder)
+        .stderr(said)
+        .spawn()
+        .expect("strace is missing: install it");
+    let nginx = site.running();
+    nginx.wait_for_workers(1);
+    let fallback = format!("\"mptcp=auto\" falls back to TCP: {message}");
+    let said = site.read("said");
+    assert_eq!(said.matches(&fallback).count(), 1, "{said}");
+    assert!(!nginx.listener().is_mptcp());
+
+    // A reload keeps the TCP socket, because the policy still is there.
+    let before = nginx.listener();
+    let log = nginx.begin_reload(&auto);
+    assert_eq!(log.matches(&fallback).count(), 1, "{log}");
+    assert_eq!(nginx.listener(), before);
+    on.serves("127.0.0.1:8080", false);
+    nginx.quit();
+    tracer.wait().expect("strace ends with nginx");
+    assert_eq!(site.injected().len(), 2);
 }
 
 fn a_protocol_that_the_kernel_lacks_is_refused(on: Subsystem) {

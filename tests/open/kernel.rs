@@ -9,6 +9,8 @@ use crate::common::socket::*;
 
 const SWITCHED_OFF: &str = "MPTCP is switched off, set sysctl net.mptcp.enabled=1";
 const TOO_OLD: &str = "this kernel is too old for MPTCP, Linux 5.6 is needed";
+const FORBIDDEN: &str = "a security policy forbids MPTCP (SELinux, seccomp or BPF)";
+const SANDBOXED: &str = "MPTCP is not supported by this kernel, container or sandbox";
 const NOT_BUILT_IN: &str = "this kernel was built without MPTCP, CONFIG_MPTCP is needed";
 
 /// Opens, and gives back what was reported.
@@ -98,20 +100,49 @@ fn mptcp_can_be_switched_on_again() {
 }
 
 #[test]
-fn a_call_that_is_forbidden_is_no_missing_protocol() {
+fn a_policy_forbids_mptcp() {
+    for errno in [libc::EPERM, libc::EACCES] {
+        let prepare = || seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, errno);
+        without_mptcp(prepare, errno, FORBIDDEN);
+    }
+}
+
+#[test]
+fn a_sandbox_lacks_mptcp() {
+    for errno in [libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::ENOSYS] {
+        let prepare = || seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, errno);
+        without_mptcp(prepare, errno, SANDBOXED);
+    }
+}
+
+#[test]
+fn where_tcp_is_refused_too_mptcp_is_not_to_blame() {
     namespace::run(|| {
-        seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, libc::EPERM);
-        // Not even `auto` hides that something is wrong here.
+        seccomp::refuse(seccomp::SOCKET_DOMAIN, libc::AF_INET6, libc::EAFNOSUPPORT);
+        for wish in [MPTCP, Wish::AUTO] {
+            let mut sockets = [stream("[::1]:80", Some(wish))];
+            let error = reports(&mut sockets).expect_err("there is no IPv6");
+            assert!(matches!(error, Error::Syscall { .. }), "{error:?}");
+            assert_eq!(error.to_string(), "socket() [::1]:80 failed");
+            assert_eq!(error.os_errno(), libc::EAFNOSUPPORT);
+        }
+    });
+}
+
+#[test]
+fn an_errno_that_is_no_refusal_ends_auto_too() {
+    namespace::run(|| {
+        seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, libc::EMFILE);
         for wish in [MPTCP, Wish::AUTO] {
             let mut sockets = [stream("127.0.0.1:80", Some(wish))];
-            let error = reports(&mut sockets).expect_err("forbidden");
+            let error = reports(&mut sockets).expect_err("no descriptors");
             assert!(matches!(error, Error::Syscall { .. }), "{error:?}");
             assert_eq!(error.to_string(), "socket() 127.0.0.1:80 failed");
-            assert_eq!(error.os_errno(), libc::EPERM);
+            assert_eq!(error.os_errno(), libc::EMFILE);
         }
-        let error = open::check(Protocol::Mptcp).expect_err("forbidden");
+        let error = open::check(Protocol::Mptcp).expect_err("no descriptors");
         assert_eq!(error.to_string(), "socket() failed");
-        assert_eq!(error.os_errno(), libc::EPERM);
+        assert_eq!(error.os_errno(), libc::EMFILE);
     });
 }
 
