@@ -9,6 +9,10 @@
 //! The ratio is the median of the rounds' ratios, of as many rounds as it takes
 //! to know it well.
 //!
+//! MPTCP clients whose connections are closed are measured against `tcp_nopush
+//! off`, where nginx corks no connection: the configuration is Debian's default
+//! otherwise, and a cork that nginx does not remove would be a wait for a timer.
+//!
 //! With `--native`, on nginx 1.29.7 or later: what it costs clients of both kinds
 //! against the `multipath` that nginx has of its own.
 //!
@@ -25,9 +29,6 @@ use machine::{
 
 mod machine;
 
-/// The least ratio of ours to nginx alone.
-const BOUND: f64 = 0.97;
-
 /// How well a ratio has to be known, and the rounds that are spent on it.
 const ERROR: f64 = 0.005;
 const LEAST_ROUNDS: usize = 20;
@@ -39,12 +40,15 @@ const QUESTIONS: [Question; 2] = [
         wrk: &["-c64", "-HConnection: close"],
         file: "small",
         amount: |requests, _| requests,
+        // To remove the cork is a system call, and a packet more over TCP.
+        bound: 0.94,
     },
     Question {
         name: "MB per second",
         wrk: &["-c8"],
         file: "large",
         amount: |_, bytes| bytes / 1e6,
+        bound: 0.97,
     },
 ];
 
@@ -80,17 +84,22 @@ fn bench(folder: &Path) -> Result<()> {
         true => ("native", "multipath", &CLIENTS[..]),
         false => ("without", "", &CLIENTS[..1]),
     };
-    let plain = Server::start(folder, name, "", 8081, parameter)?;
-    let mptcp = Server::start(folder, "mptcp", &load, 8082, "mptcp")?;
+    let plain = Server::start(folder, name, "", 8081, parameter, "on")?;
+    let mptcp = Server::start(folder, "mptcp", &load, 8082, "mptcp", "on")?;
+    let never_corked = match against_native() {
+        true => Server::start(folder, "native-nopush-off", "", 8083, parameter, "off")?,
+        false => Server::start(folder, "nopush-off", &load, 8083, "mptcp", "off")?,
+    };
 
-    let mut failed = false;
+    let [small, _] = &QUESTIONS;
+    let mut failed = small.compare(&CLIENTS[1], &never_corked, &mptcp)? < small.bound;
     for client in clients {
         for question in &QUESTIONS {
-            failed |= question.compare(client, &plain, &mptcp)? < BOUND;
+            failed |= question.compare(client, &plain, &mptcp)? < question.bound;
         }
     }
     if failed {
-        Err(format!("a ratio is below {BOUND}").into())
+        Err("a ratio is below its bound".into())
     } else {
         Ok(())
     }
@@ -122,6 +131,8 @@ struct Question {
     file: &'static str,
     /// What counts, of requests and bytes.
     amount: fn(f64, f64) -> f64,
+    /// The least ratio of ours to the other.
+    bound: f64,
 }
 
 impl Question {
@@ -144,10 +155,11 @@ impl Question {
         let (name, who) = (&plain.name, client.name);
         let (plain, mptcp, ratio) = rates.middle();
         println!(
-            "{who} clients, {}: {name} {plain:.0}, mptcp {mptcp:.0}, ratio {ratio:.3} ± {:.3} in {} rounds (at least {BOUND})",
+            "{who} clients, {}: {name} {plain:.0}, mptcp {mptcp:.0}, ratio {ratio:.3} ± {:.3} in {} rounds (at least {})",
             self.name,
             rates.error(),
             rates.count(),
+            self.bound,
         );
         let (plain, mptcp, cost_ratio) = costs.middle();
         println!(
@@ -212,14 +224,21 @@ struct Server {
 }
 
 impl Server {
-    fn start(folder: &Path, name: &str, load: &str, port: u16, parameter: &str) -> Result<Self> {
+    fn start(
+        folder: &Path,
+        name: &str,
+        load: &str,
+        port: u16,
+        parameter: &str,
+        tcp_nopush: &str,
+    ) -> Result<Self> {
         let place = folder.display();
         let configuration = folder.join(format!("{name}.conf"));
         let text = format!(
             "{load}user root;\ndaemon off;\nworker_processes 1;\nworker_cpu_affinity 01;\n\
              pid {place}/{name}.pid;\nerror_log {place}/{name}.log;\n\
              events {{ worker_connections 1024; }}\n\
-             http {{\naccess_log off;\nsendfile on;\ntcp_nopush on;\n\
+             http {{\naccess_log off;\nsendfile on;\ntcp_nopush {tcp_nopush};\n\
              keepalive_requests 1000000;\n\
              server {{ listen 127.0.0.1:{port} {parameter}; root {place}; }}\n}}\n"
         );
