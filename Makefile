@@ -12,7 +12,7 @@ DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
 TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
                  libnginx-mod-mail mptcpize nftables openssl pkg-config procps \
                  python3 strace systemd valgrind
-BENCH_PACKAGES = $(TEST_PACKAGES) mptcpize wrk
+BENCH_PACKAGES = $(TEST_PACKAGES) wrk
 DEB_PACKAGES   = $(BUILD_PACKAGES) debhelper libnginx-mod-mail
 
 # nginx gives its functions parameters that not all of them use.

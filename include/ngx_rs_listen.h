@@ -42,7 +42,7 @@
 #define NGX_RS_OPEN_INIT                                                      \
     { (uint32_t) sizeof(ngx_rs_open_t), 0, 0, 0, NULL, 0, NULL, NULL, NULL }
 #define NGX_RS_DRAINING_INIT                                                  \
-    { (uint32_t) sizeof(ngx_rs_draining_t), -1, 0, 0 }
+    { (uint32_t) sizeof(ngx_rs_draining_t), -1, 0, 0, 0 }
 #define NGX_RS_CONNECTION_INFO_INIT                                           \
     { (uint32_t) sizeof(ngx_rs_connection_info_t), 0,                         \
       NGX_RS_CONNECTION_UNASKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
@@ -739,6 +739,10 @@ typedef struct {
      * out: 1 if the caller must close it: it is idle, or its time is over.
      */
     uint32_t ended;
+    /**
+     * out: IPPROTO_* that it has.
+     */
+    int32_t protocol;
 } ngx_rs_draining_t;
 
 #ifdef __cplusplus

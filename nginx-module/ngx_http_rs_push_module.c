@@ -7,7 +7,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
-#include "ngx_rs_listen.h"
+#include "ngx_rs_module.h"
 
 
 /*
@@ -25,7 +25,6 @@ static ngx_int_t ngx_rsm_push_body_filter(ngx_http_request_t *r,
 static void ngx_rsm_push_response(ngx_http_request_t *r);
 static ngx_int_t ngx_rsm_push_log_handler(ngx_http_request_t *r);
 static void ngx_rsm_push(ngx_connection_t *c);
-static ngx_uint_t ngx_rsm_push_needed(ngx_listening_t *ls);
 
 
 extern ngx_module_t  ngx_http_rs_sockets_module;
@@ -77,22 +76,22 @@ static ngx_int_t
 ngx_rsm_push_init(ngx_conf_t *cf)
 {
     ngx_uint_t                  i;
-    ngx_rs_asked_t             *asked;
+    ngx_rsm_conf_t             *rmcf;
+    ngx_rsm_request_t          *request;
     ngx_http_handler_pt        *h;
-    ngx_rs_listen_conf_t       *rlcf;
     ngx_http_core_main_conf_t  *cmcf;
 
-    rlcf = (ngx_rs_listen_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
-                                                ngx_http_rs_sockets_module);
-    asked = rlcf->asked.elts;
+    rmcf = (ngx_rsm_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                           ngx_http_rs_sockets_module);
+    request = rmcf->requests.elts;
 
-    for (i = 0; i < rlcf->asked.nelts; i++) {
-        if (asked[i].protocol != IPPROTO_TCP) {
+    for (i = 0; i < rmcf->requests.nelts; i++) {
+        if (request[i].protocol != IPPROTO_TCP) {
             break;
         }
     }
 
-    if (i == rlcf->asked.nelts) {
+    if (i == rmcf->requests.nelts) {
         return NGX_OK;
     }
 
@@ -204,8 +203,10 @@ ngx_rsm_push_log_handler(ngx_http_request_t *r)
 static void
 ngx_rsm_push(ngx_connection_t *c)
 {
+    /* listeners of plain TCP have nginx's own handler */
+
     if (c->tcp_nopush != NGX_TCP_NOPUSH_SET
-        || !ngx_rsm_push_needed(c->listening))
+        || c->listening->handler == ngx_http_init_connection)
     {
         return;
     }
@@ -218,47 +219,4 @@ ngx_rsm_push(ngx_connection_t *c)
     ngx_log_debug0(NGX_LOG_DEBUG_HTTP, c->log, 0, "tcp_push before close");
 
     c->tcp_nopush = NGX_TCP_NOPUSH_UNSET;
-}
-
-
-/* whether the listener is of another protocol than TCP; asks no kernel */
-
-static ngx_uint_t
-ngx_rsm_push_needed(ngx_listening_t *ls)
-{
-    ngx_uint_t             n, left, right, middle;
-    ngx_listening_t       *elts;
-    ngx_rs_listen_conf_t  *rlcf;
-
-    elts = ngx_cycle->listening.elts;
-
-    if (ls < elts || ls >= elts + ngx_cycle->listening.nelts) {
-        /* a superseded socket, which may be MPTCP */
-        return 1;
-    }
-
-    n = ls - elts;
-    rlcf = (ngx_rs_listen_conf_t *) ngx_get_conf(ngx_cycle->conf_ctx,
-                                                ngx_http_rs_sockets_module);
-
-    /* the indices are in ascending order */
-
-    left = 0;
-    right = rlcf->nsockets;
-
-    while (left < right) {
-        middle = (left + right) / 2;
-
-        if (rlcf->indices[middle] < n) {
-            left = middle + 1;
-
-        } else {
-            right = middle;
-        }
-    }
-
-    return left < rlcf->nsockets
-           && rlcf->indices[left] == n
-           && rlcf->sockets[left].opened_protocol != 0
-           && rlcf->sockets[left].opened_protocol != IPPROTO_TCP;
 }

@@ -15,12 +15,16 @@ static ngx_int_t ngx_mail_rs_sockets_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_mail_rs_sockets_init_process(ngx_cycle_t *cycle);
 static char *ngx_mail_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static void ngx_mail_rs_init_mptcp_connection(ngx_connection_t *c);
+static void ngx_mail_rs_init_other_connection(ngx_connection_t *c);
 
 
 static ngx_rsm_subsystem_t  ngx_mail_rs_subsystem = {
     NGX_RS_SUBSYSTEM_MAIL,
     &ngx_mail_core_module,
-    ngx_mail_init_connection
+    ngx_mail_init_connection,
+    ngx_mail_rs_init_mptcp_connection,
+    ngx_mail_rs_init_other_connection
 };
 
 
@@ -123,4 +127,19 @@ ngx_mail_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     return ngx_rsm_directive(cf, ngx_get_conf(cf->cycle->conf_ctx,
                                               ngx_mail_rs_sockets_module),
                              core_conf);
+}
+
+
+static void
+ngx_mail_rs_init_mptcp_connection(ngx_connection_t *c)
+{
+    ngx_mail_init_connection(c);
+}
+
+
+static void
+ngx_mail_rs_init_other_connection(ngx_connection_t *c)
+{
+    ngx_rsm_disable_tcp_options(c);
+    ngx_mail_init_connection(c);
 }

@@ -343,6 +343,8 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         ls = cycle->listening.elts;
         ls += conf->indices[i];
 
+        ngx_rsm_set_handler(ls, conf->subsystem, socket->opened_protocol);
+
 #if (NGX_RS_HAVE_LISTENING_PROTOCOL)
         ls->protocol = (socket->opened_protocol == IPPROTO_TCP)
                        ? 0 : socket->opened_protocol;
@@ -499,6 +501,42 @@ ngx_rsm_rollback(void *data)
 
     (void) ngx_rs_listening_rollback(conf->sockets, conf->nsockets,
                                      &conf->open, NULL);
+}
+
+
+/* connections of plain TCP cost nothing */
+
+void
+ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_subsystem_t *subsystem,
+    int protocol)
+{
+    switch (protocol) {
+
+    case 0:
+    case IPPROTO_TCP:
+        ls->handler = subsystem->handler;
+        break;
+
+    case NGX_RS_IPPROTO_MPTCP:
+        ls->handler = subsystem->mptcp_handler;
+        break;
+
+    default:
+        ls->handler = subsystem->other_handler;
+    }
+}
+
+
+/*
+ * SCTP has neither TCP_NODELAY nor TCP_CORK, and nginx closes a connection for
+ * which it cannot set them.
+ */
+
+void
+ngx_rsm_disable_tcp_options(ngx_connection_t *c)
+{
+    c->tcp_nodelay = NGX_TCP_NODELAY_DISABLED;
+    c->tcp_nopush = NGX_TCP_NOPUSH_DISABLED;
 }
 
 

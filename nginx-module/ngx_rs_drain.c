@@ -218,6 +218,9 @@ ngx_rsm_drain_fill(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf,
             ls->connection = NULL;
             ls->previous = NULL;
 
+            ngx_rsm_set_handler(ls, conf->subsystem,
+                                drain->sockets[i].protocol);
+
 #if (NGX_HAVE_REUSEPORT)
             /* nginx is not to add it to the event loop anew for fairness */
             ls->reuseport = 1;

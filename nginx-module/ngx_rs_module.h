@@ -32,6 +32,10 @@ typedef struct {
 
     /* identifies the listeners of the subsystem */
     ngx_connection_handler_pt   handler;
+
+    /* in its place: for listeners of MPTCP, and of what is not TCP at all */
+    ngx_connection_handler_pt   mptcp_handler;
+    ngx_connection_handler_pt   other_handler;
 } ngx_rsm_subsystem_t;
 
 
@@ -87,6 +91,9 @@ ngx_rsm_conf_t *ngx_rsm_create_conf(ngx_cycle_t *cycle,
     ngx_rsm_subsystem_t *subsystem);
 char *ngx_rsm_prepare(ngx_cycle_t *cycle, void *conf);
 ngx_int_t ngx_rsm_commit(ngx_cycle_t *cycle, void *conf);
+void ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_subsystem_t *subsystem,
+    int protocol);
+void ngx_rsm_disable_tcp_options(ngx_connection_t *c);
 void ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log,
     ngx_rs_error_t *error);
 

@@ -97,11 +97,7 @@ impl Error {
     /// The error of a socket(2) or bind(2) that failed for this protocol: a
     /// policy or a sandbox may refuse the protocol. It does not if `tcp`, the
     /// same call for plain TCP, fails as well: on a privileged port, for example.
-    pub(crate) fn refused(
-        self,
-        protocol: Protocol,
-        tcp: impl FnOnce() -> io::Result<()>,
-    ) -> Self {
+    pub(crate) fn refused(self, protocol: Protocol, tcp: impl FnOnce() -> io::Result<()>) -> Self {
         let refusals = [
             libc::EPERM,
             libc::EACCES,

@@ -310,6 +310,7 @@ impl DrainingArray {
                     element.fd = socket.fd;
                     element.successor = socket.successor as u32;
                     element.ended = socket.ended.into();
+                    element.protocol = socket.protocol.number();
                 });
             }
         }

@@ -329,6 +329,8 @@ pub struct ngx_rs_draining_t {
     pub successor: u32,
     /// out: 1 if the caller must close it: it is idle, or its time is over.
     pub ended: u32,
+    /// out: IPPROTO_* that it has.
+    pub protocol: i32,
 }
 
 /// Not asked yet.

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::listen::{Disposition, Inherited, Listening};
 use crate::sys::{self, SharedCounter};
 pub use place::{Draining, TIME};
-use place::{Handshakes, INTERVAL, Place};
+use place::{Handshakes, Place};
 
 /// The superseded sockets that drain. The caller keeps the ownership of their
 /// descriptors, and closes those that have ended.
@@ -223,8 +223,7 @@ impl Drain {
 
     /// When to poll again; None if every socket has ended.
     pub fn delay(&self) -> Option<Duration> {
-        let left = self.places.iter().any(|place| !place.has_ended());
-        left.then_some(INTERVAL)
+        self.places.iter().filter_map(Place::delay).min()
     }
 
     /// The number of [`Drain::sockets`].

@@ -10,6 +10,7 @@ use socket2::{Domain, SockRef};
 use crate::address::SocketAddress;
 use crate::error::Error;
 use crate::listen::{Inherited, Listening, Outcome, flag};
+use crate::protocol::Protocol;
 use crate::sys::{self, Watched};
 
 /// How long a superseded socket drains at most: two packets in a row of a
@@ -18,7 +19,7 @@ pub const TIME: Duration = Duration::from_secs(5);
 
 /// The time between two calls of [`crate::Drain::poll`]. No socket ends earlier:
 /// processes of the old configuration may still accept from it.
-pub(super) const INTERVAL: Duration = TIME.checked_div(10).expect("10 is not 0");
+const INTERVAL: Duration = TIME.checked_div(10).expect("10 is not 0");
 
 /// One superseded socket, as [`crate::Drain::sockets`] lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(super) const INTERVAL: Duration = TIME.checked_div(10).expect("10 is not 0")
 pub struct Draining {
     /// Its descriptor.
     pub fd: i32,
+    /// Its protocol.
+    pub protocol: Protocol,
     /// Index of the first requested socket of its address in the latest
     /// [`crate::Drain::begin`]; meaningless if the socket has ended.
     pub successor: usize,
@@ -53,6 +56,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 struct Superseded {
     socket: Watched,
+    protocol: Protocol,
     state: State,
 }
 
@@ -93,8 +97,11 @@ impl Place {
         let socket =
             Watched::new(old.fd).map_err(|source| failed("getsockopt(SO_COOKIE)", source))?;
         sys::set_close_on_exec(old.fd).map_err(|source| failed("fcntl(FD_CLOEXEC)", source))?;
-        let state = State::Draining;
-        self.superseded.push(Superseded { socket, state });
+        self.superseded.push(Superseded {
+            socket,
+            protocol: old.protocol.unwrap_or(Protocol::Tcp),
+            state: State::Draining,
+        });
         Ok(())
     }
 
@@ -201,6 +208,15 @@ impl Place {
         age >= TIME || age >= INTERVAL && self.directed && !self.is_busy(handshakes)
     }
 
+    /// When to look again; None if every socket has ended. Never zero.
+    pub(super) fn delay(&self) -> Option<Duration> {
+        let age = self.began.elapsed();
+        let first = INTERVAL.saturating_sub(age);
+        let next = if first.is_zero() { INTERVAL } else { first };
+        let next = next.min(TIME.saturating_sub(age));
+        (!self.has_ended()).then_some(next.max(Duration::from_millis(1)))
+    }
+
     /// Whether handshakes are under way, or connections wait in a queue. In this
     /// order, because a handshake that ends in between puts one in the queue.
     fn is_busy(&self, handshakes: &mut Handshakes) -> bool {
@@ -239,9 +255,9 @@ impl Place {
             if ended {
                 old.state = State::Reported;
             }
-            let fd = old.socket.number();
             Draining {
-                fd,
+                fd: old.socket.number(),
+                protocol: old.protocol,
                 successor,
                 ended,
             }

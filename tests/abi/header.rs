@@ -72,7 +72,7 @@ fn rust() -> Facts {
         }
         ngx_rs_draining_t {
             size as "size", fd as "fd", successor as "successor",
-            ended as "ended"
+            ended as "ended", protocol as "protocol"
         }
         ngx_rs_connection_info_t {
             size as "size", flags as "flags", kind as "kind",

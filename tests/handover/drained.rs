@@ -114,7 +114,7 @@ fn drains(text: &str, client: &str, from: Protocol, old: usize, new_count: usize
     let sockets = supersede(&mut drain, text, &old, to, new_count);
     let during = connect(client, CLIENTS);
     assert_eq!(served(&sockets).iter().sum::<usize>(), CLIENTS, "{text}");
-    assert_eq!(drain.delay(), Some(drain::TIME / 10));
+    assert!(drain.delay().is_some_and(|delay| delay <= drain::TIME / 10));
     assert_eq!(drain.len(), old.len());
 
     thread::sleep(INTERVAL);
@@ -354,7 +354,11 @@ fn a_process_ends_a_socket_for_all() {
         child.finish();
         assert!(!listens(&old[0]));
         // The one that did not end it notices.
-        assert_eq!(worker.delay(), Some(drain::TIME / 10));
+        assert!(
+            worker
+                .delay()
+                .is_some_and(|delay| delay <= drain::TIME / 10)
+        );
         assert_eq!(ended(&mut worker), [true]);
         assert_eq!(worker.delay(), None);
     });

@@ -299,7 +299,7 @@ fn all_workers_get_clients_when_some_are_added_during_a_drain(on: Subsystem) {
             nginx.begin_reload(&conf(word, 2));
             nginx.wait_for_workers(2);
             let log = nginx.begin_reload(&conf(word, 4));
-            let notice = "ends before its time, because a new one is bound";
+            let notice = "early, because a new one must be bound";
             assert_eq!(log.matches(notice).count(), 1, "{log}");
             all_share(&nginx, 4);
             clients.wait_for_more(50);

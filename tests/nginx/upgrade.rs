@@ -131,7 +131,7 @@ fn upgrade_changes(on: Subsystem, before: &Conf, after: &Conf, mptcp: bool) {
         log.lines().filter(warns).count()
     };
     assert_eq!(warnings(), 1, "{}", new.log());
-    assert!(new.log().contains("reload when that process has quit"));
+    assert!(new.log().contains("reload after that process has quit"));
     assert_eq!(new.listener(), listener);
     on.serves(ADDRESS, !mptcp);
     new.reload(after);
