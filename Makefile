@@ -8,6 +8,7 @@ NGINX_SOURCES = $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
 
 # What a fresh Debian 12 lacks, besides Rust.
 BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
+SOURCE_PACKAGES = binutils gcc libc6-dev libpcre2-dev libssl-dev zlib1g-dev
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
 TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
                  libnginx-mod-mail mptcpize nftables openssl pkg-config procps \
@@ -91,7 +92,7 @@ uninstall:			## take it away again: the same PREFIX, LIBDIR, DESTDIR
 	rm -f $(INSTALLED)
 
 module:			## build the modules for an nginx: target/nginx/*.so
-	@tests/packages.sh $(if $(NGINX_SOURCE),gcc binutils,$(BUILD_PACKAGES))
+	@tests/packages.sh $(if $(NGINX_SOURCE),$(SOURCE_PACKAGES),$(BUILD_PACKAGES))
 	@nginx-module/build.sh
 
 static: $(NGINX_STATIC)	## build an nginx with the modules linked in

@@ -2,8 +2,8 @@
 # Builds the modules for an installed nginx.
 #
 #   NGINX         its binary (default: the nginx on PATH)
-#   NGINX_SOURCE  source or headers of the same version (default: those of
-#                 Debian's package nginx-dev)
+#   NGINX_SOURCE  its source or headers: a release, a checkout, or OpenResty's
+#                 bundle (default: those of Debian's package nginx-dev)
 #   OUT           where the modules go (default: target/nginx)
 
 set -eu
@@ -22,21 +22,36 @@ NGINX=${NGINX:-$(PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin command -v nginx)} \
 NGINX_SOURCE=${NGINX_SOURCE:-/usr/share/nginx/src}
 OUT=${OUT:-$root/target/nginx}
 
-[ -x "$NGINX" ] || die "$NGINX is no program"
-[ -f "$NGINX_SOURCE/configure" ] \
-    || die "no nginx source in $NGINX_SOURCE: install the headers (Debian:" \
-           "apt-get install nginx-dev), or pass NGINX_SOURCE=/path/to/source"
+[ -x "$NGINX" ] || die "$NGINX is not a program: pass NGINX=/path/to/nginx"
 
-# the version of both
+# forks print their own name first: "Angie version: Angie/1.13.0"
 
-binary=$("$NGINX" -v 2>&1 | sed -n 's,^nginx version: [^/]*/\([0-9.]*\).*,\1,p')
-headers=$(sed -n 's,^#define NGINX_VERSION  *"\([0-9.]*\)".*,\1,p' \
-              "$NGINX_SOURCE/src/core/nginx.h")
+binary=$("$NGINX" -v 2>&1 | sed -n 's,^[^ ]* version: *,,p' | head -n 1)
+[ -n "$binary" ] \
+    || die "$NGINX -v prints no version, so it is not an nginx:" \
+           "pass NGINX=/path/to/nginx"
 
-[ "$binary" = "$headers" ] \
-    || die "$NGINX is version $binary, but $NGINX_SOURCE has the headers of" \
-           "$headers: install nginx-dev of version $binary, or pass the" \
-           "source of $binary as NGINX_SOURCE"
+# a release, the headers of Debian, a checkout or the bundle of OpenResty
+
+source=
+for tree in "$NGINX_SOURCE" "$NGINX_SOURCE"/bundle/nginx-*; do
+    [ ! -f "$tree/src/core/nginx.h" ] || source=$tree
+done
+
+configure=configure
+[ -f "$source/configure" ] || configure=auto/configure
+
+[ -n "$source" ] && [ -f "$source/$configure" ] \
+    || die "no nginx source in $NGINX_SOURCE: $NGINX is $binary, so install" \
+           "its headers (Debian: apt-get install nginx-dev), or pass" \
+           "NGINX_SOURCE=/path/to/source of $binary"
+
+headers=$(sed -n 's,^#define \([A-Z]*\)_VERSION  *"\(.*\)".*,\1/\2,p' \
+              "$source"/src/core/*.h | tr A-Z a-z | xargs)
+versions="$NGINX is $binary, and $source has the headers of"
+versions="$versions ${headers:-an unknown version}"
+remedy="install nginx-dev of the same version as $binary, or pass the source"
+remedy="$remedy of $binary as NGINX_SOURCE"
 
 # the options of the binary, but for other modules: those that are not nginx's
 # own, and those that are loaded and want libraries that we do not need
@@ -74,15 +89,54 @@ done
 mkdir -p "$OUT/build"
 OUT=$(cd "$OUT" && pwd)
 work=$OUT/build
-rm -rf "$work/auto" "$work/src" "$work/conf"
-cp -r "$NGINX_SOURCE/auto" "$NGINX_SOURCE/configure" "$NGINX_SOURCE/src" "$work"
+rm -rf "$work/auto" "$work/src" "$work/configure" "$work/objs/probe.so"
+cp -r "$source/auto" "$source/src" "$source/$configure" "$work"
 cd "$work"
 
-echo "configuring for nginx $binary"
-bash ./configure "$@" --with-cc-opt="${CFLAGS:--O2} -fPIC" \
+echo "configuring for $binary"
+bash "./${configure##*/}" "$@" --with-cc-opt="${CFLAGS:--O2} -fPIC" \
     --with-ld-opt="${LDFLAGS:-} -fPIC" \
     --add-dynamic-module="$here" > configure.log 2>&1 \
-    || { tail -n 20 configure.log >&2; die "configure failed"; }
+    || {
+        tail -n 20 configure.log >&2
+        die "configure failed. $versions: if these differ, $remedy"
+    }
+
+# nginx compares its nginx_version and its signature with those in a module.
+# An empty module has both, so nginx itself can answer before the real build.
+
+signature() {
+    grep -a -o '[0-9],[0-9],[0-9],[01]\{30,\}' "$1" | head -n 1 | grep . \
+        || echo unknown
+}
+
+printf 'objs/probe.so:\n\t$(CC) $(CFLAGS) $(ALL_INCS) -shared -o $@ %s\n' \
+    "$here/probe.c" >> objs/Makefile
+make -f objs/Makefile objs/probe.so > make.log 2>&1 \
+    || { tail -n 20 make.log >&2; die "cannot compile. $versions"; }
+
+cat > objs/probe.conf << END
+load_module $work/objs/probe.so;
+user root;
+pid $work/objs/probe.pid;
+events { }
+END
+
+# nginx would read sockets to inherit from NGINX
+case $("$NGINX" -h 2>&1) in *" -e "*) log="-e stderr" ;; *) log= ;; esac
+answer=$(env -u NGINX "$NGINX" -t $log -p "$work/objs" \
+             -c "$work/objs/probe.conf" 2>&1) || {
+    echo "$answer" >&2
+    case $answer in
+        *"not binary compatible"*)
+            die "$versions, but their signatures differ:" \
+                "$(signature "$NGINX") and $(signature objs/probe.so)." \
+                "Pass the source that $binary was built from as NGINX_SOURCE," \
+                "and build on the system that it was built for"
+            ;;
+        *) die "$versions: $remedy" ;;
+    esac
+}
 
 # only our modules, as there may be headers alone
 

@@ -1,7 +1,7 @@
 //! What `make module` makes, and what it says when it cannot.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -41,21 +41,107 @@ fn build(variables: &[(&str, &Path)]) -> Output {
         .expect("build.sh can be run")
 }
 
-/// The message of a build that has to fail.
-fn refusal(variables: &[(&str, &Path)]) -> String {
-    let output = build(variables);
+/// The message of a build that has to fail: it names the program and what the
+/// program says it is.
+fn refusal(nginx: &Path, is: &str, source: &Path, out: &str) -> String {
+    let output = build(&[
+        ("NGINX", nginx),
+        ("NGINX_SOURCE", source),
+        ("OUT", &folder(out)),
+    ]);
     assert!(!output.status.success(), "the build has to fail");
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let named = format!("{} is {is}", nginx.display());
+    assert!(said.contains(&named), "{said}");
+    said
 }
 
-/// A program that says it is nginx of some version, for the test of this name.
-fn nginx_of_version(version: &str, test: &str) -> PathBuf {
-    let path = folder(&format!("{version}-{test}")).join("nginx");
-    let script = format!("#!/bin/sh\necho 'nginx version: nginx/{version}' >&2\n");
-    fs::write(&path, script).expect("a script can be written");
+fn accepted(nginx: &Path, source: &Path, out: &Path) {
+    // cargo works once for all
+    let library = root().join("target/test-module/library");
+    fs::create_dir_all(&library).expect("a folder can be made below target/");
+    let objects = out.join("build/objs");
+    fs::create_dir_all(&objects).expect("a folder can be made below target/");
+    symlink(library, objects.join("ngx_rs_listen")).expect("a link can be made");
+    let output = build(&[("NGINX", nginx), ("NGINX_SOURCE", source), ("OUT", out)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+/// The modules in a folder, sorted.
+fn modules(out: &Path) -> Vec<String> {
+    let files = fs::read_dir(out).expect("it is there");
+    let names = files.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".so")).collect();
+    names.sort();
+    names
+}
+
+fn nginx() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .map(|folder| folder.join("nginx"))
+        .find(|nginx| nginx.is_file())
+        .expect("nginx is missing: install nginx")
+}
+
+/// What `nginx -V` says of its options.
+fn options() -> String {
+    let output = Command::new(nginx())
+        .arg("-V")
+        .output()
+        .expect("nginx runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    let (_, options) = text.split_once("arguments: ").expect("nginx -V has them");
+    options.trim_end().to_owned()
+}
+
+/// The installed nginx under another name and with other options. Its own bytes
+/// are behind those of the script, where its signature is looked for.
+fn fork(name: &str, version: &str, options: &str) -> PathBuf {
+    let path = folder(&format!("program-{name}")).join("nginx");
+    let real = nginx();
+    let script = format!(
+        "#!/bin/sh\n\
+         case $1 in\n\
+         -v | -V) cat >&2 << 'END' ;;\n\
+         {version}\n\
+         configure arguments: {options}\n\
+         END\n\
+         *) exec {} \"$@\" ;;\n\
+         esac\n\
+         exit\n",
+        real.display()
+    );
+    let mut bytes = script.into_bytes();
+    bytes.extend(fs::read(real).expect("nginx can be read"));
+    fs::write(&path, bytes).expect("a script can be written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
         .expect("a script can be made one");
     path
+}
+
+/// A copy of the headers of Debian, as a fork has them.
+fn headers(name: &str, inside: &str) -> PathBuf {
+    let tree = folder(&format!("source-{name}"));
+    let copy = tree.join(inside);
+    fs::create_dir_all(&copy).expect("a folder can be made below target/");
+    for part in ["auto", "configure", "src"] {
+        let part = Path::new("/usr/share/nginx/src").join(part);
+        let copied = Command::new("cp").arg("-r").arg(part).arg(&copy).status();
+        assert!(
+            copied.is_ok_and(|status| status.success()),
+            "the headers are missing: install nginx-dev"
+        );
+    }
+    tree
+}
+
+fn replace(file: &Path, old: &str, new: &str) {
+    let text = fs::read_to_string(file).expect("it can be read");
+    assert!(text.contains(old), "{old} is in {}", file.display());
+    fs::write(file, text.replace(old, new)).expect("it can be written");
 }
 
 /// The dynamic symbols that the module defines.
@@ -107,52 +193,112 @@ fn modules_are_small_stand_alone_and_hide_the_library() {
 
 #[test]
 fn headers_of_another_version_are_refused() {
-    let said = refusal(&[
-        ("NGINX", &nginx_of_version("1.20.2", "refused")),
-        ("OUT", &folder("refused")),
-    ]);
+    let source = headers("newer", "");
+    let header = source.join("src/core/nginx.h");
+    let number = "#define nginx_version      ";
+    replace(&header, number, &format!("{number}9"));
+    replace(&header, "NGINX_VERSION      \"", "NGINX_VERSION      \"9");
+    let nginx = fork("newer", "nginx version: nginx/1.2.3", &options());
+    let said = refusal(&nginx, "nginx/1.2.3", &source, "newer");
     for part in [
-        "1.20.2",
-        "install nginx-dev of version 1.20.2",
-        "NGINX_SOURCE",
+        "has the headers of nginx/91.",
+        "install nginx-dev of the same version as nginx/1.2.3",
+        "pass the source of nginx/1.2.3 as NGINX_SOURCE",
     ] {
         assert!(said.contains(part), "{said}");
     }
 }
 
 #[test]
+fn another_signature_is_refused() {
+    let options = options().replace("--with-compat", "");
+    let nginx = fork("signature", "nginx version: nginx/1.2.3", &options);
+    let said = refusal(
+        &nginx,
+        "nginx/1.2.3",
+        Path::new("/usr/share/nginx/src"),
+        "signature",
+    );
+    let (_, differ) = said
+        .split_once("signatures differ: ")
+        .unwrap_or_else(|| panic!("{said}"));
+    let (both, _) = differ.split_once(". ").expect("a sentence");
+    let (ours, theirs) = both.split_once(" and ").expect("two signatures");
+    for signature in [ours, theirs] {
+        assert!(signature.ends_with(['0', '1']), "{said}");
+    }
+    assert_ne!(ours, theirs, "{said}");
+}
+
+#[test]
+fn options_that_the_source_lacks_are_refused() {
+    let nginx = fork("options", "nginx version: nginx/1.2.3", "--with-teapot");
+    let source = Path::new("/usr/share/nginx/src");
+    let said = refusal(&nginx, "nginx/1.2.3", source, "options");
+    assert!(said.contains("\"--with-teapot\""), "{said}");
+    assert!(said.contains("has the headers of nginx/1."), "{said}");
+}
+
+#[test]
 fn missing_nginx_is_named() {
-    let said = refusal(&[("NGINX", Path::new("/nowhere/nginx"))]);
-    assert!(said.contains("/nowhere/nginx"), "{said}");
+    for program in ["/nowhere/nginx", "/bin/true"] {
+        let output = build(&[("NGINX", Path::new(program))]);
+        assert!(!output.status.success(), "the build has to fail");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains(program) && said.contains("NGINX=/path/to/nginx"),
+            "{said}"
+        );
+    }
 }
 
 #[test]
 fn missing_source_is_named() {
-    let nginx = nginx_of_version("1.22.1", "source");
-    let said = refusal(&[("NGINX", &nginx), ("NGINX_SOURCE", Path::new("/nowhere"))]);
-    assert!(
-        said.contains("/nowhere") && said.contains("nginx-dev"),
-        "{said}"
-    );
+    let nginx = fork("source", "Angie version: Angie/1.13.0", "");
+    let said = refusal(&nginx, "Angie/1.13.0", Path::new("/nowhere"), "source");
+    for part in ["/nowhere", "nginx-dev", "source of Angie/1.13.0"] {
+        assert!(said.contains(part), "{said}");
+    }
 }
 
-/// The one that this nginx has says nothing of stream or mail.
+/// Four numbers, and nginx's source inside of a bundle with another configure.
+#[test]
+fn openresty_and_its_bundle_are_accepted() {
+    let version = "nginx version: openresty/1.22.1.3";
+    let nginx = fork("openresty", version, &options());
+    let source = headers("openresty", "bundle/nginx-1.22.1");
+    fs::write(source.join("configure"), "exit 1").expect("a file can be written");
+    let out = folder("openresty");
+    accepted(&nginx, &source, &out);
+    assert_eq!(modules(&out).len(), SUBSYSTEMS.len());
+}
+
+/// The name and version of a fork, and a checkout, where configure is in auto/.
+#[test]
+fn angie_and_a_checkout_are_accepted() {
+    let version = "Angie version: Angie/1.13.0";
+    let nginx = fork("angie", version, &options());
+    let source = headers("angie", "");
+    let moved = fs::rename(source.join("configure"), source.join("auto/configure"));
+    moved.expect("a file can be moved");
+    let out = folder("angie");
+    accepted(&nginx, &source, &out);
+    assert_eq!(modules(&out).len(), SUBSYSTEMS.len());
+}
+
+/// The options that this nginx names have neither stream nor mail.
 #[test]
 fn subsystems_that_nginx_lacks_get_no_module() {
-    let source = root().join("target/nginx-static/source");
-    assert!(
-        source.is_dir(),
-        "its source is missing: run \"make static\""
-    );
+    let options = options();
+    let kept: Vec<_> = options
+        .split(' ')
+        .filter(|option| !option.starts_with("--with-stream") && !option.starts_with("--with-mail"))
+        .filter(|option| !option.starts_with("--modules-path"))
+        .collect();
+    let nginx = fork("lacking", "nginx version: nginx/1.22.1", &kept.join(" "));
     let out = folder("lacking");
-    let nginx = nginx_of_version("1.22.1", "lacking");
-    let output = build(&[("NGINX", &nginx), ("NGINX_SOURCE", &source), ("OUT", &out)]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let files = fs::read_dir(&out).expect("it is there");
-    let names = files.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let modules: Vec<_> = names.filter(|name| name.ends_with(".so")).collect();
-    assert_eq!(modules, [file("http")]);
+    accepted(&nginx, Path::new("/usr/share/nginx/src"), &out);
+    assert_eq!(modules(&out), [file("http")]);
 }
 
 /// nginx's own source, and its own `--add-dynamic-module`.
@@ -169,16 +315,7 @@ fn full_source_will_do() {
     // A running nginx may have the file mapped that is there already.
     fs::write(out.join(file("stream")), "mapped").expect("a file can be written");
     let mapped = File::open(out.join(file("stream"))).expect("it is there");
-    let output = build(&[
-        ("NGINX", &nginx),
-        ("NGINX_SOURCE", &source),
-        ("OUT", relative),
-    ]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    accepted(&nginx, &source, relative);
     for module in SUBSYSTEMS {
         assert_eq!(symbols(&out.join(file(module))), wanted(module));
     }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs those of the given Debian packages that are missing, and starts no
-# service: a web server that runs already goes on undisturbed.
+# service: a web server that runs already goes on undisturbed. On a system
+# without apt the names are printed, and what is really missing fails later.
 
 set -eu
 
@@ -12,8 +13,8 @@ done
 [ -n "$missing" ] || exit 0
 
 command -v apt-get > /dev/null || {
-    echo "packages.sh: apt-get is missing; install by hand:$missing" >&2
-    exit 1
+    echo "packages.sh: no apt-get here, so install by hand:$missing" >&2
+    exit 0
 }
 if [ "$(id -u)" != 0 ]; then
     command -v sudo > /dev/null || {
