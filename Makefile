@@ -6,15 +6,18 @@ NGINX_DYNAMIC = $(CURDIR)/target/nginx-dynamic/nginx
 NGINX_SOURCES = $(wildcard src/*.rs src/*/*.rs include/* nginx-module/*) \
                 Cargo.lock tests/build-nginx.sh
 
-# What a fresh Debian 12 lacks, besides Rust.
-BUILD_PACKAGES = binutils gcc libc6-dev nginx nginx-dev libnginx-mod-stream
-SOURCE_PACKAGES = binutils gcc libc6-dev libpcre2-dev libssl-dev zlib1g-dev
+# What a minimal Debian 12 lacks, besides Rust and make.
+LIBRARY_PACKAGES = gcc libc6-dev
+SOURCE_PACKAGES  = binutils $(LIBRARY_PACKAGES) libpcre2-dev libssl-dev \
+                   zlib1g-dev
+BUILD_PACKAGES = binutils $(LIBRARY_PACKAGES) nginx nginx-dev \
+                 libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
 TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
                  libnginx-mod-mail mptcpize nftables openssl pkg-config procps \
                  python3 strace systemd valgrind
 BENCH_PACKAGES = $(TEST_PACKAGES) wrk
-DEB_PACKAGES   = $(BUILD_PACKAGES) debhelper libnginx-mod-mail
+DEB_PACKAGES   = $(BUILD_PACKAGES) build-essential debhelper libnginx-mod-mail
 
 # nginx gives its functions parameters that not all of them use.
 C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter
@@ -34,7 +37,8 @@ INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
             $(DESTDIR)$(PREFIX)/include/ngx_rs_listen.h
 
 .PHONY: help demo test fuzz matrix build install uninstall deb test-deb \
-        module static bench native soak sweep memory header lint packages
+        test-fresh module static bench native soak sweep memory header lint \
+        packages
 
 help:			## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -60,9 +64,15 @@ matrix:			## test on every nginx of Debian, 1.18 to 1.30
 	@tests/packages.sh debootstrap
 	@tests/matrix.sh $(RELEASES)
 
+# RELEASES and TARGETS are optional, as in TARGETS="demo deb".
+test-fresh:		## run the targets of README on a minimal Debian 12 and 13
+	@tests/packages.sh debootstrap
+	@TARGETS="$(TARGETS)" tests/fresh.sh $(RELEASES)
+
 # Without the rlib, of which cargo leaves out the optimization at link time.
 # .libs are the libraries that the static one needs, in the linker's words.
 build:			## build the library: target/release/libngx_rs_listen.{so,a}
+	@tests/packages.sh $(LIBRARY_PACKAGES)
 	cargo rustc --release --locked --lib --crate-type cdylib,staticlib
 	@rustc --crate-type staticlib -o $(LIBRARY).none.a \
 	    --print native-static-libs=$(LIBRARY).libs /dev/null

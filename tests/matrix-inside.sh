@@ -1,10 +1,20 @@
 #!/bin/sh
 # A line of tests/matrix.sh, inside of its release: the nginx tests with the
 # modules loaded into the packaged nginx, or linked into one from its source.
+# Or only a build with the release's own Rust; that of Debian 13 is the oldest
+# supported.
 #
-#   matrix-inside.sh loaded|linked
+#   matrix-inside.sh loaded|linked|built
 
 set -eu
+
+if [ "$1" = built ]; then
+    tests/fresh-inside.sh module
+    make build
+    nginx -v
+    echo "remark: built with Rust $(rustc --version | cut -d ' ' -f 2)"
+    exit
+fi
 
 # Debian 11 has no package of nginx's headers, and what they want besides.
 . /etc/os-release

@@ -23,9 +23,13 @@ captured() {
 
 run() {
     local release=$1 modules=$2 began=$SECONDS log=$logs/$1-$2.log
-    local version passed broken note=
+    local version passed broken note= root=$1
+    if [ "$modules" = built ]; then
+        root="-fn $release-fresh"
+        rm -rf "$logs/$release-fresh.target"
+    fi
     echo "nginx of Debian $release, modules $modules: see $log"
-    tests/root.sh "$release" tests/matrix-inside.sh "$modules" > "$log" 2>&1 || {
+    tests/root.sh $root tests/matrix-inside.sh "$modules" > "$log" 2>&1 || {
         failed=1
         note="failed: $(grep -v '^make: ' "$log" | tail -n 1)"
         sed -n 's/^test \(.*\) \.\.\. FAILED$/    failed: \1/p' "$log"
@@ -49,6 +53,7 @@ for release do
     run "$release" loaded
     case $release in
         bookworm | sid) run "$release" linked ;;
+        trixie) run "$release" built ;;
     esac
 done
 

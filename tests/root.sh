@@ -1,15 +1,29 @@
 #!/bin/bash
 # Runs a command in another release of Debian, as root: in a folder below
-# target/matrix that is made once, with a kernel, a checkout and a Rust that
-# are the machine's own.
+# target/matrix that is made once, with a kernel, a checkout, a Rust and crates
+# that are the machine's own.
 #
-#   root.sh RELEASE[-NAME] COMMAND...
+#   root.sh [-f] [-n] RELEASE[-NAME] COMMAND...
+#
+#   -f  changes to the folder, but for target/, are gone when the command ends
+#   -n  without the machine's Rust, where that of the release is new enough
 #
 # With a NAME it is a folder of its own, apart from others of the release.
 # What runs in there finds a target/ of its own, and ends with the command.
+# Downloaded packages stay in a folder beside it.
 
 set -euo pipefail
 
+fresh=
+lend=
+while getopts fn option; do
+    case $option in
+        f) fresh=yes ;;
+        n) lend=no ;;
+        *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
 release=$1
 shift
 checkout=$(cd "$(dirname "$0")/.." && pwd)
@@ -44,29 +58,43 @@ make_root() {
 }
 
 [ "$(id -u)" = 0 ] || die "run as root"
-mkdir -p "$target"
+mkdir -p "$target" "$root.debs/partial"
 [ -d "$root" ] || make_root
 
-rust=$(rustc --print sysroot)
 cargo=${CARGO_HOME:-$HOME/.cargo}
-[ "$rust" != /usr ] || die "the Rust of /usr cannot be lent: get rustup's"
+rust=
+case $lend$release in
+    nobullseye* | nobookworm*) lend= ;;
+esac
+if [ -z "$lend" ]; then
+    rust=$(rustc --print sysroot)
+    [ "$rust" != /usr ] || die "the Rust of /usr cannot be lent: get rustup's"
+fi
 
 # All of it goes with the command: the processes, the mounts and /tmp.
 inside='
 set -e
-root=$1 target=$2 checkout=$3 rust=$4 cargo=$5
-shift 5
+root=$1 target=$2 checkout=$3 rust=$4 cargo=$5 fresh=$6
+shift 6
+if [ -n "$fresh" ]; then
+    mkdir -p "$root.upper"
+    mount -t tmpfs tmpfs "$root.upper"
+    mkdir "$root.upper/files" "$root.upper/work"
+    mount -t overlay overlay "$root" \
+        -o "lowerdir=$root,upperdir=$root.upper/files,workdir=$root.upper/work"
+fi
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
-for folder in "$checkout" "$rust" "$cargo"; do
+mount --bind "$root.debs" "$root/var/cache/apt/archives"
+for folder in "$checkout" "$cargo" ${rust:+"$rust"}; do
     mkdir -p "$root$folder"
     mount --bind "$folder" "$root$folder"
 done
 mount --bind "$target" "$root$checkout/target"
 chroot "$root" /usr/bin/env -i HOME=/root LANG=C.UTF-8 CARGO_HOME="$cargo" \
-    PATH="$rust/bin:/usr/sbin:/usr/bin:/sbin:/bin" CARGO_NET_OFFLINE=true \
+    PATH="${rust:+$rust/bin:}/usr/sbin:/usr/bin:/sbin:/bin" CARGO_NET_OFFLINE=true \
     sh -c "cd \"\$0\" && exec \"\$@\"" "$checkout" "$@"
 '
 exec unshare --mount --pid --fork --kill-child bash -c "$inside" root.sh \
-    "$root" "$target" "$checkout" "$rust" "$cargo" "$@"
+    "$root" "$target" "$checkout" "$rust" "$cargo" "$fresh" "$@"

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Runs a target of the Makefile on a Debian that has neither make nor, perhaps,
+# Rust.
+#
+#   fresh-inside.sh TARGET
+
+set -eu
+
+tests/packages.sh make
+command -v cargo > /dev/null || tests/packages.sh cargo
+rustc --version
+make "$1"
