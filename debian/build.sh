@@ -14,6 +14,12 @@ cd "$1/source"
 tar -c -C "$root" --exclude=./target --exclude=./fuzz/target \
     --exclude=./.git . | tar -x
 
+# Debian 12 gets 0.1.0-1~deb12, and so on: an upgrade of the distribution also
+# upgrades the packages.
+. /etc/os-release
+[ -z "${VERSION_ID:-}" ] || sed -i debian/changelog -e \
+    "1s/(\(.*\)) unstable;/(\1~deb$VERSION_ID) $VERSION_CODENAME;/"
+
 echo "building the packages of $(dpkg-parsechangelog -S Version)"
 unset CARGO_TARGET_DIR
 export DEB_BUILD_OPTIONS="noautodbgsym parallel=$(nproc)"

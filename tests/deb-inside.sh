@@ -1,6 +1,7 @@
 #!/bin/bash
-# What tests/deb.sh does inside of the clean Debian.
+# What tests/deb.sh does inside of a Debian.
 #
+#   deb-inside.sh build     ours, twice, where nothing is installed
 #   deb-inside.sh fetch     the packages that ours depend on, from the network
 #   deb-inside.sh use       ours installed, used and removed, without network
 
@@ -23,6 +24,39 @@ quietly() {
         cat /tmp/apt.log >&2
         die "$* failed"
     }
+}
+
+build() {
+    local module package abi
+    tests/fresh-inside.sh deb
+
+    # The bug to be closed is Debian's request for a new package.
+    tests/packages.sh lintian
+    lintian --allow-root --fail-on error,warning \
+        --suppress-tags initial-upload-closes-no-bugs target/deb/*.changes
+
+    # A release is upgraded to the next one, and then to unstable.
+    . /etc/os-release
+    for package in target/deb/*.deb; do
+        [[ ${VERSION_ID:-} = "" \
+            || $(dpkg-deb -f "$package" Version) = *~deb$VERSION_ID ]] \
+            || die "$package is not for Debian $VERSION_ID"
+    done
+
+    # That of the nginx that they were built for: with another they would not
+    # load.
+    abi=$(dpkg-query -W -f '${Provides}' nginx | grep -o 'nginx-abi-[^ ,]*')
+    for module in stream http mail; do
+        dpkg-deb -f target/deb/libnginx-mod-$module-rs-listen_*.deb Depends \
+            | tr , '\n' | grep -q "^ *$abi *\$" \
+            || die "the package for $module does not depend on $abi"
+    done
+
+    echo "building them again, in another folder: every byte is the same"
+    debian/build.sh target/deb-again > /dev/null
+    for package in target/deb/*.deb; do
+        cmp "$package" "target/deb-again/${package##*/}"
+    done
 }
 
 fetch() {
@@ -90,6 +124,10 @@ all_enabled() {
 }
 
 case $1 in
+    build)
+        build
+        exit
+        ;;
     fetch)
         # Later runs find all of it there.
         fetch > /tmp/apt.log 2>&1 || {

@@ -1,49 +1,31 @@
 #!/bin/bash
-# Installs the packages of target/deb on a clean Debian 12, in a folder that
-# is made once below target/matrix and that a run leaves as it was; for what
-# is asked of them there see deb-inside.sh. The network is used only to fetch
-# what they depend on.
+# Builds the packages on a minimal Debian, and installs them on a clean one, in
+# folders that are made once below target/matrix and that a run leaves as they
+# were; for what is checked there see deb-inside.sh. The network is used only
+# to fetch packages of Debian.
+#
+#   deb.sh [RELEASE...]
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The bug to be closed is Debian's request for a new package.
-lintian --allow-root --fail-on error,warning \
-    --suppress-tags initial-upload-closes-no-bugs target/deb/*.changes
+mkdir -p target/matrix
+cargo fetch --locked --quiet
 
-# That of the nginx that they were built for: with another they would not load.
-abi=$(dpkg-query -W -f '${Provides}' nginx | grep -o 'nginx-abi-[^ ,]*')
-for module in stream http mail; do
-    dpkg-deb -f target/deb/libnginx-mod-$module-rs-listen_*.deb Depends \
-        | tr , '\n' | grep -q "^ *$abi *\$" || {
-            echo "deb.sh: the package for $module does not depend on $abi" >&2
-            exit 1
-        }
+[ $# != 0 ] || set -- bookworm
+
+for release do
+    echo "Debian $release"
+    folder=target/matrix/$release
+    rm -rf "$folder-fresh.target" "$folder-clean.target"
+    tests/root.sh -fn "$release-fresh" tests/deb-inside.sh build
+
+    mkdir -p "$folder-clean.target"
+    cp -r "$folder-fresh.target/deb" "$folder-clean.target/deb"
+    tests/root.sh "$release-clean" tests/deb-inside.sh fetch
+
+    unshare --net bash -c '
+        ip link set lo up
+        exec tests/root.sh -f "$0-clean" tests/deb-inside.sh use
+    ' "$release"
 done
-
-echo "building them again, in another folder: every byte is the same"
-debian/build.sh target/deb-again > /dev/null
-for package in target/deb/*.deb; do
-    cmp "$package" "target/deb-again/${package##*/}"
-done
-
-# Where the folder has its target/, see root.sh.
-root=$PWD/target/matrix/bookworm-clean
-mkdir -p "$root.target"
-rm -rf "$root.target/deb"
-cp -r target/deb "$root.target/deb"
-
-tests/root.sh bookworm-clean tests/deb-inside.sh fetch
-
-inside='
-set -e
-root=$1 upper=$1.upper
-ip link set lo up
-mkdir -p "$upper"
-mount -t tmpfs tmpfs "$upper"
-mkdir "$upper/files" "$upper/work"
-mount -t overlay overlay "$root" \
-    -o "lowerdir=$root,upperdir=$upper/files,workdir=$upper/work"
-exec tests/root.sh bookworm-clean tests/deb-inside.sh use
-'
-unshare --net --mount bash -c "$inside" deb.sh "$root"
