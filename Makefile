@@ -17,6 +17,8 @@ TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
                  libnginx-mod-mail mptcpize nftables openssl pkg-config procps \
                  python3 strace systemd valgrind
 BENCH_PACKAGES = $(TEST_PACKAGES) wrk
+KERNEL_PACKAGES = $(TEST_PACKAGES) busybox-static cpio kmod qemu-system-x86 \
+                  xz-utils
 DEB_PACKAGES   = $(BUILD_PACKAGES) build-essential debhelper libnginx-mod-mail
 
 # nginx gives its functions parameters that not all of them use.
@@ -36,9 +38,9 @@ INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
                 libngx_rs_listen.so.$(VERSION) pkgconfig/ngx_rs_listen.pc) \
             $(DESTDIR)$(PREFIX)/include/ngx_rs_listen.h
 
-.PHONY: help demo test fuzz matrix build install uninstall deb test-deb \
-        test-fresh module static bench native soak sweep memory header lint \
-        packages
+.PHONY: help demo test fuzz matrix kernels kernels-short build install \
+        uninstall deb test-deb test-fresh module static bench native soak \
+        sweep memory header lint packages
 
 help:			## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -63,6 +65,15 @@ fuzz:			## fuzz the parser, the C ABI and the opening
 matrix:			## test on every nginx of Debian, 1.18 to 1.30
 	@tests/packages.sh debootstrap
 	@tests/matrix.sh $(RELEASES)
+
+kernels: module			## test on Debian's kernels in QEMU, 5.10 to 7.2
+	@tests/packages.sh $(KERNEL_PACKAGES)
+	@tests/kernels.sh $(KERNELS)
+
+# For CI: one kernel, and the tests that depend on the kernel most.
+kernels-short:
+	@$(MAKE) --no-print-directory kernels KERNELS=bookworm \
+	    TESTS='connection kernel:: open protocol variables::'
 
 # RELEASES and TARGETS are optional, as in TARGETS="demo deb".
 test-fresh:		## run the targets of README on a minimal Debian 12 and 13

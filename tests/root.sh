@@ -35,13 +35,9 @@ die() {
     exit 1
 }
 
-# The machine's own mirror and its way there; to another one, DEBIAN_MIRROR.
 make_root() {
     local mirror
-    mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' \
-        'Origin: Debian' 'Component: main' 'Created-By: Packages' \
-        | grep -v -e '-security/*$' | head -n 1)} || true
-    [ -n "$mirror" ] || die "apt knows no Debian, set DEBIAN_MIRROR"
+    mirror=$("$checkout/tests/mirror.sh")
 
     echo "making a folder with Debian $release"
     rm -rf "$root.new"

@@ -1,0 +1,173 @@
+#!/bin/bash
+# Runs a command as root on the kernel of another release of Debian. QEMU boots
+# that kernel over the machine's own files: the guest sees all of them, and
+# whatever it writes is lost when it ends, which it does with the command.
+#
+#   kernel.sh RELEASE COMMAND...
+#
+# The kernel is fetched once, to a folder below target/kernels, and is not
+# installed. After KERNEL_SECONDS the guest is ended by force.
+
+set -euo pipefail
+
+release=$1
+shift
+checkout=$(cd "$(dirname "$0")/.." && pwd)
+kernel=$checkout/target/kernels/$release
+seconds=${KERNEL_SECONDS:-3600}
+
+die() {
+    echo "kernel.sh: $*" >&2
+    exit 1
+}
+
+# apt with one release as its only source, and no package installed.
+apt_of_release() {
+    apt-get -q -o Dir::State="$kernel.new/apt" -o Dir::Cache="$kernel.new/apt" \
+        -o Dir::State::status=/dev/null -o APT::Sandbox::User=root \
+        -o Dir::Etc::sourcelist="$kernel.new/apt/sources.list" \
+        -o Dir::Etc::sourceparts=- "$@"
+}
+
+# Debian's unstable release splits the kernel into several packages.
+fetch_packages() {
+    local packages
+    cd "$kernel.new/apt"
+    apt_of_release update
+    packages=$(apt_of_release --simulate install linux-image-amd64 \
+        | sed -n 's/^Inst \(linux-[a-z]*-[0-9][^ ]*\) .*/\1/p')
+    [ -n "$packages" ]
+    apt_of_release download $packages
+    for package in *.deb; do
+        dpkg-deb --extract "$package" "$kernel.new"
+    done
+    mkdir -p "$kernel.new/boot"
+    [ -d "$kernel.new/lib" ] || ln -s usr/lib "$kernel.new/lib"
+}
+
+fetch_kernel() {
+    local mirror
+    mirror=$("$checkout/tests/mirror.sh")
+    echo "fetching the kernel of Debian $release"
+    rm -rf "$kernel.new"
+    mkdir -p "$kernel.new/apt/lists/partial" "$kernel.new/apt/archives/partial"
+    echo "deb [target=Packages] $mirror $release main" \
+        > "$kernel.new/apt/sources.list"
+    # As a program of its own: in a condition, set -e is without effect.
+    export -f fetch_packages apt_of_release
+    kernel=$kernel release=$release bash -euo pipefail -c fetch_packages \
+        > "$kernel.fetched" 2>&1 || {
+        tail -n 5 "$kernel.fetched" >&2
+        die "the kernel of Debian $release cannot be fetched"
+    }
+    rm -r "$kernel.new/apt"
+    make_initramfs "$kernel.new"
+    mv "$kernel.new" "$kernel"
+}
+
+# Mounts the machine's files, read-only, below a file system in memory.
+init='#!/bin/busybox sh
+PATH=/bin
+/bin/busybox mount -t proc proc /proc
+/bin/busybox --install -s /bin
+while read -r module; do
+    insmod "/modules/$module"
+done < /modules/order
+options=trans=virtio,version=9p2000.L,msize=262144
+mount -t 9p -o "$options,ro,cache=loose" host /host
+mount -t tmpfs -o mode=755 tmpfs /changes
+mkdir /changes/upper /changes/work
+mount -t overlay overlay /new \
+    -o lowerdir=/host,upperdir=/changes/upper,workdir=/changes/work
+mount -t tmpfs -o mode=755 tmpfs /new/run
+mkdir /new/run/guest
+mount -t 9p -o "$options" guest /new/run/guest
+exec switch_root /new /bin/bash /run/guest/inside
+'
+
+make_initramfs() {
+    local version files=$1/initramfs module
+    version=$(ls "$1/lib/modules")
+    depmod --basedir "$1" "$version"
+    mkdir -p "$files"/{bin,proc,host,changes,new,modules}
+    cp /bin/busybox "$files/bin"
+    printf '%s' "$init" > "$files/init"
+    chmod 755 "$files/init"
+    modprobe --dirname "$1" --set-version "$version" --all --show-depends \
+        virtio_pci 9pnet_virtio 9p overlay \
+        | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' \
+        | while read -r module; do
+            name=$(basename "${module%.xz}")
+            case $module in
+                *.xz) xz --decompress --stdout "$module" ;;
+                *) cat "$module" ;;
+            esac > "$files/modules/$name"
+            echo "$name" >> "$files/modules/order"
+        done
+    (cd "$files" && find . | cpio --quiet --create --format newc) \
+        | gzip > "$1/initramfs.gz"
+    rm -r "$files"
+    mv "$(find "$1/boot" "$1/lib/" -name 'vmlinuz*')" "$1/vmlinuz"
+}
+
+# The rest of the boot, over the machine's files, and the command.
+inside='
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm /lib/modules
+mount -t devpts -o ptmxmode=666 devpts /dev/pts
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount --bind "$kernel/lib/modules" /lib/modules
+ip link set lo up
+stty -F /dev/ttyS1 $terminal
+cd "$checkout"
+setsid --ctty --wait env -i HOME=/root LANG=C.UTF-8 TERM="$term" \
+    CARGO_HOME="$cargo" CARGO_NET_OFFLINE=true \
+    PATH="$rust/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+    "${command[@]}" < /dev/ttyS1 > /dev/ttyS1 2>&1
+status=$?
+echo "$status" > /run/guest/status
+sync
+echo o > /proc/sysrq-trigger
+sleep 60
+'
+
+[ "$(id -u)" = 0 ] || die "run as root"
+mkdir -p "$checkout/target/kernels"
+[ -d "$kernel" ] || fetch_kernel
+
+rust=$(rustc --print sysroot)
+cargo=${CARGO_HOME:-$HOME/.cargo}
+term=${TERM:-dumb}
+command=("$@")
+# What is no terminal gets the lines as they are.
+if [ -t 0 ]; then
+    terminal=$(stty size | sed 's/\(.*\) \(.*\)/rows \1 cols \2/')
+else
+    terminal="-opost -echo"
+fi
+
+guest=$(mktemp -d "$kernel.run.XXXXXX")
+trap 'rm -rf "$guest"' EXIT
+{
+    declare -p kernel checkout rust cargo term terminal command
+    printf '%s' "$inside"
+} > "$guest/inside"
+
+timeout --foreground "$seconds" qemu-system-x86_64 \
+    -accel "${KERNEL_ACCEL:-tcg}" -cpu max -smp 2 -m "${KERNEL_MEMORY:-4096}" \
+    -nodefaults -no-reboot -display none -device virtio-rng-pci \
+    -kernel "$kernel/vmlinuz" -initrd "$kernel/initramfs.gz" \
+    -append "console=ttyS0 panic=-1" \
+    -serial "file:$guest/console" \
+    -chardev stdio,id=terminal,signal=off -serial chardev:terminal \
+    -virtfs "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap" \
+    -virtfs "local,path=$guest,mount_tag=guest,security_model=none" \
+    || echo "kernel.sh: QEMU ended with status $?, 124 means after $seconds s" >&2
+
+[ -s "$guest/status" ] || {
+    cp "$guest/console" "$kernel.console"
+    die "the kernel of Debian $release ended before the command"
+}
+exit "$(cat "$guest/status")"

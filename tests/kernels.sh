@@ -1,0 +1,78 @@
+#!/bin/bash
+# Runs the tests of the library and of nginx on the kernels of several releases
+# of Debian, one after the other, each in QEMU: see tests/kernel.sh. The tests
+# are built before, on the machine's own kernel. Whatever cannot be fetched,
+# booted or tested is in the table, and fails the whole.
+#
+#   kernels.sh [RELEASE...]
+#
+# TESTS are the arguments of the test programs, for example a part of a name.
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The version of each, until Debian's unstable release moves on.
+declare -A versions=([bullseye]=5.10 [bookworm]=6.1 [trixie]=6.12 [sid]=7.)
+
+# The tests that use the kernel. The others would say the same on each.
+suites='ngx_rs_listen|agreement|capi|connection|handover|nginx|open'
+# Not enough of a processor in QEMU, besides what `cargo test` leaves out.
+skipped=
+
+logs=target/kernels
+list=$logs/tests
+format='%-9s %-22s %7s %7s %6s  %s\n'
+table=
+failed=0
+
+# The sum of what a pattern captures in a log.
+sum() {
+    sed -n "s/$2/\1/p" "$1" | awk '{ n += $1 } END { print NR ? n : "-" }'
+}
+
+# What shows that it goes on: each failed test, each suite, some of the others.
+progress() {
+    awk '{ sub(/\r$/, "") }
+         /^suite: / { suite = $2; tests = 0 }
+         / \.\.\. FAILED$/ { print "    failed: " suite " " $2 }
+         / \.\.\. ok$/ && ++tests % 50 == 0 { print "    " suite ": " tests " passed" }
+         /^test result: / { print "    " suite ": " $4, $5, $6, $7 }
+         { fflush() }'
+}
+
+run() {
+    local release=$1 began=$SECONDS log=$logs/$1.log version note=
+    echo "kernel of Debian $release: see $log"
+    tests/kernel.sh "$release" tests/kernels-inside.sh "$list" $TESTS $skipped \
+        < /dev/null 2>&1 | tee "$log" | progress || {
+        failed=1
+        note=failed
+    }
+    version=$(sed -n 's/^kernel: //p' "$log")
+    [ -n "$version" ] || note="failed: $(tail -n 1 "$log")"
+    note+=$(sed -n 's/^lacks: /lacks /p' "$log")
+    [[ -z $version || $version = "${versions[$release]:-}"* ]] \
+        || note="$note (no longer ${versions[$release]})"
+    table+=$(printf "$format" "$release" "${version:--}" \
+        "$(sum "$log" '^test result: .* \([0-9]*\) passed.*')" \
+        "$(sum "$log" '^test result: .* \([0-9]*\) failed.*')" \
+        "$(((SECONDS - began) / 60)) min" "$note")$'\n'
+}
+
+mkdir -p "$logs"
+TESTS=${TESTS:-}
+cargo test --locked --no-run --message-format=json \
+    | sed -n 's/.*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' \
+    | grep -E "^($suites) " > "$list"
+
+[ $# != 0 ] || set -- bullseye bookworm trixie sid
+echo "left out: sweep, soak, memory, native $skipped"
+
+for release do
+    run "$release"
+done
+
+echo
+printf "$format" Debian kernel passed failed time ''
+printf '%s' "$table"
+exit "$failed"
