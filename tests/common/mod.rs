@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "no test uses all of it")]
 
 pub mod library;
+pub mod linux;
 pub mod namespace;
 pub mod process;
 pub mod seccomp;

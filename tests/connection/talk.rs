@@ -11,7 +11,7 @@ use ngx_rs_listen::Protocol;
 use ngx_rs_listen::connection::{self, Connection, Subflow};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::common::{library, socket};
+use crate::common::{library, linux, socket};
 
 /// Where to listen, and where to connect to.
 pub const IPV4: (&str, &str) = ("127.0.0.1:80", "127.0.0.1:80");
@@ -70,7 +70,11 @@ pub fn subflows(socket: &Socket) -> Vec<Subflow> {
     let fd = socket.as_fd();
     let (said, subflows) = connection::subflows(fd).expect("it is a socket");
     if let Some(count) = said.subflows {
-        assert_eq!(count as usize, subflows.len());
+        let count = count as usize;
+        // A kernel that does not count subflows includes a first one that is
+        // closed.
+        let closed = count - subflows.len();
+        assert!(closed == 0 || closed == 1 && !linux::counts_mptcp());
     }
     subflows
 }

@@ -11,8 +11,9 @@ use crate::client::{Connection, Over, counter};
 use crate::harness::{Site, wait_for, wait_until};
 use crate::hosts::{FAR, Hosts, NEAR, announce_second};
 use crate::http::response;
+use crate::linux;
 use crate::middlebox::{Middlebox, SERVER, Strips};
-use crate::mptcp_log::{LOG, Line, log_format, logged, nothing, token_in_ss};
+use crate::mptcp_log::{LOG, Line, counted, log_format, logged, nothing, token_in_ss};
 use crate::namespace::ip;
 use crate::server::Nginx;
 use crate::subsystem::{Subsystem, subsystem_tests};
@@ -97,10 +98,14 @@ fn both_paths_of_a_download_are_logged(on: Subsystem) {
         &[
             ("mptcp", "on"),
             ("mptcp_subflows", "2"),
-            ("mptcp_subflows_total", "2"),
+            ("mptcp_subflows_total", counted("2")),
         ],
     );
     assert_eq!(hosts(&line), FAR);
+    if !linux::counts_mptcp() {
+        says(&line, &[("mptcp_bytes_sent", "-")]);
+        return;
+    }
     // The rest was in the kernel's buffer when nginx was done.
     let sent: usize = line["mptcp_bytes_sent"].parse().expect("a number");
     assert!(
@@ -122,7 +127,7 @@ fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
         &[
             ("mptcp", "on"),
             ("mptcp_subflows", "1"),
-            ("mptcp_subflows_total", "1"),
+            ("mptcp_subflows_total", counted("1")),
             ("mptcp_subflow_addrs", &format!("127.0.0.1:{port}")),
             ("mptcp_token", &token),
         ],
@@ -145,7 +150,10 @@ fn both_paths_of_a_connection_that_is_reset_are_logged(on: Subsystem) {
     std::thread::sleep(Duration::from_millis(1000));
     connection.reset();
     let line = logged(&site, 1);
-    says(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "2")]);
+    says(
+        &line,
+        &[("mptcp", "on"), ("mptcp_subflows_total", counted("2"))],
+    );
     assert_eq!(hosts(&line), FAR);
     nginx.quit();
 }
@@ -243,7 +251,7 @@ fn http_counts_subflows_that_come_and_go() {
         let line = wait_for(&format!("{now} subflows of {total}"), || {
             Some(ask()).filter(|line| line["mptcp_subflows"] == now)
         });
-        assert_eq!(line["mptcp_subflows_total"], total, "{line:?}");
+        assert_eq!(line["mptcp_subflows_total"], counted(total), "{line:?}");
         assert_eq!(hosts(&line), expected, "{line:?}");
     };
     expect("2", "2", &FAR);
@@ -253,7 +261,11 @@ fn http_counts_subflows_that_come_and_go() {
     expect("2", "3", &FAR);
     let first = format!("mptcp endpoint delete id 0 {}", FAR[0]);
     network.client.run(move || ip(&first));
-    expect("1", "3", &FAR[1..]);
+    match linux::counts_mptcp() {
+        true => expect("1", "3", &FAR[1..]),
+        // Older kernels list the first subflow also when it is closed.
+        false => expect("2", "-", &FAR),
+    }
 }
 
 /// A GET request for / as an HTTP/2 stream of this number.

@@ -13,6 +13,9 @@
 //! missing fails the test with a sentence that says what to do. `NGX_RS_NGINX`
 //! names another nginx, `NGX_RS_MODULES` the folder of the modules built for it.
 
+#[path = "../common/linux.rs"]
+#[allow(dead_code, reason = "no test uses all of it")]
+mod linux;
 #[path = "../common/seccomp.rs"]
 #[allow(dead_code, reason = "no test uses all of it")]
 mod seccomp;

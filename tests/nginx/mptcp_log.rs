@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use crate::harness::{Site, wait_for};
+use crate::linux;
 
 /// All of them.
 const NAMES: [&str; 8] = [
@@ -49,6 +50,11 @@ pub fn logged(site: &Site, count: usize) -> Line {
 pub fn nothing() -> Line {
     let nothing = |name: &str| (name.to_owned(), "-".to_owned());
     NAMES.into_iter().map(nothing).collect()
+}
+
+/// The value in a log of what only newer kernels count.
+pub fn counted(value: &str) -> &str {
+    linux::counted(value).unwrap_or("-")
 }
 
 /// The token of the connection that has this port, as `ss` prints it.

@@ -2,6 +2,7 @@
 
 use crate::client::{Connection, Over};
 use crate::harness::Site;
+use crate::linux;
 use crate::sockets::Listener;
 use crate::subsystem::{Subsystem, subsystem_tests};
 
@@ -61,6 +62,15 @@ fn fastopen_is_set_on_the_mptcp_socket(on: Subsystem) {
             text.contains("[emerg]") && text.contains("\"fastopen=23\""),
             "{text}"
         );
+        return;
+    }
+    if !linux::has_mptcp_fastopen() {
+        let site = Site::new();
+        site.provoke(libc::ENOPROTOOPT);
+        let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp fastopen=23"));
+        let refused = "setsockopt(TCP_FASTOPEN, 23) 127.0.0.1:8080 failed, ignored";
+        assert!(nginx.log().contains(refused), "{}", nginx.log());
+        on.serves("127.0.0.1:8080", true);
         return;
     }
     assert_eq!(listener(on, "fastopen=23").option("TCP_FASTOPEN"), 23);

@@ -1,0 +1,50 @@
+//! What the running kernel provides.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// Whether this is Linux `major.minor` or newer.
+fn is_at_least(major: u32, minor: u32) -> bool {
+    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
+    let version = VERSION.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+        let text = text.expect("/proc is mounted");
+        let mut numbers = text.split('.').map(|number| number.parse().ok());
+        let mut next = || {
+            numbers
+                .next()
+                .flatten()
+                .expect("a version begins with x.y.")
+        };
+        (next(), next())
+    });
+    *version >= (major, minor)
+}
+
+/// Whether the kernel was built with MPTCP.
+pub fn has_mptcp() -> bool {
+    Path::new("/proc/sys/net/mptcp").exists()
+}
+
+/// Whether the kernel reports how many bytes an MPTCP connection has carried,
+/// how many segments it has sent again and how many subflows it has had: by
+/// MPTCP_FULL_INFO.
+pub fn counts_mptcp() -> bool {
+    is_at_least(6, 5)
+}
+
+/// The value of an MPTCP connection, or None if the kernel does not count it.
+pub fn counted<T>(value: T) -> Option<T> {
+    counts_mptcp().then_some(value)
+}
+
+/// Whether MPTCP sockets take TCP_FASTOPEN.
+pub fn has_mptcp_fastopen() -> bool {
+    is_at_least(6, 2)
+}
+
+/// Whether the kernel reports when an MPTCP connection last sent, received and
+/// was acknowledged.
+pub fn reports_times() -> bool {
+    is_at_least(6, 10)
+}
