@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::sockets;
+use crate::without_mptcp;
 
 /// How long a client waits for the server before it gives up.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -47,7 +48,10 @@ impl Connection {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
         let protocol = match over {
             Over::Tcp => Protocol::TCP,
-            Over::Mptcp => Protocol::MPTCP,
+            Over::Mptcp => {
+                without_mptcp::end_if_expected();
+                Protocol::MPTCP
+            }
         };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
         prepare(&socket)?;
@@ -153,6 +157,9 @@ impl Accepted {
 
 /// One of the kernel's MPTCP counters, in the calling thread's namespace.
 pub fn counter(name: &str) -> u64 {
+    if without_mptcp::is_expected() {
+        return 0;
+    }
     let text =
         fs::read_to_string("/proc/thread-self/net/netstat").expect("the kernel shows its counters");
     let mut lines = text

@@ -71,3 +71,4 @@ mod transfer;
 mod unprivileged;
 mod upgrade;
 mod variables;
+mod without_mptcp;

@@ -10,6 +10,8 @@ use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use crate::without_mptcp;
+
 /// One process as `/proc` shows it.
 pub struct Process {
     /// Its process id.
@@ -43,6 +45,9 @@ pub fn current() -> PathBuf {
 
 /// Runs `ip` with the given words; a failure ends the test.
 pub fn ip(words: &str) {
+    if words.starts_with("mptcp ") {
+        without_mptcp::end_if_expected();
+    }
     run("ip", words, "install iproute2");
 }
 
@@ -93,6 +98,9 @@ fn run(program: &str, words: &str, advice: &str) {
 
 /// Sets a `/proc/sys/net` value of the calling thread's namespace.
 pub fn set_sysctl(path: &str, value: &str) {
+    if path.starts_with("mptcp/") {
+        without_mptcp::end_if_expected();
+    }
     fs::write(format!("/proc/sys/net/{path}"), value)
         .unwrap_or_else(|error| panic!("cannot set net/{path} to {value}: {error}"));
 }

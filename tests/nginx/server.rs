@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::harness::{Host, Outcome, Site, reap, send_signal, wait_for, wait_until};
 use crate::sockets::{self, Listener};
 use crate::subsystem::Subsystem;
+use crate::without_mptcp;
 
 /// Runs a program without CAP_NET_RAW, CAP_NET_ADMIN and CAP_NET_BIND_SERVICE.
 pub const WITHOUT_NETWORK_CAPABILITIES: [&str; 3] = [
@@ -159,6 +160,7 @@ impl Site {
     /// Writes the configuration file.
     pub fn write(&self, conf: &Conf) {
         fs::write(self.path("nginx.conf"), conf.text()).expect("the configuration can be written");
+        without_mptcp::check_refusal(self);
     }
 
     /// `FILE:LINE` of the first line that holds `words`, as nginx names it.

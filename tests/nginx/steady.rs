@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::client::Over;
 use crate::harness::wait_until;
 use crate::subsystem::Subsystem;
+use crate::without_mptcp;
 
 /// Threads that connect again and again, half of them over MPTCP.
 pub struct Steady {
@@ -64,6 +65,8 @@ impl Steady {
     /// Starts `count` clients of each address, which make a pause between two
     /// connections.
     pub fn many(on: Subsystem, addresses: &[&str], count: usize, pause: Duration) -> Self {
+        // Half of them use MPTCP, each in a thread of its own.
+        without_mptcp::end_if_expected();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             served: AtomicU64::new(0),
