@@ -66,14 +66,17 @@ matrix:			## test on every nginx of Debian, 1.18 to 1.30
 	@tests/packages.sh debootstrap
 	@tests/matrix.sh $(RELEASES)
 
-kernels: module			## test on Debian's kernels in QEMU, 5.10 to 7.2
+kernels: packages module	## test on Debian's kernels in QEMU, 5.10 to 7.2
 	@tests/packages.sh $(KERNEL_PACKAGES)
 	@tests/kernels.sh $(KERNELS)
 
 # For CI: one kernel, and the tests that depend on the kernel most.
+KERNEL_TESTS = connections drained kernel:: logged_paths:: options:: \
+               paths::subflows states:: tells variables::
+
 kernels-short:
 	@$(MAKE) --no-print-directory kernels KERNELS=bookworm \
-	    TESTS='connection kernel:: open protocol variables::'
+	    TESTS='$(KERNEL_TESTS)'
 
 # RELEASES and TARGETS are optional, as in TARGETS="demo deb".
 test-fresh:		## run the targets of README on a minimal Debian 12 and 13

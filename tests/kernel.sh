@@ -6,7 +6,8 @@
 #   kernel.sh RELEASE COMMAND...
 #
 # The kernel is fetched once, to a folder below target/kernels, and is not
-# installed. After KERNEL_SECONDS the guest is ended by force.
+# installed; to fetch it anew, remove the folder. The guest is ended by force
+# after KERNEL_SECONDS. Install nothing meanwhile: it uses the same libraries.
 
 set -euo pipefail
 
@@ -120,6 +121,8 @@ mount -t devpts -o ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount --bind "$kernel/lib/modules" /lib/modules
 ip link set lo up
+# No udev runs that would make /dev/net/tun.
+modprobe tun
 stty -F /dev/ttyS1 $terminal
 cd "$checkout"
 setsid --ctty --wait env -i HOME=/root LANG=C.UTF-8 TERM="$term" \
