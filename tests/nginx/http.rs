@@ -7,9 +7,22 @@ use crate::client::{Connection, Over};
 use crate::harness::{Host, Site};
 use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::server::Nginx;
-use crate::subsystem::Subsystem;
+use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::talk::Talk;
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
+
+subsystem_tests! {
+    (http):
+        servers_with_names_share_one_mptcp_listener,
+        two_default_servers_are_refused_in_nginx_words,
+        an_address_without_a_port_is_port_80,
+        mptcp_with_quic_is_refused,
+        one_mptcp_connection_carries_many_requests,
+        pipelined_requests_are_answered_over_mptcp_in_their_order,
+        a_websocket_like_upgrade_works_over_mptcp_and_over_tcp,
+        http2_is_negotiated_by_tls_over_mptcp,
+        http2_requests_are_answered_over_mptcp;
+}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -39,8 +52,7 @@ fn answer_of(over: Over, name: &str) -> String {
     answer.unwrap_or_else(|| panic!("no answer: {head}")).into()
 }
 
-#[test]
-fn servers_with_names_share_one_mptcp_listener() {
+fn servers_with_names_share_one_mptcp_listener(_: Subsystem) {
     let cases = [
         ["mptcp", "mptcp default_server", "mptcp"],
         ["", "mptcp default_server", ""],
@@ -69,8 +81,7 @@ fn servers_with_names_share_one_mptcp_listener() {
     }
 }
 
-#[test]
-fn two_default_servers_are_refused_in_nginx_words() {
+fn two_default_servers_are_refused_in_nginx_words(_: Subsystem) {
     let site = Site::new();
     let words = format!("{ADDRESS} mptcp default_server");
     let text = site
@@ -80,8 +91,7 @@ fn two_default_servers_are_refused_in_nginx_words() {
     assert!(text.contains(message), "{text}");
 }
 
-#[test]
-fn an_address_without_a_port_is_port_80() {
+fn an_address_without_a_port_is_port_80(_: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&Subsystem::Http.servers(&["127.0.0.1 mptcp", "[::1] multipath"]));
     assert!(nginx.listeners().iter().all(|one| one.is_mptcp()));
@@ -89,8 +99,7 @@ fn an_address_without_a_port_is_port_80() {
     Subsystem::Http.serves("[::1]:80", true);
 }
 
-#[test]
-fn mptcp_with_quic_is_refused() {
+fn mptcp_with_quic_is_refused(_: Subsystem) {
     let site = Site::new();
     for words in ["mptcp quic", "quic mptcp", "quic reuseport mptcp"] {
         let words = format!("{ADDRESS} {words}");
@@ -101,8 +110,7 @@ fn mptcp_with_quic_is_refused() {
     }
 }
 
-#[test]
-fn one_mptcp_connection_carries_many_requests() {
+fn one_mptcp_connection_carries_many_requests(_: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&Subsystem::Http.listen("127.0.0.1:8080 mptcp"));
     let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("http takes connections");
@@ -117,8 +125,7 @@ fn one_mptcp_connection_carries_many_requests() {
     assert!(connection.is_mptcp());
 }
 
-#[test]
-fn pipelined_requests_are_answered_over_mptcp_in_their_order() {
+fn pipelined_requests_are_answered_over_mptcp_in_their_order(_: Subsystem) {
     const COUNT: usize = 50;
     let site = Site::new();
     let server = Subsystem::Http.server_with("127.0.0.1:8080 mptcp", "", "$request_uri");
@@ -138,8 +145,7 @@ fn pipelined_requests_are_answered_over_mptcp_in_their_order() {
     assert!(connection.is_mptcp());
 }
 
-#[test]
-fn a_websocket_like_upgrade_works_over_mptcp_and_over_tcp() {
+fn a_websocket_like_upgrade_works_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     let talk = Talk::new(Subsystem::Http);
     let _nginx = site.start(&Subsystem::Http.conf(&talk.server("127.0.0.1:8080 mptcp")));
@@ -174,8 +180,7 @@ fn start_http2<'site>(site: &'site Site, words: &str) -> Nginx<'site> {
     nginx
 }
 
-#[test]
-fn http2_is_negotiated_by_tls_over_mptcp() {
+fn http2_is_negotiated_by_tls_over_mptcp(_: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
     let _nginx = start_http2(&site, "mptcp ssl");
@@ -209,8 +214,7 @@ fn receive_frame(connection: &mut Connection, kind: u8, stream: u8) -> io::Resul
     }
 }
 
-#[test]
-fn http2_requests_are_answered_over_mptcp() {
+fn http2_requests_are_answered_over_mptcp(_: Subsystem) {
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;

@@ -26,6 +26,10 @@ subsystem_tests! {
         both_paths_of_a_connection_that_is_reset_are_logged,
         a_connection_that_falls_back_is_logged_as_such,
         a_connection_that_was_never_mptcp_is_logged_as_tcp;
+    (http):
+        http_knows_no_number_of_a_connection_that_was_reset_before_its_request,
+        http_counts_subflows_that_come_and_go,
+        http2_streams_are_logged_as_their_connection;
 }
 
 const ADDRESS: &str = "127.0.0.1:8080";
@@ -207,8 +211,7 @@ fn a_connection_that_was_never_mptcp_is_logged_as_tcp(on: Subsystem) {
 }
 
 /// Nothing is known of its subflows, which is not to say that there was none.
-#[test]
-fn http_knows_no_number_of_a_connection_that_was_reset_before_its_request() {
+fn http_knows_no_number_of_a_connection_that_was_reset_before_its_request(_: Subsystem) {
     let site = Site::new();
     let quiet = "location = /quiet {\n        access_log off;\n        return 200;\n    }";
     let more = format!("{LOG}\n    {quiet}");
@@ -229,8 +232,7 @@ fn http_knows_no_number_of_a_connection_that_was_reset_before_its_request() {
     says(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "-")]);
 }
 
-#[test]
-fn http_counts_subflows_that_come_and_go() {
+fn http_counts_subflows_that_come_and_go(_: Subsystem) {
     let site = Site::new();
     let network = Hosts::new();
     let server = Subsystem::Http.server_with("8080 mptcp", LOG, Subsystem::Http.answer());
@@ -291,8 +293,7 @@ fn http2_request(stream: u8) -> Vec<u8> {
 
 /// Each stream of HTTP/2 is a request: they have one connection, which stays
 /// when nginx has forgotten all of its streams.
-#[test]
-fn http2_streams_are_logged_as_their_connection() {
+fn http2_streams_are_logged_as_their_connection(_: Subsystem) {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let site = Site::new();
     let on = Subsystem::Http;

@@ -6,8 +6,15 @@ use std::io::{BufRead, BufReader, Write};
 use crate::backend::{Backend, read_head};
 use crate::client::{Accepted, Connection, Over};
 use crate::harness::Site;
-use crate::subsystem::Subsystem;
+use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
+
+subsystem_tests! {
+    (mail):
+        every_protocol_greets_over_mptcp_and_over_tcp,
+        starttls_works_over_mptcp_and_over_tcp,
+        every_protocol_is_passed_on_over_mptcp_and_over_tcp;
+}
 
 const ADDRESS: &str = "127.0.0.1:2525";
 
@@ -97,8 +104,7 @@ fn lets_in(backend: &Backend) -> Backend {
     })
 }
 
-#[test]
-fn every_protocol_greets_over_mptcp_and_over_tcp() {
+fn every_protocol_greets_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     for protocol in PROTOCOLS {
         let nginx = site.start(&Subsystem::Mail.conf(&protocol.server("")));
@@ -114,8 +120,7 @@ fn every_protocol_greets_over_mptcp_and_over_tcp() {
     }
 }
 
-#[test]
-fn starttls_works_over_mptcp_and_over_tcp() {
+fn starttls_works_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
     for protocol in PROTOCOLS {
@@ -133,8 +138,7 @@ fn starttls_works_over_mptcp_and_over_tcp() {
     }
 }
 
-#[test]
-fn every_protocol_is_passed_on_over_mptcp_and_over_tcp() {
+fn every_protocol_is_passed_on_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     for protocol in PROTOCOLS {
         let (greeting, reply) = protocol.backend;

@@ -6,8 +6,15 @@ use std::process::Command;
 use crate::harness::{Host, Site, wait_until};
 use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::server::{Conf, Nginx};
-use crate::subsystem::Subsystem;
+use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
+
+subsystem_tests! {
+    (http):
+        quic_is_served_beside_an_mptcp_listener_of_the_same_port,
+        quic_goes_on_while_its_neighbour_changes_its_protocol,
+        quic_requests_have_no_values_of_ours_in_the_log;
+}
 
 const HTTP: Subsystem = Subsystem::Http;
 
@@ -42,8 +49,7 @@ fn serves(site: &Site, nginx: &Nginx, mptcp: bool) {
     assert!(text.contains("ALPN protocol: h3\n"), "{text}");
 }
 
-#[test]
-fn quic_is_served_beside_an_mptcp_listener_of_the_same_port() {
+fn quic_is_served_beside_an_mptcp_listener_of_the_same_port(_: Subsystem) {
     let site = Site::new();
     if !HTTP.knows("quic") {
         return refuses_quic(&site);
@@ -53,8 +59,7 @@ fn quic_is_served_beside_an_mptcp_listener_of_the_same_port() {
     serves(&site, &nginx, true);
 }
 
-#[test]
-fn quic_goes_on_while_its_neighbour_changes_its_protocol() {
+fn quic_goes_on_while_its_neighbour_changes_its_protocol(_: Subsystem) {
     let site = Site::new();
     if !HTTP.knows("quic") {
         return refuses_quic(&site);
@@ -68,8 +73,7 @@ fn quic_goes_on_while_its_neighbour_changes_its_protocol() {
 }
 
 /// Debian's curl speaks HTTP/3 wherever its nginx does.
-#[test]
-fn quic_requests_have_no_values_of_ours_in_the_log() {
+fn quic_requests_have_no_values_of_ours_in_the_log(_: Subsystem) {
     let site = Site::new();
     if !HTTP.knows("quic") {
         return refuses_quic(&site);

@@ -9,8 +9,15 @@ use crate::client::{Connection, Over};
 use crate::harness::{Host, Site};
 use crate::hosts::{Hosts, NEAR};
 use crate::http::response;
-use crate::subsystem::Subsystem;
+use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
+
+subsystem_tests! {
+    (http):
+        a_gigabyte_is_sent_by_sendfile_over_two_links,
+        a_large_upload_reaches_the_backend_over_two_links,
+        tls_that_may_use_the_kernel_serves_over_mptcp;
+}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -51,8 +58,7 @@ fn sent_by_sendfile(trace: &str) -> usize {
     sent.sum()
 }
 
-#[test]
-fn a_gigabyte_is_sent_by_sendfile_over_two_links() {
+fn a_gigabyte_is_sent_by_sendfile_over_two_links(_: Subsystem) {
     let site = Site::new();
     let hosts = Hosts::with_speed("rate 2gbit burst 2mb");
     let file = File::create(site.path("large")).expect("a file can be made");
@@ -96,8 +102,7 @@ fn a_gigabyte_is_sent_by_sendfile_over_two_links() {
     );
 }
 
-#[test]
-fn a_large_upload_reaches_the_backend_over_two_links() {
+fn a_large_upload_reaches_the_backend_over_two_links(_: Subsystem) {
     let site = Site::new();
     let hosts = Hosts::with_speed("rate 500mbit burst 512kb");
     let backend = Backend::uploads();
@@ -135,8 +140,7 @@ fn a_large_upload_reaches_the_backend_over_two_links() {
     }
 }
 
-#[test]
-fn tls_that_may_use_the_kernel_serves_over_mptcp() {
+fn tls_that_may_use_the_kernel_serves_over_mptcp(_: Subsystem) {
     let site = Site::new();
     if Host::get().version < (1, 19, 4) {
         return; // It has no ssl_conf_command.

@@ -19,6 +19,15 @@ subsystem_tests! {
         without_them_nothing_is_asked,
         all_of_one_line_are_one_question,
         a_variable_of_that_name_is_a_duplicate;
+    (http):
+        the_question_of_the_readme_is_answered_from_its_log,
+        http_takes_them_in_map_if_return_and_in_headers,
+        http_logs_the_last_state_even_if_an_earlier_one_was_used,
+        http_logs_them_for_bad_requests,
+        http_logs_them_for_subrequests;
+    (stream):
+        stream_takes_them_in_map_and_return,
+        unix_and_udp_clients_have_none;
 }
 
 const ADDRESS: &str = "127.0.0.1:8080";
@@ -206,8 +215,7 @@ fn readme_block(begin: &str) -> String {
     block.unwrap_or_else(|| panic!("README has a block that begins with {begin}"))
 }
 
-#[test]
-fn the_question_of_the_readme_is_answered_from_its_log() {
+fn the_question_of_the_readme_is_answered_from_its_log(_: Subsystem) {
     const FILE: &str = "/var/log/nginx/access.log";
     let site = Site::new();
     let format = readme_block("log_format").replace(FILE, "readme.log");
@@ -277,8 +285,7 @@ fn the_question_of_the_readme_is_answered_from_its_log() {
 }
 
 /// What each client of a stream server gets to know.
-#[test]
-fn stream_takes_them_in_map_and_return() {
+fn stream_takes_them_in_map_and_return(_: Subsystem) {
     let site = Site::new();
     let text = "map $mptcp $kind {\n    default plain;\n    on multipath;\n}\n\
                 server {\n    listen 127.0.0.1:8080 mptcp;\n    \
@@ -303,8 +310,7 @@ fn get(over: Over, path: &str) -> (String, String) {
     (head, String::from_utf8(body).expect("text"))
 }
 
-#[test]
-fn http_takes_them_in_map_if_return_and_in_headers() {
+fn http_takes_them_in_map_if_return_and_in_headers(_: Subsystem) {
     let site = Site::new();
     let text = "map $mptcp $kind {\n    default plain;\n    on multipath;\n}\n\
         server {\n    listen 127.0.0.1:8080 mptcp;\n    \
@@ -329,8 +335,7 @@ fn http_takes_them_in_map_if_return_and_in_headers() {
 
 /// A value that a request has used before it ends is not the one that is
 /// logged.
-#[test]
-fn http_logs_the_last_state_even_if_an_earlier_one_was_used() {
+fn http_logs_the_last_state_even_if_an_earlier_one_was_used(_: Subsystem) {
     let site = Site::new();
     let text = format!(
         "{}server {{\n    listen 127.0.0.1:8080 mptcp;\n    {LOG}\n    \
@@ -346,8 +351,7 @@ fn http_logs_the_last_state_even_if_an_earlier_one_was_used() {
 
 /// A request that nginx refuses before it has begun with it, the first one or a
 /// later one of a connection.
-#[test]
-fn http_logs_them_for_bad_requests() {
+fn http_logs_them_for_bad_requests(_: Subsystem) {
     let site = Site::new();
     // nginx logs before the client has closed, too.
     let more = format!("{LOG}\n    lingering_close off;");
@@ -373,8 +377,7 @@ fn http_logs_them_for_bad_requests() {
 }
 
 /// A subrequest has the connection of its request.
-#[test]
-fn http_logs_them_for_subrequests() {
+fn http_logs_them_for_subrequests(_: Subsystem) {
     let site = Site::new();
     let more = format!("{LOG}\n    log_subrequest on;\n    mirror /mirror;");
     let http = Subsystem::Http;
@@ -389,8 +392,7 @@ fn http_logs_them_for_subrequests() {
     }
 }
 
-#[test]
-fn unix_and_udp_clients_have_none() {
+fn unix_and_udp_clients_have_none(_: Subsystem) {
     let site = Site::new();
     let text = format!(
         "{}{LOG}\nserver {{\n    listen unix:socket;\n    return $mptcp.;\n}}\n\

@@ -5,18 +5,22 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 
 use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
-use ngx_rs_listen::{Listening, Wish, parse, resolve};
+use ngx_rs_listen::{Error, Listening, Wish, parse, resolve};
 
-use crate::common::namespace;
 use crate::common::socket::*;
+use crate::common::{linux, namespace};
 
 /// The sockets of a directive, opened.
 fn opened(directive: &str) -> Vec<Listening> {
+    try_open(directive).unwrap_or_else(|error| panic!("{directive}: {error}"))
+}
+
+fn try_open(directive: &str) -> Result<Vec<Listening>, Error> {
     let words: Vec<_> = directive.split(' ').map(str::as_bytes).collect();
     let listen = parse::listen(&words, &parse::Rules::default()).expect("it is right");
     let mut sockets = resolve::sockets(&listen).expect("no name");
-    open(&mut sockets).unwrap_or_else(|error| panic!("{directive}: {error}"));
-    sockets
+    open(&mut sockets)?;
+    Ok(sockets)
 }
 
 /// The limit of a listener's queue, which the kernel shows as "sacked".
@@ -59,6 +63,13 @@ fn options_are_on_the_socket_of_either_protocol() {
             for address in ["127.0.0.1:80", "[::1]:80"] {
                 for (words, level, name, value) in cases {
                     let directive = format!("{address} {words} {wish}");
+                    let is_fastopen = name == libc::TCP_FASTOPEN && level == IPPROTO_TCP;
+                    if is_fastopen && wish != "mptcp=off" && !linux::has_mptcp_fastopen() {
+                        let error = try_open(&directive).expect_err("the kernel lacks it");
+                        let message = format!("setsockopt(TCP_FASTOPEN, 16) {address} failed");
+                        assert_eq!(error.to_string(), message);
+                        continue;
+                    }
                     let sockets = opened(&directive);
                     assert_eq!(option(fd(&sockets[0]), level, name), value, "{directive}");
                 }
