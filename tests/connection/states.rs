@@ -39,7 +39,6 @@ fn tells_tcp_from_mptcp_and_counts() {
                     let mptcp = protocol == Protocol::Mptcp;
                     let kind = if mptcp { Kind::Mptcp } else { Kind::Tcp };
                     let counted = !mptcp || linux::counts_mptcp();
-                    let zero = counted.then_some(0);
                     assert_eq!(said.kind, kind, "{context}");
                     assert_eq!(said.token.is_some(), mptcp, "{context}");
                     assert_eq!(said.subflows, mptcp.then_some(1), "{context}");
@@ -48,8 +47,12 @@ fn tells_tcp_from_mptcp_and_counts() {
                     assert_eq!(said.bytes_sent, counted.then_some(sent), "{context}");
                     let received = counted.then_some(received);
                     assert_eq!(said.bytes_received, received, "{context}");
-                    assert_eq!(said.bytes_retransmitted, zero, "{context}");
-                    assert_eq!(said.retransmits, zero, "{context}");
+                    // On a slow machine the kernel may send some of it again.
+                    let again = [said.bytes_retransmitted, said.retransmits];
+                    for again in again {
+                        assert_eq!(again.is_some(), counted, "{context}");
+                        assert!(again.is_none_or(|count| count <= sent), "{context}");
+                    }
                     let times = [said.last_data_sent, said.last_data_received];
                     for time in times.into_iter().chain([said.last_ack_received]) {
                         let known = !mptcp || linux::reports_times();
