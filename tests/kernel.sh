@@ -113,6 +113,7 @@ make_initramfs() {
 
 # The rest of the boot, over the machine's files, and the command.
 inside='
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
