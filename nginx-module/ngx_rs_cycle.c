@@ -14,6 +14,7 @@ static ngx_int_t ngx_rsm_assign(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
 static void ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
 static void ngx_rsm_ignore_superseded(ngx_rsm_conf_t *conf,
     ngx_uint_t ignore);
+static void ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log);
 static void ngx_rsm_report(void *data, uint32_t event,
     const ngx_rs_error_t *error);
 static void ngx_rsm_rollback(void *data);
@@ -345,6 +346,10 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 
         ngx_rsm_set_handler(ls, conf->subsystem, socket->opened_protocol);
 
+        if (ls->handler == conf->subsystem->other_handler) {
+            ngx_rsm_ignore_tcp_options(ls, cycle->log);
+        }
+
 #if (NGX_RS_HAVE_LISTENING_PROTOCOL)
         ls->protocol = (socket->opened_protocol == IPPROTO_TCP)
                        ? 0 : socket->opened_protocol;
@@ -523,6 +528,41 @@ ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_subsystem_t *subsystem,
 
     default:
         ls->handler = subsystem->other_handler;
+    }
+}
+
+
+/* what is not TCP lacks these options, so nginx is not to set them */
+
+static void
+ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log)
+{
+    ngx_uint_t  ignored;
+
+    ignored = 0;
+
+#if (NGX_HAVE_DEFERRED_ACCEPT)
+    ignored |= ls->deferred_accept;
+    ls->deferred_accept = 0;
+#endif
+
+#if (NGX_HAVE_TCP_FASTOPEN)
+    ignored |= (ls->fastopen != -1);
+    ls->fastopen = -1;
+#endif
+
+#if (NGX_HAVE_KEEPALIVE_TUNABLE)
+    ignored |= (ls->keepidle || ls->keepintvl || ls->keepcnt);
+    ls->keepidle = 0;
+    ls->keepintvl = 0;
+    ls->keepcnt = 0;
+#endif
+
+    if (ignored) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "\"deferred\", \"fastopen\" and the times of "
+                      "\"so_keepalive\" have no effect on %V, "
+                      "because its protocol is not TCP", &ls->addr_text);
     }
 }
 

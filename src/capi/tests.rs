@@ -185,7 +185,9 @@ impl Server {
 
     /// Whether all descriptors of the caller are open, and the same sockets.
     fn is_whole(&self) -> bool {
-        self.watched.iter().all(|socket| socket.get().is_some())
+        self.watched
+            .iter()
+            .all(|socket| matches!(socket.get(), Ok(Some(_))))
     }
 }
 
@@ -288,7 +290,7 @@ fn a_commit_that_cannot_listen_closes_nothing_but_what_it_replaces() {
         is_whole(server);
         // The descriptor stays open in any case.
         let number = watch(server.sockets[0].fd);
-        assert!(number.get().is_some());
+        assert!(matches!(number.get(), Ok(Some(_))));
         if server.sockets[0].outcome == NGX_RS_FAILED {
             // SAFETY: the test has it open.
             let now = unsafe { BorrowedFd::borrow_raw(server.sockets[0].fd) };
@@ -407,7 +409,12 @@ fn questions_about_a_connection_close_nothing() {
             (client, server, watched)
         };
         let is_open = |state: &(OwnedFd, OwnedFd, [Watched; 2])| {
-            assert!(state.2.iter().all(|socket| socket.get().is_some()));
+            assert!(
+                state
+                    .2
+                    .iter()
+                    .all(|socket| matches!(socket.get(), Ok(Some(_))))
+            );
         };
         // SAFETY: all bytes of it may be 0.
         let mut info: ngx_rs_connection_info_t = unsafe { std::mem::zeroed() };

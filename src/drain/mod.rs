@@ -101,15 +101,17 @@ impl Drain {
                     if changed.insert(index) {
                         result = result.and(place.restart());
                     }
-                    place.take(old)
+                    let taken = place.take(old);
+                    result = result.and(place.hide_from_new_binary(old));
+                    taken
                 }
                 Ok(None) => continue,
                 Err(error) => Err(error),
             };
-            match taken {
-                Ok(()) => old.disposition = Disposition::Draining,
-                Err(error) => result = result.and(Err(error)),
+            if taken.is_ok() {
+                old.disposition = Disposition::Draining;
             }
+            result = result.and(taken);
         }
         self.find_successors(sockets, inherited);
         for place in changed {

@@ -1,6 +1,7 @@
 //! One address: the superseded sockets, and their successors.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -87,22 +88,30 @@ impl Place {
         self.end()
     }
 
-    /// Takes a superseded socket, and sets close-on-exec: a new binary must not
-    /// inherit it.
+    /// Takes a superseded socket.
     pub(super) fn take(&mut self, old: &Inherited<'_>) -> Result<(), Error> {
-        let failed = |call: &str, source| {
-            let call = format!("{call} {}", self.address);
-            Error::syscall(call, source).with_consequence("not draining the old socket")
-        };
-        let socket =
-            Watched::new(old.fd).map_err(|source| failed("getsockopt(SO_COOKIE)", source))?;
-        sys::set_close_on_exec(old.fd).map_err(|source| failed("fcntl(FD_CLOEXEC)", source))?;
+        let socket = Watched::new(old.fd).map_err(|source| {
+            self.failed("getsockopt(SO_COOKIE)", source)
+                .with_consequence("not draining the old socket, connections may be lost")
+        })?;
         self.superseded.push(Superseded {
             socket,
             protocol: old.protocol.unwrap_or(Protocol::Tcp),
             state: State::Draining,
         });
         Ok(())
+    }
+
+    /// A new binary must not inherit a superseded socket.
+    pub(super) fn hide_from_new_binary(&self, old: &Inherited<'_>) -> Result<(), Error> {
+        sys::set_close_on_exec(old.fd).map_err(|source| {
+            self.failed("fcntl(FD_CLOEXEC)", source)
+                .with_consequence("do not upgrade the binary while the old socket drains")
+        })
+    }
+
+    fn failed(&self, call: &str, source: io::Error) -> Error {
+        Error::syscall(format!("{call} {}", self.address), source)
     }
 
     pub(super) fn forget_successors(&mut self) {
@@ -129,13 +138,14 @@ impl Place {
 
     /// The first draining socket that this process has not closed.
     pub(super) fn first(&self) -> Option<BorrowedFd<'_>> {
-        self.draining().next()
+        self.draining().find_map(Result::ok)
     }
 
-    fn draining(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    /// The draining sockets that this process has not closed.
+    fn draining(&self) -> impl Iterator<Item = io::Result<BorrowedFd<'_>>> {
         let draining = |old: &&Superseded| old.state == State::Draining;
         let sockets = self.superseded.iter().filter(draining);
-        sockets.filter_map(|old| old.socket.get())
+        sockets.filter_map(|old| old.socket.get().transpose())
     }
 
     /// Directs new connections to the successors. The commit has removed
@@ -160,7 +170,8 @@ impl Place {
         let mut result = Ok(());
         for fd in self.draining() {
             let (name, text) = (libc::SO_BINDTOIFINDEX, "SO_BINDTOIFINDEX");
-            result = result.and(self.set(fd, name, NO_INTERFACE, text));
+            let fd = fd.map_err(|source| self.failed("getsockopt(SO_COOKIE)", source));
+            result = result.and(fd.and_then(|fd| self.set(fd, name, NO_INTERFACE, text)));
         }
         result
     }
@@ -168,7 +179,8 @@ impl Place {
     /// Sets SO_REUSEPORT of the successors that share an address.
     fn share(&self, share: bool) -> Result<(), Error> {
         let value = i32::from(share);
-        let sockets = self.sharing.iter().filter_map(Watched::get);
+        let sockets = self.sharing.iter();
+        let sockets = sockets.filter_map(|socket| socket.get().ok().flatten());
         let differs = |fd: &BorrowedFd<'_>| {
             // A query is cheaper than a change, much cheaper for MPTCP.
             let now = sys::option(*fd, SOL_SOCKET, libc::SO_REUSEPORT);
@@ -182,16 +194,20 @@ impl Place {
     }
 
     fn set(&self, fd: BorrowedFd<'_>, name: i32, value: i32, text: &str) -> Result<(), Error> {
-        sys::set_option(fd, SOL_SOCKET, name, value).map_err(|source| {
-            Error::syscall(format!("setsockopt({text}) {}", self.address), source)
-        })
+        sys::set_option(fd, SOL_SOCKET, name, value)
+            .map_err(|source| self.failed(&format!("setsockopt({text})"), source))
     }
 
     /// Marks the sockets that another process ended, or this process closed.
     pub(super) fn notice_ended(&mut self) {
         for old in &mut self.superseded {
-            let listens = |fd| SockRef::from(&fd).is_listener().unwrap_or(true);
-            if old.state == State::Draining && !old.socket.get().is_some_and(listens) {
+            let ended = |fd| {
+                SockRef::from(&fd)
+                    .is_listener()
+                    .is_ok_and(|listens| !listens)
+            };
+            let ended = |found: Option<_>| found.is_none_or(ended);
+            if old.state == State::Draining && old.socket.get().is_ok_and(ended) {
                 old.state = State::Ended;
             }
         }
@@ -220,24 +236,27 @@ impl Place {
     /// Whether handshakes are under way, or connections wait in a queue. In this
     /// order, because a handshake that ends in between puts one in the queue.
     fn is_busy(&self, handshakes: &mut Handshakes) -> bool {
-        let waits = |fd| sys::queued(fd).map_or(true, |count| count > 0);
+        let waits = |fd: io::Result<_>| fd.and_then(sys::queued).map_or(true, |count| count > 0);
         handshakes.are_under_way_at(&self.address) || self.draining().any(waits)
     }
 
-    /// Ends the superseded sockets in every process.
+    /// Ends the superseded sockets in every process. If one of them cannot be
+    /// ended, the successors do not share new connections: the kernel would give
+    /// some to that socket.
     pub(super) fn end(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
         for old in &mut self.superseded {
             if old.state == State::Draining {
                 old.state = State::Ended;
-                result = result.and(old.socket.get().map_or(Ok(()), sys::stop_listening));
+                let found = old.socket.get();
+                result = result.and(found.and_then(|fd| fd.map_or(Ok(()), sys::stop_listening)));
             }
         }
-        let result = result.map_err(|source| {
-            let call = format!("shutdown() of the old socket {}", self.address);
-            Error::syscall(call, source)
-        });
-        result.and(self.spread())
+        if let Err(source) = result {
+            self.sharing.clear();
+            return Err(self.failed("shutdown() of the old socket", source));
+        }
+        self.spread()
     }
 
     /// Lets the successors share new connections again.

@@ -118,5 +118,6 @@ pub(super) fn unshare(socket: &Listening) -> Result<(), Error> {
     sys::set_option(fd.as_fd(), SOL_SOCKET, SO_REUSEPORT, 0).map_err(|source| {
         let call = format!("setsockopt(SO_REUSEPORT) {}", socket.address);
         Error::syscall(call, source)
+            .with_consequence("new connections may be lost until the old socket is closed")
     })
 }

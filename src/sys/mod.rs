@@ -53,6 +53,8 @@ pub(crate) fn stop_listening(fd: BorrowedFd<'_>) -> io::Result<()> {
     match SockRef::from(&fd).shutdown(Shutdown::Both) {
         // Another process was faster.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        // SCTP: net/sctp/socket.c, sctp_inet_listen().
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => listen(fd, 0),
         ended => ended,
     }
 }

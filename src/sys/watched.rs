@@ -21,13 +21,19 @@ impl Watched {
         Ok(Self { fd, cookie })
     }
 
-    /// The socket, unless this process has closed it.
-    pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
-        // SAFETY: not -1, as it was borrowed. If the number is not open any
-        // more, only getsockopt(2) gets it, and fails.
+    /// The socket; None if this process has closed the descriptor. An error says
+    /// that it cannot be told.
+    pub(crate) fn get(&self) -> io::Result<Option<BorrowedFd<'_>>> {
+        // SAFETY: not -1, because it was borrowed once. If the descriptor is
+        // closed, getsockopt(2) only fails.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        let same = cookie(fd).is_ok_and(|cookie| cookie == self.cookie);
-        same.then_some(fd)
+        match cookie(fd) {
+            Ok(cookie) => Ok((cookie == self.cookie).then_some(fd)),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EBADF | libc::ENOTSOCK) => Ok(None),
+                _ => Err(error),
+            },
+        }
     }
 
     /// The number of the descriptor.

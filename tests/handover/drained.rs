@@ -694,7 +694,7 @@ fn a_socket_that_cannot_be_taken_is_left_to_the_caller() {
         hand_over(&mut drain, &mut sockets, &mut inherited);
         refuse(OPTION, libc::SO_COOKIE, libc::ENOPROTOOPT);
         let error = drain.begin(&sockets, &mut inherited, Room::default());
-        let message = "getsockopt(SO_COOKIE) 127.0.0.1:80 failed, not draining the old socket";
+        let message = "getsockopt(SO_COOKIE) 127.0.0.1:80 failed, not draining the old socket, connections may be lost";
         assert_eq!(error.expect_err("refused").to_string(), message);
         assert_eq!(inherited[0].disposition(), Disposition::Superseded);
         assert!(all_share(&sockets), "nothing would give it back");

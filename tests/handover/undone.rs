@@ -240,7 +240,8 @@ fn a_commit_that_leaves_an_address_shared_says_so() {
         prepared(&mut sockets, &mut inherited);
         seccomp::refuse(OPTION, libc::SO_REUSEPORT, libc::EPERM);
         let error = open::commit(&mut sockets, &mut inherited).expect_err("it is refused");
-        let message = "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed";
+        let message = "setsockopt(SO_REUSEPORT) 127.0.0.1:80 failed, new connections may be \
+                       lost until the old socket is closed";
         assert_eq!(error.to_string(), message);
         assert_eq!(error.os_errno(), libc::EPERM);
         assert_eq!(sockets[0].outcome, Outcome::Successor);

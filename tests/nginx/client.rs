@@ -20,6 +20,8 @@ pub enum Over {
     Tcp,
     /// An MPTCP socket, which falls back where the server has none.
     Mptcp,
+    /// An SCTP socket, of one association.
+    Sctp,
 }
 
 /// A client's connection.
@@ -52,6 +54,7 @@ impl Connection {
                 without_mptcp::end_if_expected();
                 Protocol::MPTCP
             }
+            Over::Sctp => Protocol::SCTP,
         };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
         prepare(&socket)?;

@@ -63,6 +63,7 @@ mod quic;
 mod quit;
 mod reload;
 mod reuseport;
+mod sctp;
 mod soak;
 mod sweep;
 mod tls;

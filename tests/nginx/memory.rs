@@ -75,6 +75,11 @@ impl Life<'_> {
         let mptcp = changes % 2 == 0;
         self.site.write(&conf(mptcp));
         let new = self.upgrade(&old);
+        // It keeps the protocol of what it inherits.
+        serves(!mptcp);
+        let workers = self.children(&new);
+        new.begin_reload(&conf(mptcp));
+        self.wait_for_workers(&new, &workers);
         serves(mptcp);
         new.signal(libc::SIGQUIT);
         wait_until("the end of all", || self.site.processes().is_empty());

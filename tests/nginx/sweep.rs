@@ -59,8 +59,6 @@ sweeps! {
 
     upgrade_socket: upgrades(Stream, socket) [EMFILE ENOMEM EACCES];
     upgrade_setsockopt: upgrades(Stream, setsockopt) [EPERM ENOMEM];
-    upgrade_bind: upgrades(Http, bind) [EACCES EADDRINUSE];
-    upgrade_listen: upgrades(Stream, listen) [EADDRINUSE ENOBUFS];
 
     drain_socket: drains(Stream, socket) [EMFILE EAFNOSUPPORT EPROTONOSUPPORT EPERM];
     drain_sendto: drains(Stream, sendto) [ENOBUFS EPERM EINTR];
@@ -207,7 +205,9 @@ fn reloads(on: Subsystem, call: &'static str, errnos: &[i32]) {
             nginx.reload(&conf(on, word));
             wait_for_protocol(&nginx, count, word);
             clients.wait_for_more(8);
-            if nginx.log()[mark..].contains("may be lost") {
+            let log = nginx.log()[mark..].to_owned();
+            let announces = ["may be lost", "connections in its queue are reset"];
+            if announces.iter().any(|text| log.contains(text)) {
                 announced.push(began..Instant::now());
             }
         }
@@ -258,7 +258,9 @@ fn reload(
                 return Vec::new();
             }
             nginx.wait_for_workers(2);
-            let unmarked = failed.iter().any(|call| call.contains("SO_BINDTOIFINDEX"));
+            const DIRECT: [&str; 3] = ["SO_BINDTOIFINDEX", "SO_COOKIE", "SO_REUSEPORT, [0]"];
+            let directs = |call: &String| DIRECT.iter().any(|option| call.contains(option));
+            let unmarked = failed.iter().any(directs);
             for one in in_force(nginx) {
                 let kept = format!("listen() to {}", one.address);
                 assert!(
@@ -271,14 +273,15 @@ fn reload(
     failed
 }
 
-/// The protocol changes by a binary upgrade, in turn to MPTCP and to TCP.
+/// A binary upgrade and then a reload change the protocol, in turn to MPTCP and to
+/// TCP.
 fn upgrades(on: Subsystem, call: &'static str, errnos: &[i32]) {
     let site = Site::new();
     let mut nginx = site.start(&conf(on, ""));
     let (count, descriptors) = (nginx.listeners().len(), nginx.descriptors().len());
     sweep(&site, call, errnos, |fault, when| {
         let mut failed = Vec::new();
-        for word in ["mptcp", ""] {
+        for word in ["mptcp", "mptcp=off"] {
             let before = in_force(&nginx);
             site.write(&conf(on, word));
             let strace = Strace::follow(&site, nginx.pid, fault, when);
@@ -289,16 +292,16 @@ fn upgrades(on: Subsystem, call: &'static str, errnos: &[i32]) {
                 assert_eq!(in_force(&nginx), before, "{fault:?} {when}");
                 ADDRESSES
                     .iter()
-                    .for_each(|address| on.serves(address, word.is_empty()));
+                    .for_each(|address| on.serves(address, word != "mptcp"));
                 upgrade(&site, &nginx, 2)
             });
             retire(&nginx);
             nginx = new;
             nginx.reload(&conf(on, word));
-            wait_for_protocol(&nginx, count, word);
+            wait_for_protocol(&nginx, count, if word == "mptcp" { word } else { "" });
             ADDRESSES
                 .iter()
-                .for_each(|address| on.serves(address, !word.is_empty()));
+                .for_each(|address| on.serves(address, word == "mptcp"));
         }
         failed
     });
