@@ -110,7 +110,7 @@ fn every_accepted_directive_keeps_its_meaning_when_it_is_written_out() {
             let words = words::of(&listen);
             let words: Vec<_> = words
                 .iter()
-                .map(|word| str::from_utf8(word).expect("the lines are UTF-8"))
+                .map(|word| std::str::from_utf8(word).expect("the lines are UTF-8"))
                 .collect();
             let again = parse(&words, subsystem).expect("accepted again");
             assert_eq!(print(&again), print(&listen), "{words:?}");
