@@ -250,6 +250,7 @@ impl Call {
             fd: -1,
             successor: 0,
             ended: 0,
+            protocol: 0,
         };
         let places = match room {
             0 => ptr::null_mut(),
