@@ -144,6 +144,6 @@ ngx_http_rs_init_mptcp_connection(ngx_connection_t *c)
 static void
 ngx_http_rs_init_other_connection(ngx_connection_t *c)
 {
-    ngx_rsm_disable_tcp_options(c);
+    ngx_rsm_prepare_other(c);
     ngx_http_init_connection(c);
 }

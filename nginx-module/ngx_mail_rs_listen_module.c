@@ -140,6 +140,6 @@ ngx_mail_rs_init_mptcp_connection(ngx_connection_t *c)
 static void
 ngx_mail_rs_init_other_connection(ngx_connection_t *c)
 {
-    ngx_rsm_disable_tcp_options(c);
+    ngx_rsm_prepare_other(c);
     ngx_mail_init_connection(c);
 }

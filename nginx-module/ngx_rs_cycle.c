@@ -15,6 +15,9 @@ static void ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
 static void ngx_rsm_ignore_superseded(ngx_rsm_conf_t *conf,
     ngx_uint_t ignore);
 static void ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log);
+static ssize_t ngx_rsm_recv(ngx_connection_t *c, u_char *buf, size_t size);
+static ssize_t ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in,
+    off_t limit);
 static void ngx_rsm_report(void *data, uint32_t event,
     const ngx_rs_error_t *error);
 static void ngx_rsm_rollback(void *data);
@@ -569,14 +572,48 @@ ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log)
 
 /*
  * SCTP has neither TCP_NODELAY nor TCP_CORK, and nginx closes a connection for
- * which it cannot set them.
+ * which it cannot set them.  One recv() returns one message at most, and nginx
+ * takes less than it has room for as a sign that there is no more to read.
  */
 
 void
-ngx_rsm_disable_tcp_options(ngx_connection_t *c)
+ngx_rsm_prepare_other(ngx_connection_t *c)
 {
     c->tcp_nodelay = NGX_TCP_NODELAY_DISABLED;
     c->tcp_nopush = NGX_TCP_NOPUSH_DISABLED;
+
+    c->recv = ngx_rsm_recv;
+    c->recv_chain = ngx_rsm_recv_chain;
+}
+
+
+static ssize_t
+ngx_rsm_recv(ngx_connection_t *c, u_char *buf, size_t size)
+{
+    ssize_t  n;
+
+    n = ngx_recv(c, buf, size);
+
+    if (n > 0) {
+        c->read->ready = 1;
+    }
+
+    return n;
+}
+
+
+static ssize_t
+ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
+{
+    ssize_t  n;
+
+    n = ngx_recv_chain(c, in, limit);
+
+    if (n > 0) {
+        c->read->ready = 1;
+    }
+
+    return n;
 }
 
 

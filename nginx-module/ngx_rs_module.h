@@ -93,7 +93,7 @@ char *ngx_rsm_prepare(ngx_cycle_t *cycle, void *conf);
 ngx_int_t ngx_rsm_commit(ngx_cycle_t *cycle, void *conf);
 void ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_subsystem_t *subsystem,
     int protocol);
-void ngx_rsm_disable_tcp_options(ngx_connection_t *c);
+void ngx_rsm_prepare_other(ngx_connection_t *c);
 void ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log,
     ngx_rs_error_t *error);
 

@@ -142,6 +142,6 @@ ngx_stream_rs_init_mptcp_connection(ngx_connection_t *c)
 static void
 ngx_stream_rs_init_other_connection(ngx_connection_t *c)
 {
-    ngx_rsm_disable_tcp_options(c);
+    ngx_rsm_prepare_other(c);
     ngx_stream_init_connection(c);
 }

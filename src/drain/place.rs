@@ -248,8 +248,8 @@ impl Place {
         for old in &mut self.superseded {
             if old.state == State::Draining {
                 old.state = State::Ended;
-                let found = old.socket.get();
-                result = result.and(found.and_then(|fd| fd.map_or(Ok(()), sys::stop_listening)));
+                let stop = |fd| sys::stop_listening(fd, old.protocol);
+                result = result.and(old.socket.get().and_then(|fd| fd.map_or(Ok(()), stop)));
             }
         }
         if let Err(source) = result {

@@ -48,13 +48,15 @@ pub(crate) fn listen(fd: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
 }
 
 /// Ends the listening of a socket in every process that has it open.
-pub(crate) fn stop_listening(fd: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn stop_listening(fd: BorrowedFd<'_>, protocol: Protocol) -> io::Result<()> {
     checkpoint();
+    if protocol == Protocol::Sctp {
+        // net/sctp/socket.c, sctp_inet_listen()
+        return listen(fd, 0);
+    }
     match SockRef::from(&fd).shutdown(Shutdown::Both) {
         // Another process was faster.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-        // SCTP: net/sctp/socket.c, sctp_inet_listen().
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => listen(fd, 0),
         ended => ended,
     }
 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Site, wait_or_say};
+use crate::harness::{Site, wait_or_say, wait_until};
 use crate::server::{Conf, Nginx, WITHOUT_NETWORK_CAPABILITIES};
-use crate::sockets::Listener;
+use crate::sockets::{Listener, listening_on};
 use crate::steady::{Steady, Tally};
 use crate::subsystem::Subsystem;
 use crate::upgrade::{retire, upgrade};
@@ -297,6 +297,11 @@ impl Change {
                 if matches!(self.way, Way::Module) && mptcp {
                     reload(&self.conf_with("", workers).without_module());
                 }
+                if self.shares() {
+                    // An upgrade within the drain may reset connections: nginx
+                    // sets SO_REUSEPORT on the sockets that it takes over.
+                    wait_until("the end of the drain", || listening_on(8080) == workers);
+                }
                 site.write(after);
                 let new = upgrade(site, &nginx, workers);
                 retire(&nginx);
@@ -328,9 +333,13 @@ impl Change {
         tally
     }
 
+    fn shares(&self) -> bool {
+        self.listen[0].contains("reuseport")
+    }
+
     /// The old sockets go, and with them what helped to hand over.
     fn nothing_is_left(&self, nginx: &Nginx, workers: usize) {
-        let shares = self.listen[0].contains("reuseport");
+        let shares = self.shares();
         let count = if shares { workers } else { self.clients.len() };
         wait_or_say(|| {
             let listeners = nginx.listeners();

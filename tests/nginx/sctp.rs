@@ -14,6 +14,7 @@ use crate::client::{Connection, Over};
 use crate::harness::{Site, wait_until};
 use crate::http::response;
 use crate::server::Conf;
+use crate::sockets::listening_on;
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::tls::{CERTIFICATE, make_certificate, tls_client};
 use crate::upgrade::{retire, upgrade};
@@ -44,6 +45,16 @@ fn is_there(site: &Site, conf: &Conf) -> bool {
     let message = "socket() 127.0.0.1:8080 failed: sctp is not supported by this kernel";
     assert!(text.contains(message), "{text}");
     false
+}
+
+/// Whether an SCTP socket listens in the calling thread's namespace.
+fn sctp_listens() -> bool {
+    const LISTENING: &str = "10";
+    let text = fs::read_to_string("/proc/thread-self/net/sctp/eps");
+    let text = text.expect("the kernel shows its SCTP sockets");
+    // ENDPT SOCK STY SST ...
+    text.lines()
+        .any(|line| line.split_whitespace().nth(3) == Some(LISTENING))
 }
 
 fn is_answered(on: Subsystem) {
@@ -87,15 +98,11 @@ fn the_protocol_changes_to_sctp_and_back(on: Subsystem) {
     for _ in 0..2 {
         nginx.reload(&conf);
         is_answered(on);
-        wait_until("the end of the TCP socket", || {
-            Connection::open(Over::Tcp, ADDRESS).is_err()
-        });
+        wait_until("the end of the TCP socket", || listening_on(8080) == 0);
         is_answered(on);
         nginx.reload(&on.listen(ADDRESS));
         on.ask(Over::Tcp, ADDRESS).expect("TCP is served");
-        wait_until("the end of the SCTP socket", || {
-            Connection::open(Over::Sctp, ADDRESS).is_err()
-        });
+        wait_until("the end of the SCTP socket", || !sctp_listens());
         on.ask(Over::Tcp, ADDRESS).expect("TCP is served");
     }
 }

@@ -23,7 +23,6 @@ pub struct Conf {
     blocks: Vec<Block>,
     main: String,
     load: Option<Vec<PathBuf>>,
-    user: &'static str,
     workers: usize,
     daemon: bool,
     accept_mutex: bool,
@@ -50,7 +49,6 @@ impl Conf {
             blocks: vec![block],
             main: String::new(),
             load: None,
-            user: "# nginx's own user for workers, who has no privileges",
             workers: 1,
             daemon: true,
             accept_mutex: false,
@@ -80,12 +78,6 @@ impl Conf {
     pub fn main(mut self, text: &str) -> Self {
         self.main.push_str(text);
         self.main.push('\n');
-        self
-    }
-
-    /// Lets the workers keep the privileges of the master.
-    pub fn privileged(mut self) -> Self {
-        self.user = "user root;";
         self
     }
 
@@ -128,9 +120,9 @@ impl Conf {
         let on = |on: bool| if on { "on" } else { "off" };
         let (daemon, accept_mutex) = (on(self.daemon), on(self.accept_mutex));
         format!(
-            "{modules}{}\ndaemon {daemon};\nworker_processes {};\npid nginx.pid;\nerror_log error.log notice;\n{}\
+            "{modules}daemon {daemon};\nworker_processes {};\npid nginx.pid;\nerror_log error.log notice;\n{}\
              events {{\n    worker_connections 1024;\n    accept_mutex {accept_mutex};\n}}\n{blocks}",
-            self.user, self.workers, self.main
+            self.workers, self.main
         )
     }
 }
