@@ -163,9 +163,10 @@ fn symbols(module: &Path) -> Vec<String> {
 
 /// What nginx looks for in a module, and nothing of the library.
 fn wanted(subsystem: &str) -> Vec<String> {
-    // mail has no variables
+    // mail has no variables, and only http sends files
     let parts = match subsystem {
         "mail" => &["listen", "sockets"][..],
+        "http" => &["listen", "push", "sockets", "variables"],
         _ => &["listen", "sockets", "variables"],
     };
     let own = parts

@@ -29,7 +29,7 @@ subsystem_tests! {
         files_and_keep_alive_are_served_over_sctp,
         tls_and_http2_are_served_over_sctp;
     (stream):
-        a_hundred_megabytes_go_each_way_over_sctp,
+        a_megabyte_goes_each_way_over_sctp,
         tls_is_read_ahead_over_sctp;
 }
 
@@ -242,8 +242,10 @@ fn tls_is_read_ahead_over_sctp(on: Subsystem) {
     );
 }
 
-fn a_hundred_megabytes_go_each_way_over_sctp(on: Subsystem) {
-    const BLOCKS: usize = 1600;
+fn a_megabyte_goes_each_way_over_sctp(on: Subsystem) {
+    // More takes long without nginx as well: on the loopback, Linux 6.1 opens a
+    // window that was full only after a second.
+    const BLOCKS: usize = 16;
     let site = Site::new();
     let backend = Backend::echo();
     let conf = on.conf(&format!(
