@@ -253,7 +253,8 @@ int main(int argc, char **argv)
     }
     if (ngx_rs_listen_parse(words, words_count, NULL, &listen, &error)
             != NGX_RS_OK
-        || ngx_rs_listen_sockets(listen, &sockets, &count, &error)
+        || ngx_rs_listen_sockets(listen, sizeof(*sockets), &sockets, &count,
+                                 &error)
                != NGX_RS_OK)
         errx(1, "%s", why(&error));
     open_all(sockets, count);

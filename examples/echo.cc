@@ -43,7 +43,7 @@ static std::vector<Fd> open_all(const std::vector<std::string> &text)
     std::shared_ptr<ngx_rs_listen_t> listen(parsed, ngx_rs_listen_free);
     ngx_rs_listening_t *sockets;
     std::size_t count;
-    check(ngx_rs_listen_sockets(listen.get(), &sockets, &count, &error), error);
+    check(ngx_rs_listen_sockets(parsed, sizeof(*sockets), &sockets, &count, &error), error);
     check(ngx_rs_open_listening(sockets, count, nullptr, &error), error);
     std::vector<Fd> opened;
     for (std::size_t i = 0; i < count; i++) opened.emplace_back(sockets[i].fd);

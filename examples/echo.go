@@ -32,7 +32,7 @@ func openAll(text []string) ([]net.Listener, error) {
 	failure := C.ngx_rs_error_t{size: C.sizeof_ngx_rs_error_t}
 	defer func() { C.ngx_rs_listen_free(listen) }()
 	if C.ngx_rs_listen_parse(&words[0], count, nil, &listen, &failure) != C.NGX_RS_OK ||
-		C.ngx_rs_listen_sockets(listen, &array, &count, &failure) != C.NGX_RS_OK ||
+		C.ngx_rs_listen_sockets(listen, C.sizeof_ngx_rs_listening_t, &array, &count, &failure) != C.NGX_RS_OK ||
 		C.ngx_rs_open_listening(array, count, nil, &failure) != C.NGX_RS_OK {
 		return nil, errors.New(C.GoString(&failure.message[0]))
 	}

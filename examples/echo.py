@@ -54,7 +54,8 @@ def open_all(words):
     listen, sockets, count = c_void_p(), POINTER(Listening)(), c_size_t()
     array = (Word * len(words))(*words)
     call(library.ngx_rs_listen_parse, array, c_size_t(len(words)), None, byref(listen))
-    call(library.ngx_rs_listen_sockets, listen, byref(sockets), byref(count))
+    size = c_size_t(sizeof(Listening))
+    call(library.ngx_rs_listen_sockets, listen, size, byref(sockets), byref(count))
     call(library.ngx_rs_open_listening, sockets, count, None)
     opened = [socket.socket(fileno=sockets[i].fd) for i in range(count.value)]
     library.ngx_rs_listen_free(listen)

@@ -24,10 +24,13 @@
     { sizeof(text) - 1, (const uint8_t *) (text) }
 
 /**
- * Initializers: with nothing but `size` and what is usual. A struct may be that
- * of a newer header, and longer, if what this library does not know is 0 in it;
- * one that is shorter, or longer than 4096 bytes, has no `size` that was set,
- * and is NGX_RS_ERR_ARGUMENT. An `error` of any size is filled as far as it goes.
+ * Initializers: `size`, and 0 in every other input, which is the default. The
+ * struct may be that of an older or a newer header than the library's. An older
+ * one lacks fields, which are 0 for the library, and nothing is written beyond
+ * its size. A newer one may be longer, up to 4096 bytes, if the fields that the
+ * library does not know are 0; in results they are 0, unless the function says
+ * otherwise. Any other `size` is NGX_RS_ERR_ARGUMENT. Of ngx_rs_error_t every
+ * size is accepted, and as much is written.
  */
 #define NGX_RS_ERROR_INIT                                                     \
     { (uint32_t) sizeof(ngx_rs_error_t), 0, 0, 0, "" }
@@ -35,7 +38,7 @@
     { (uint32_t) sizeof(ngx_rs_rules_t), NGX_RS_SUBSYSTEM_STREAM, 0 }
 #define NGX_RS_LISTENING_INIT                                                 \
     { (uint32_t) sizeof(ngx_rs_listening_t), 0, NULL, 0, SOCK_STREAM, 0, 0,   \
-      -1, -1, -1, 0, 0, 0, -1, NGX_RS_UNTOUCHED, 0, 0 }
+      0, 0, 0, 0, 0, 0, -1, NGX_RS_UNTOUCHED, 0, 0 }
 #define NGX_RS_INHERITED_INIT                                                 \
     { (uint32_t) sizeof(ngx_rs_inherited_t), -1, NULL, 0, 0, 0,               \
       NGX_RS_UNUSED, 0, 0 }
@@ -71,7 +74,7 @@
 #define NGX_RS_SUBSYSTEM_MAIL 2
 
 /**
- * Leave every word that is not ours to the caller, unread.
+ * Read only the library's own words, and ignore all others.
  */
 #define NGX_RS_RULES_OURS_ONLY 1
 
@@ -81,12 +84,12 @@
 #define NGX_RS_WORD_UNKNOWN 0
 
 /**
- * nginx's own.
+ * A parameter of nginx's own.
  */
 #define NGX_RS_WORD_NGINX 1
 
 /**
- * Ours: `mptcp`, `mptcp=`, `multipath`, `protocol=`.
+ * A parameter of this library: `mptcp`, `mptcp=`, `multipath`, `protocol=`.
  */
 #define NGX_RS_WORD_OURS 2
 
@@ -161,9 +164,24 @@
 #define NGX_RS_LISTENING_KEEPALIVE_OFF 2048
 
 /**
- * `mptcp=auto`: plain TCP will do where the kernel lacks `protocol`
+ * `mptcp=auto`: use plain TCP if the kernel does not support `protocol`
  */
 #define NGX_RS_LISTENING_FALLBACK 65536
+
+/**
+ * `rcvbuf=0`: set SO_RCVBUF to 0, which the kernel raises to its minimum
+ */
+#define NGX_RS_LISTENING_RCVBUF_0 131072
+
+/**
+ * `sndbuf=0`: set SO_SNDBUF to 0, which the kernel raises to its minimum
+ */
+#define NGX_RS_LISTENING_SNDBUF_0 262144
+
+/**
+ * `fastopen=0`: set TCP_FASTOPEN to 0
+ */
+#define NGX_RS_LISTENING_FASTOPEN_0 524288
 
 /**
  * Not opened.
@@ -197,9 +215,9 @@
 #define NGX_RS_JOINED 5
 
 /**
- * A successor, or one that joined, for which ngx_rs_listening_commit failed:
- * `fd` is now a duplicate of the inherited socket of index `inherited`, which
- * is kept; the caller owns it as before.
+ * The socket had NGX_RS_SUCCESSOR or NGX_RS_JOINED, and listen() failed in
+ * ngx_rs_listening_commit: `fd` is now a duplicate of the inherited socket of
+ * index `inherited`, which is kept; the caller still owns `fd`.
  */
 #define NGX_RS_FAILED 6
 
@@ -209,13 +227,13 @@
 #define NGX_RS_UNUSED 0
 
 /**
- * It goes on to serve.
+ * It stays in use.
  */
 #define NGX_RS_KEPT 1
 
 /**
- * New sockets of another protocol take its address over: after the commit close
- * it, or let it drain with ngx_rs_drain_begin.
+ * New sockets of another protocol replace it at its address: after the commit,
+ * close it, or let it drain with ngx_rs_drain_begin.
  */
 #define NGX_RS_SUPERSEDED 2
 
@@ -225,7 +243,7 @@
 #define NGX_RS_DRAINING 3
 
 /**
- * It has no SO_REUSEPORT, so the library does not query that.
+ * It does not have SO_REUSEPORT, so the library does not query the option.
  */
 #define NGX_RS_INHERITED_ALONE 1
 
@@ -298,7 +316,7 @@
 #define NGX_RS_DRAIN_MS 5000
 
 /**
- * Not asked yet.
+ * Not queried yet.
  */
 #define NGX_RS_CONNECTION_UNASKED 0
 
@@ -318,17 +336,17 @@
 #define NGX_RS_CONNECTION_MPTCP 3
 
 /**
- * Begun as MPTCP, fallen back to plain TCP: RFC 8684, section 3.7.
+ * Began as MPTCP and fell back to plain TCP: RFC 8684, section 3.7.
  */
 #define NGX_RS_CONNECTION_FALLBACK 4
 
 /**
- * Of plain TCP nothing but that it is TCP, which saves system calls.
+ * If the connection is plain TCP, query nothing else, which saves system calls.
  */
 #define NGX_RS_CONNECTION_MPTCP_ONLY 1
 
 /**
- * In a number: the kernel does not say, or an older one did not.
+ * Value that the kernel did not report.
  */
 #define NGX_RS_UNKNOWN -1
 
@@ -341,11 +359,11 @@ enum ngx_rs_status_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
     /**
-     * All went well.
+     * The call succeeded.
      */
     NGX_RS_OK = 0,
     /**
-     * The caller broke the contract: NULL, a wrong size, a wrong number.
+     * An argument is wrong: `message` names it.
      */
     NGX_RS_ERR_ARGUMENT = 1,
     /**
@@ -357,11 +375,11 @@ enum ngx_rs_status_t
      */
     NGX_RS_ERR_HOST_NOT_FOUND = 3,
     /**
-     * Two directives ask for different protocols on one socket.
+     * Two directives request different protocols for one socket.
      */
     NGX_RS_ERR_CONFLICT = 4,
     /**
-     * The running kernel does not have the protocol, or not now.
+     * The running kernel does not support the protocol, or does not allow it.
      */
     NGX_RS_ERR_UNSUPPORTED = 5,
     /**
@@ -440,11 +458,11 @@ typedef struct {
      */
     int32_t os_errno;
     /**
-     * Index of the argument to blame, where there are many; else 0.
+     * Index of the wrong word or directive, if the call has several; otherwise 0.
      */
     uint32_t arg_index;
     /**
-     * In nginx's words: no text of errno, no final dot; ends in 0.
+     * Without the text of errno and without a final dot; ends in 0.
      */
     char message[256];
 } ngx_rs_error_t;
@@ -462,8 +480,8 @@ typedef struct {
      */
     uint32_t flags;
     /**
-     * in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed
-     * for the call, or that of ngx_rs_listen_sockets.
+     * in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed for the call;
+     * from ngx_rs_listen_sockets, it is owned by `listen`.
      */
     const struct sockaddr *sockaddr;
     /**
@@ -471,11 +489,11 @@ typedef struct {
      */
     uint32_t socklen;
     /**
-     * in: SOCK_STREAM or SOCK_DGRAM.
+     * in: SOCK_STREAM, which 0 means as well, or SOCK_DGRAM.
      */
     int32_t type;
     /**
-     * in: IPPROTO_* of a stream socket, or 0 for what is usual, TCP.
+     * in: IPPROTO_* of a stream socket; 0 is TCP.
      */
     int32_t protocol;
     /**
@@ -483,27 +501,27 @@ typedef struct {
      */
     int32_t backlog;
     /**
-     * in: SO_RCVBUF in bytes; -1 leaves it alone.
+     * in: SO_RCVBUF in bytes; 0 keeps the kernel's default.
      */
     int32_t rcvbuf;
     /**
-     * in: SO_SNDBUF in bytes; -1 leaves it alone.
+     * in: SO_SNDBUF in bytes; 0 keeps the kernel's default.
      */
     int32_t sndbuf;
     /**
-     * in: TCP_FASTOPEN, connections in handshake; -1 leaves it alone.
+     * in: TCP_FASTOPEN, connections in handshake; 0 keeps the kernel's default.
      */
     int32_t fastopen;
     /**
-     * in: TCP_KEEPIDLE in seconds; 0 leaves it alone.
+     * in: TCP_KEEPIDLE in seconds; 0 keeps the kernel's default.
      */
     int32_t keepidle;
     /**
-     * in: TCP_KEEPINTVL in seconds; 0 leaves it alone.
+     * in: TCP_KEEPINTVL in seconds; 0 keeps the kernel's default.
      */
     int32_t keepintvl;
     /**
-     * in: TCP_KEEPCNT, probes; 0 leaves it alone.
+     * in: TCP_KEEPCNT, probes; 0 keeps the kernel's default.
      */
     int32_t keepcnt;
     /**
@@ -515,18 +533,19 @@ typedef struct {
      */
     uint32_t outcome;
     /**
-     * out: with NGX_RS_INHERITED and NGX_RS_FAILED, which one.
+     * out: with NGX_RS_INHERITED and NGX_RS_FAILED, the index of the inherited
+     * socket.
      */
     uint32_t inherited;
     /**
-     * out: IPPROTO_* that the socket has or, left to the caller, should get;
-     * 0 for datagram and unix domain sockets.
+     * out: IPPROTO_* that the socket has or, with NGX_RS_LEFT, that the caller
+     * should open; 0 for datagram and unix domain sockets.
      */
     int32_t opened_protocol;
 } ngx_rs_listening_t;
 
 /**
- * A socket that the caller has already. Begin with NGX_RS_INHERITED_INIT.
+ * A socket that the caller already has. Begin with NGX_RS_INHERITED_INIT.
  */
 typedef struct {
     /**
@@ -538,7 +557,7 @@ typedef struct {
      */
     int32_t fd;
     /**
-     * in: its address, or NULL to ask the kernel; borrowed for the call.
+     * in: its address, or NULL to query the kernel; borrowed for the call.
      */
     const struct sockaddr *sockaddr;
     /**
@@ -546,11 +565,12 @@ typedef struct {
      */
     uint32_t socklen;
     /**
-     * in: SOCK_STREAM or SOCK_DGRAM, or 0 to ask the kernel.
+     * in: SOCK_STREAM or SOCK_DGRAM, or 0 to query the kernel.
      */
     int32_t type;
     /**
-     * in: IPPROTO_*, or 0 to ask the kernel, which happens only if it matters.
+     * in: IPPROTO_*, or 0 to query the kernel, which the library does only if the
+     * protocol matters.
      */
     int32_t protocol;
     /**
@@ -559,7 +579,7 @@ typedef struct {
      */
     uint32_t disposition;
     /**
-     * in,out: 0; whether SO_REUSEPORT was set on it, to be rolled back.
+     * in,out: 0; then 1 if the library set SO_REUSEPORT on it, for the rollback.
      */
     uint32_t shared;
     /**
@@ -588,7 +608,7 @@ typedef struct {
      */
     uint32_t flags;
     /**
-     * How often to try while an address is in use; 0 is once.
+     * How many times to try while an address is in use; 0 is once.
      */
     uint32_t tries;
     /**
@@ -596,11 +616,11 @@ typedef struct {
      */
     uint32_t delay_ms;
     /**
-     * Sockets that the caller has already; borrowed for the call.
+     * Sockets that the caller already has; borrowed for the call.
      */
     ngx_rs_inherited_t *inherited;
     /**
-     * How many.
+     * Number of elements of `inherited`.
      */
     size_t inherited_count;
     /**
@@ -619,7 +639,7 @@ typedef struct {
 } ngx_rs_open_t;
 
 /**
- * What the kernel says of a connection. Begin with NGX_RS_CONNECTION_INFO_INIT.
+ * What the kernel reports about a connection. Begin with NGX_RS_CONNECTION_INFO_INIT.
  */
 typedef struct {
     /**
@@ -631,8 +651,8 @@ typedef struct {
      */
     uint32_t flags;
     /**
-     * in,out: NGX_RS_CONNECTION_UNASKED and so on; what follows is out for
-     * UNASKED, and in,out otherwise.
+     * in,out: NGX_RS_CONNECTION_*. With NGX_RS_CONNECTION_UNASKED the fields below
+     * are only written; otherwise they are read as well.
      */
     uint32_t kind;
     /**
@@ -640,38 +660,39 @@ typedef struct {
      */
     uint32_t reserved;
     /**
-     * Identifies an MPTCP connection on this host, as `ss -M` prints it;
-     * unknown after a reset. Linux 5.16.
+     * Identifies an MPTCP connection on this host, as `ss -M` prints it; not
+     * reported after a reset. Linux 5.16.
      */
     int64_t token;
     /**
-     * Number of subflows now: before Linux 6.5 with the first one, though it may
-     * be closed, and with those that are still being made. Linux 5.16.
+     * Number of subflows now. Before Linux 6.5 it includes the first one, even if
+     * that is closed, and those whose handshake is not complete. Linux 5.16.
      */
     int64_t subflows;
     /**
-     * Number of subflows that the connection has had, those of now included;
-     * where this host opens subflows itself, at least that many. Linux 6.5 for
-     * MPTCP; after a fallback it is 1.
+     * Number of subflows that the connection has had, including the present ones;
+     * a lower bound if this host opens subflows itself. Linux 6.5 for MPTCP;
+     * after a fallback it is 1.
      */
     int64_t subflows_total;
     /**
-     * Payload, each byte counted once. Linux 6.5 for MPTCP.
+     * Payload in bytes, each counted once. Linux 6.5 for MPTCP.
      */
     int64_t bytes_sent;
     /**
-     * Payload. Linux 6.5 for MPTCP. Of TCP it may be one byte too many once both
-     * ends are closed: the kernel counts the end of the stream.
+     * Payload in bytes. Linux 6.5 for MPTCP. For TCP it may be one too many after
+     * both ends are closed: the kernel counts the end of the stream.
      */
     int64_t bytes_received;
     /**
-     * Payload that was sent again; for MPTCP only what it sent again itself, as
-     * a rule on another subflow, not what the subflows did. Linux 6.5 for MPTCP.
+     * Payload in bytes that was sent again. For MPTCP only the bytes that MPTCP
+     * itself sent again, usually on another subflow, without the retransmissions
+     * of the subflows. Linux 6.5 for MPTCP.
      */
     int64_t bytes_retransmitted;
     /**
-     * Segments that were sent again: for MPTCP by the subflows of now, and by
-     * the first one unless it was reset. Linux 6.5 for MPTCP.
+     * Segments that were sent again. For MPTCP by the present subflows, and by the
+     * first one unless it was reset. Linux 6.5 for MPTCP.
      */
     int64_t retransmits;
     /**
@@ -703,8 +724,8 @@ typedef struct {
      */
     uint32_t reserved;
     /**
-     * out: counts the subflows of a connection, from 1, as `subflows_total`
-     * does; or NGX_RS_UNKNOWN. Linux 6.5.
+     * out: number of the subflow within the connection, from 1 on, or
+     * NGX_RS_UNKNOWN. Linux 6.5.
      */
     int64_t id;
     /**
@@ -760,7 +781,8 @@ extern "C" {
 uint32_t ngx_rs_abi_version(void);
 
 /**
- * Says of each parameter of a listen directive whose it is.
+ * Classifies each parameter of a listen directive: nginx's own, the library's,
+ * or unknown.
  *
  * words    in      `count` words: an address, then parameters; borrowed for
  *                  the call
@@ -803,12 +825,15 @@ ngx_rs_status_t ngx_rs_listen_parse(const ngx_rs_str_t *words,
                                     ngx_rs_error_t *error);
 
 /**
- * The sockets that a listen directive asks for: of each address all ports.
+ * Returns one element for each socket that a listen directive requests: one
+ * for each port of each address.
  *
  * listen   in      from ngx_rs_listen_parse; borrowed for the call
+ * size     in      sizeof(ngx_rs_listening_t), the distance of the elements;
+ *                  the same in all calls for one `listen`
  * sockets  out     `count` elements with `fd` -1, ready for
  *                  ngx_rs_open_listening; owned by `listen`, released with
- *                  ngx_rs_listen_free, and the same ones at every call
+ *                  ngx_rs_listen_free, and the same ones in every call
  * count    out     how many
  * error    out     optional, may be NULL
  *
@@ -817,18 +842,19 @@ ngx_rs_status_t ngx_rs_listen_parse(const ngx_rs_str_t *words,
  * Source: nginx ngx_parse_url(), ngx_stream_core_listen() and its kin.
  */
 ngx_rs_status_t ngx_rs_listen_sockets(ngx_rs_listen_t *listen,
+                                      size_t size,
                                       ngx_rs_listening_t **sockets,
                                       size_t *count,
                                       ngx_rs_error_t *error);
 
 /**
- * The addresses of a host name, as words for nginx's own parser: they take the
- * place of the first word of the directive, and have the same ports.
+ * Returns the addresses of a host name as words for nginx's own parser. Each
+ * word can replace the first word of the directive, and has the same ports.
  *
  * listen   in      from ngx_rs_listen_parse; borrowed for the call
  * words    out     `count` words, each followed by a 0; owned by `listen`,
- *                  released with ngx_rs_listen_free; none where the first
- *                  word is no host name and can be used as it is
+ *                  released with ngx_rs_listen_free; none if the first word
+ *                  is not a host name
  * count    out     how many
  * error    out     optional, may be NULL
  *
@@ -846,7 +872,7 @@ ngx_rs_status_t ngx_rs_listen_addresses(ngx_rs_listen_t *listen,
  * open.
  *
  * listen   in      from ngx_rs_listen_parse, or NULL, which does nothing;
- *                  what it owns goes with it
+ *                  the memory that it owns is released
  *
  * Returns nothing.
  * Any thread, when no other uses `listen`. Source: free(3), for NULL.
@@ -854,15 +880,15 @@ ngx_rs_status_t ngx_rs_listen_addresses(ngx_rs_listen_t *listen,
 void ngx_rs_listen_free(ngx_rs_listen_t *listen);
 
 /**
- * Gives listening sockets the protocols that listen directives ask for, where
- * several directives may end up on one socket: as in nginx, an address without
- * a socket of its own is served by the wildcard of its family and port.
+ * Sets the protocols of listening sockets to those that listen directives
+ * request. Several directives may share one socket: as in nginx, the wildcard
+ * socket of the same family and port serves an address without its own socket.
  *
  * sockets  in,out  `count` elements, borrowed for the call; `protocol` and the
  *                  flag NGX_RS_LISTENING_FALLBACK are written
  * asked    in      `asked_count` elements of which `sockaddr`, `type`,
  *                  `protocol` and NGX_RS_LISTENING_FALLBACK are read; those
- *                  with `protocol` 0 ask for nothing; borrowed for the call
+ *                  with `protocol` 0 request none; borrowed for the call
  * error    out     optional, may be NULL; `arg_index` is the later of the two
  *                  elements of `asked` that contradict each other
  *
@@ -878,15 +904,15 @@ ngx_rs_status_t ngx_rs_listening_assign(ngx_rs_listening_t *sockets,
                                         ngx_rs_error_t *error);
 
 /**
- * Opens, binds and listens on every socket of an array, or on none: on failure
- * it has closed all that it opened, and inherited sockets are what they were.
+ * Opens, binds and listens on every socket of an array, or on none. On failure
+ * it closes the sockets that it opened, and restores the inherited sockets.
  *
  * sockets  in,out  `count` elements, borrowed for the call; `fd`, `outcome`,
  *                  `inherited` and `opened_protocol` are written only on
  *                  success; each new `fd` is non-blocking, owned by the
  *                  caller, released with close(2), and kept across exec
- * how      in,out  what to inherit and how to retry, or NULL for nothing
- *                  and not at all; borrowed for the call
+ * how      in,out  which sockets to inherit and how to retry, or NULL for no
+ *                  inherited sockets and one try; borrowed for the call
  * error    out     optional, may be NULL
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
@@ -941,8 +967,8 @@ ngx_rs_status_t ngx_rs_listening_rollback(ngx_rs_listening_t *sockets,
                                           ngx_rs_error_t *error);
 
 /**
- * Asks the running kernel whether it opens stream sockets of a protocol, by
- * opening one.
+ * Checks that the running kernel opens stream sockets of a protocol, by opening
+ * one.
  *
  * protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
  * error    out     optional, may be NULL; `message` says what is missing
@@ -954,14 +980,16 @@ ngx_rs_status_t ngx_rs_protocol_check(int32_t protocol,
                                       ngx_rs_error_t *error);
 
 /**
- * Asks the kernel about a connection: whether it is MPTCP, and how it fares.
+ * Queries the kernel about a connection: its protocol, subflows, bytes and
+ * retransmissions.
  *
  * fd       in      a connected socket, borrowed for the call
- * info     in,out  borrowed for the call; NGX_RS_UNKNOWN where the kernel does
- *                  not say, as in all that is behind the fields of this
- *                  version; when it is passed again for the same connection,
- *                  totals only grow, and what the kernel no longer says stays
- *                  what it was, as after a reset; a fallback is for ever
+ * info     in,out  borrowed for the call; a value that the kernel does not
+ *                  report is NGX_RS_UNKNOWN, and so is every field that only a
+ *                  newer header has; if it is passed again for the same
+ *                  connection, totals never decrease, a value that the kernel
+ *                  no longer reports (after a reset) keeps its last value, and
+ *                  a fallback stays a fallback
  * error    out     optional, may be NULL
  *
  * Two system calls for TCP and MPTCP, three after a fallback; two more at most
@@ -975,24 +1003,24 @@ ngx_rs_status_t ngx_rs_connection_info(int32_t fd,
                                        ngx_rs_error_t *error);
 
 /**
- * Asks the kernel for the addresses of a connection's subflows, the first one
- * first as long as it is there. Of plain TCP, and after a fallback, they are
- * those of the one path; there are none when the connection is over.
+ * Queries the kernel for the addresses of a connection's subflows. The first
+ * subflow comes first as long as it exists. Plain TCP, and MPTCP after a
+ * fallback, have one path. A connection that has ended has none.
  *
  * fd       in      a connected socket, borrowed for the call
- * subflows in,out  `room` elements, borrowed for the call; the first ones are
- *                  written, with NGX_RS_UNKNOWN in all that is behind the
- *                  fields of this version
- * room     in      how many there is room for; 16 are enough for all that Linux
- *                  makes by itself
+ * subflows in,out  `room` elements, borrowed for the call; as many as there are
+ *                  subflows are written, with NGX_RS_UNKNOWN in every field
+ *                  that only a newer header has
+ * room     in      length of `subflows`; 16 are enough for all subflows that
+ *                  Linux creates by itself
  * count    out     how many subflows there are, which may be more than `room`
- * info     in,out  optional, may be NULL: as of ngx_rs_connection_info, without
- *                  any further system call; borrowed for the call
+ * info     in,out  optional, may be NULL; written as by ngx_rs_connection_info,
+ *                  without further system calls; borrowed for the call
  * error    out     optional, may be NULL
  *
- * No system call more than ngx_rs_connection_info for MPTCP from Linux 6.5,
- * one more from 5.16; before that the kernel does not tell. Two more for TCP
- * and after a fallback.
+ * For MPTCP as many system calls as ngx_rs_connection_info from Linux 6.5 on,
+ * and one more from 5.16 on; an older kernel does not report subflows. Two more
+ * for TCP and after a fallback.
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
  * Any thread; one at a time for one `info`.
  * Source: RFC 8684; kernel net/mptcp/sockopt.c.

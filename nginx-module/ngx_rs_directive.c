@@ -126,7 +126,10 @@ ngx_rsm_request(ngx_conf_t *cf, ngx_rsm_conf_t *rmcf,
     ngx_rsm_request_t   *request;
     ngx_rs_listening_t  *sockets;
 
-    if (ngx_rs_listen_sockets(listen, &sockets, &n, &error) != NGX_RS_OK) {
+    if (ngx_rs_listen_sockets(listen, sizeof(ngx_rs_listening_t), &sockets,
+                              &n, &error)
+        != NGX_RS_OK)
+    {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, error.os_errno,
                            "%s", error.message);
         return NGX_ERROR;

@@ -13,7 +13,7 @@ use crate::protocol::Protocol;
 pub enum Error {
     /// The caller broke the contract of the function.
     #[error("{0}")]
-    Argument(&'static str),
+    Argument(String),
 
     /// The directive is wrong.
     #[error("{message}")]

@@ -68,7 +68,9 @@ pub(crate) fn sockets_at(listen: &Listen, addresses: &[IpAddr]) -> Result<Vec<Li
             let address = SocketAddress::Unix(path.into());
             match address.to_kernel() {
                 Ok(_) => Ok(vec![socket(address)]),
-                Err(_) => Err(Error::Argument("invalid path of a unix domain socket")),
+                Err(_) => Err(Error::Argument(
+                    "invalid path of a unix domain socket".into(),
+                )),
             }
         }
         Address::Inet { ports, .. } => Ok(addresses

@@ -45,6 +45,7 @@ fn compile(compiler: &[&str], source: &Path, folder: &Path, link: Link) -> PathB
     let mut command = Command::new(compiler[0]);
     command.args(&compiler[1..]).arg("-g").arg("-O1");
     command.arg("-I").arg(library::root().join("include"));
+    command.arg("-I").arg(library::root().join("tests/data"));
     command.arg(source).arg("-o").arg(&program);
     match link {
         Link::Static | Link::Sanitized => {
@@ -121,6 +122,12 @@ fn connections() {
 #[test]
 fn mistakes() {
     check("mistakes");
+}
+
+/// A program of the first version works with the library of today.
+#[test]
+fn version_0_1() {
+    check("version_0_1");
 }
 
 #[test]

@@ -22,10 +22,13 @@ fn macros() -> String {
     {{ sizeof(text) - 1, (const uint8_t *) (text) }}
 
 /**
- * Initializers: with nothing but `size` and what is usual. A struct may be that
- * of a newer header, and longer, if what this library does not know is 0 in it;
- * one that is shorter, or longer than 4096 bytes, has no `size` that was set,
- * and is NGX_RS_ERR_ARGUMENT. An `error` of any size is filled as far as it goes.
+ * Initializers: `size`, and 0 in every other input, which is the default. The
+ * struct may be that of an older or a newer header than the library's. An older
+ * one lacks fields, which are 0 for the library, and nothing is written beyond
+ * its size. A newer one may be longer, up to 4096 bytes, if the fields that the
+ * library does not know are 0; in results they are 0, unless the function says
+ * otherwise. Any other `size` is NGX_RS_ERR_ARGUMENT. Of ngx_rs_error_t every
+ * size is accepted, and as much is written.
  */
 #define NGX_RS_ERROR_INIT                                                     \
     {{ (uint32_t) sizeof(ngx_rs_error_t), 0, 0, 0, "" }}
@@ -33,7 +36,7 @@ fn macros() -> String {
     {{ (uint32_t) sizeof(ngx_rs_rules_t), NGX_RS_SUBSYSTEM_STREAM, 0 }}
 #define NGX_RS_LISTENING_INIT                                                 \
     {{ (uint32_t) sizeof(ngx_rs_listening_t), 0, NULL, 0, SOCK_STREAM, 0, 0,   \
-      -1, -1, -1, 0, 0, 0, -1, NGX_RS_UNTOUCHED, 0, 0 }}
+      0, 0, 0, 0, 0, 0, -1, NGX_RS_UNTOUCHED, 0, 0 }}
 #define NGX_RS_INHERITED_INIT                                                 \
     {{ (uint32_t) sizeof(ngx_rs_inherited_t), -1, NULL, 0, 0, 0,               \
       NGX_RS_UNUSED, 0, 0 }}

@@ -99,23 +99,32 @@ impl Call {
 
     fn parsed(&mut self, listen: *mut ngx_rs_listen_t, missing: u8) {
         let (mut sockets, mut words) = (ptr::null_mut(), ptr::null());
+        let ours = size_of::<ngx_rs_listening_t>();
+        let size = match missing {
+            253 => ours + 8,
+            252 => ours - 1,
+            251 => 4104,
+            250 => usize::MAX,
+            _ => ours,
+        };
         let mut count = 77;
         let counted = match missing {
             254 => ptr::null_mut(),
             _ => &raw mut count,
         };
         // SAFETY: NULL, or what ngx_rs_listen_parse has made.
-        let status = self
-            .says(|error| unsafe { ngx_rs_listen_sockets(listen, &mut sockets, counted, error) });
-        assert_eq!(status == OK, !listen.is_null() && !counted.is_null());
+        let status = self.says(|error| unsafe {
+            ngx_rs_listen_sockets(listen, size, &mut sockets, counted, error)
+        });
+        assert!(status != OK || !listen.is_null() && !counted.is_null());
         if status == OK {
-            // SAFETY: there are `count` elements.
-            let sockets = unsafe { std::slice::from_raw_parts(sockets, count) };
-            assert!(
-                sockets
-                    .iter()
-                    .all(|socket| socket.fd == -1 && socket.socklen > 2)
-            );
+            assert!((ours..=4096).contains(&size));
+            for index in 0..count {
+                let socket = sockets.wrapping_byte_add(index * size);
+                // SAFETY: there are `count` elements, each of `size` bytes.
+                let socket = unsafe { socket.read_unaligned() };
+                assert!(socket.size as usize == size && socket.socklen > 2 && socket.fd == -1);
+            }
         }
         // SAFETY: as above.
         let status = self

@@ -1,61 +1,33 @@
-//! What the kernel says of a connection, as a C struct.
+//! ngx_rs_connection_info_t and ngx_rs_subflow_t <-> the Rust API.
 
-use std::mem::size_of;
-use std::ptr;
 use std::time::Duration;
 
-use super::guard::size_at;
+use super::convert;
+use super::memory::{Array, Versioned, field, known_flags};
 use super::types::*;
-use crate::connection::{Connection, Kind, Question};
+use crate::connection::{Connection, Kind, Question, Subflow};
 use crate::error::Error;
 
-/// The caller's struct: what it said before, and where it goes.
+/// The caller's struct, if there is one, with what it said before.
 pub(super) struct About {
-    place: *mut ngx_rs_connection_info_t,
-    size: usize,
+    place: Array<ngx_rs_connection_info_t>,
     before: Option<Connection>,
     flags: u32,
 }
 
 impl About {
-    /// # Safety
-    /// `info` is NULL or points to its `size` bytes, writable for as long as
-    /// the result lives.
-    pub(super) unsafe fn read(info: *mut ngx_rs_connection_info_t) -> Result<Self, Error> {
-        if info.is_null() {
-            return Err(Error::Argument("info is NULL"));
-        }
-        // SAFETY: not NULL, and our caller's contract.
-        let size = unsafe { size_at(info, size_of::<ngx_rs_connection_info_t>()) }?;
-        // SAFETY: not NULL, and long enough.
-        let before = unsafe { info.read_unaligned() };
-        if before.flags & !NGX_RS_CONNECTION_MPTCP_ONLY != 0 {
-            return Err(Error::Argument("an unknown flag is set"));
-        }
-        if before.reserved != 0 {
-            return Err(Error::Argument("a reserved field is not 0"));
+    pub(super) fn new(place: Array<ngx_rs_connection_info_t>) -> Result<Self, Error> {
+        let info = place.iter().next().transpose()?;
+        let info = info.unwrap_or_else(ngx_rs_connection_info_t::new);
+        known_flags::<ngx_rs_connection_info_t>(info.flags, NGX_RS_CONNECTION_MPTCP_ONLY)?;
+        if info.reserved != 0 {
+            return Err(field::<ngx_rs_connection_info_t>("reserved", "is not 0"));
         }
         Ok(Self {
-            place: info,
-            size,
-            before: from_c(&before)?,
-            flags: before.flags,
+            place,
+            before: from_c(&info)?,
+            flags: info.flags,
         })
-    }
-
-    /// # Safety
-    /// As of [`About::read`].
-    pub(super) unsafe fn read_optional(info: *mut ngx_rs_connection_info_t) -> Result<Self, Error> {
-        if info.is_null() {
-            return Ok(Self {
-                place: info,
-                size: 0,
-                before: None,
-                flags: 0,
-            });
-        }
-        // SAFETY: our caller's contract.
-        unsafe { Self::read(info) }
     }
 
     pub(super) fn question(&self, subflows: bool) -> Question {
@@ -68,9 +40,6 @@ impl About {
 
     /// Writes what is known now.
     pub(super) fn write(self, now: Connection) {
-        if self.place.is_null() {
-            return;
-        }
         let known = match self.before {
             Some(mut before) => {
                 before.update(now);
@@ -78,13 +47,22 @@ impl About {
             }
             None => now,
         };
-        let known = to_c(&known, self.size, self.flags);
-        // SAFETY: not NULL, and read() has found it long enough.
-        unsafe { self.place.write_unaligned(known) };
-        // What only a newer version of the struct has is unknown.
-        let tail = self.size - size_of::<ngx_rs_connection_info_t>();
-        // SAFETY: the rest of its `size` bytes.
-        unsafe { ptr::write_bytes(self.place.wrapping_add(1).cast::<u8>(), 0xff, tail) };
+        if self.place.len() == 1 {
+            self.place.write(0, &to_c(&known, self.flags));
+        }
+    }
+}
+
+/// Writes as many subflows as there is room for.
+pub(super) fn write_subflows(array: &Array<ngx_rs_subflow_t>, subflows: &[Subflow]) {
+    for (index, subflow) in subflows.iter().take(array.len()).enumerate() {
+        let element = ngx_rs_subflow_t {
+            id: subflow.id.map_or(NGX_RS_UNKNOWN, i64::from),
+            local: convert::storage(subflow.local),
+            remote: convert::storage(subflow.remote),
+            ..Versioned::new()
+        };
+        array.write(index, &element);
     }
 }
 
@@ -96,7 +74,10 @@ fn from_c(info: &ngx_rs_connection_info_t) -> Result<Option<Connection>, Error> 
         NGX_RS_CONNECTION_TCP => Kind::Tcp,
         NGX_RS_CONNECTION_MPTCP => Kind::Mptcp,
         NGX_RS_CONNECTION_FALLBACK => Kind::Fallback,
-        _ => return Err(Error::Argument("no such kind of connection")),
+        _ => {
+            let problem = "has an unknown value";
+            return Err(field::<ngx_rs_connection_info_t>("kind", problem));
+        }
     };
     Ok(Some(Connection {
         kind,
@@ -117,10 +98,9 @@ fn duration(milliseconds: i64) -> Option<Duration> {
     u64::try_from(milliseconds).ok().map(Duration::from_millis)
 }
 
-fn to_c(connection: &Connection, size: usize, flags: u32) -> ngx_rs_connection_info_t {
+fn to_c(connection: &Connection, flags: u32) -> ngx_rs_connection_info_t {
     let milliseconds = |time: Option<Duration>| number(time.map(|time| time.as_millis()));
     ngx_rs_connection_info_t {
-        size: size as u32,
         flags,
         kind: match connection.kind {
             Kind::Other => NGX_RS_CONNECTION_OTHER,
@@ -128,7 +108,6 @@ fn to_c(connection: &Connection, size: usize, flags: u32) -> ngx_rs_connection_i
             Kind::Mptcp => NGX_RS_CONNECTION_MPTCP,
             Kind::Fallback => NGX_RS_CONNECTION_FALLBACK,
         },
-        reserved: 0,
         token: number(connection.token),
         subflows: number(connection.subflows),
         subflows_total: number(connection.subflows_total),
@@ -139,6 +118,7 @@ fn to_c(connection: &Connection, size: usize, flags: u32) -> ngx_rs_connection_i
         last_data_sent_ms: milliseconds(connection.last_data_sent),
         last_data_received_ms: milliseconds(connection.last_data_received),
         last_ack_received_ms: milliseconds(connection.last_ack_received),
+        ..Versioned::new()
     }
 }
 

@@ -3,9 +3,9 @@
 use std::ptr;
 use std::time::Duration;
 
-use super::array::{Array, DrainingArray, InheritedArray};
-use super::convert;
-use super::guard::{guard, out, writable};
+use super::guard::guard;
+use super::memory::{Array, Out, Versioned, handle};
+use super::opening::Opening;
 use super::types::*;
 use crate::drain::{Drain, Room};
 use crate::error::Error;
@@ -55,30 +55,26 @@ pub unsafe extern "C" fn ngx_rs_drain_begin(
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
-        writable(drain)?;
         // SAFETY: our caller's contract.
-        let array = unsafe { Array::new(sockets, count) }?;
+        let place = unsafe { Out::new("drain", drain) }?;
         // SAFETY: our caller's contract.
-        let how = unsafe { convert::open(how) }?;
+        let opening = unsafe { Opening::new(sockets, count, how) }?;
         // SAFETY: our caller's contract.
-        let old = unsafe { InheritedArray::new(&how) }?;
-        // SAFETY: our caller's contract.
-        let sockets = unsafe { array.borrow(|_| true) }?;
-        let mut inherited = old.read()?;
-        // SAFETY: writable, and so readable.
+        let sockets = unsafe { opening.borrow(|_| true) }?;
+        let mut inherited = opening.inherited()?;
+        // SAFETY: not NULL, and our caller's contract.
         let mut earlier = unsafe { drain.read_unaligned() };
         if earlier.is_null() {
             let drain = Drain::new()?;
             earlier = Box::into_raw(Box::new(ngx_rs_drain_t { drain }));
         }
-        // SAFETY: as checked above.
-        unsafe { out(drain, earlier) }?;
+        place.write(earlier);
         // SAFETY: from an earlier call, or made above.
         let drain = unsafe { &mut *earlier };
         let result = drain
             .drain
             .begin(&sockets, &mut inherited, Room { spare, limit });
-        old.write(&inherited);
+        opening.write_inherited(&inherited);
         result
     };
     // SAFETY: our caller's contract.
@@ -118,22 +114,34 @@ pub unsafe extern "C" fn ngx_rs_drain_poll(
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
-        writable(count)?;
         // SAFETY: our caller's contract.
-        let array = unsafe { DrainingArray::new(sockets, room) }?;
+        let count = unsafe { Out::new("count", count) }?;
         // SAFETY: our caller's contract.
-        let drain = unsafe { drain.as_mut() }.ok_or(Error::Argument("drain is NULL"))?;
+        let array = unsafe { Array::<ngx_rs_draining_t>::new("sockets", sockets, room) }?;
+        // SAFETY: our caller's contract.
+        let drain = unsafe { handle("drain", drain) }?;
         if room < drain.drain.len() {
-            return Err(Error::Argument("more sockets drain than there is room for"));
+            let message = "argument \"room\" is less than the number of sockets that drain";
+            return Err(Error::Argument(message.into()));
         }
         let result = drain.drain.poll();
-        let found = array.write(drain.drain.sockets());
-        // SAFETY: our caller's contract.
-        unsafe { out(count, found) }?;
+        let mut found = 0;
+        for socket in drain.drain.sockets() {
+            let element = ngx_rs_draining_t {
+                fd: socket.fd,
+                successor: socket.successor as u32,
+                ended: socket.ended.into(),
+                protocol: socket.protocol.number(),
+                ..Versioned::new()
+            };
+            array.write(found, &element);
+            found += 1;
+        }
+        count.write(found);
         let delay = drain.drain.delay().unwrap_or(Duration::ZERO);
-        if !delay_ms.is_null() {
-            // SAFETY: not NULL, and our caller's contract.
-            unsafe { out(delay_ms, delay.as_millis() as u32) }?;
+        // SAFETY: our caller's contract.
+        if let Ok(delay_ms) = unsafe { Out::new("delay_ms", delay_ms) } {
+            delay_ms.write(delay.as_millis() as u32);
         }
         result
     };

@@ -3,13 +3,11 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::c_char;
-use std::mem::size_of;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
-use std::ptr;
-use std::slice;
 use std::sync::{Once, OnceLock};
 use std::thread;
 
+use super::memory::{Versioned, store};
 use super::types::{ngx_rs_error_t, ngx_rs_status_t};
 use crate::error::Error;
 
@@ -151,11 +149,10 @@ impl Report {
     /// word that it repeats would be its end.
     pub(super) fn to_c(&self) -> ngx_rs_error_t {
         let mut error = ngx_rs_error_t {
-            size: size_of::<ngx_rs_error_t>() as u32,
             status: self.status as i32,
             os_errno: self.os_errno,
             arg_index: self.arg_index,
-            message: [0; 256],
+            ..Versioned::new()
         };
         let room = error.message.len() - 1;
         let mut length = self.message.len().min(room);
@@ -181,9 +178,8 @@ impl Report {
             size,
             ..self.to_c()
         };
-        let length = size_of::<ngx_rs_error_t>().min(size as usize);
-        // SAFETY: both have `length` bytes, and `from` is ours alone.
-        unsafe { ptr::copy_nonoverlapping((&raw const from).cast::<u8>(), error.cast(), length) };
+        // SAFETY: our caller's contract.
+        unsafe { store(&from, error.cast(), size as usize) };
     }
 }
 
@@ -193,92 +189,9 @@ fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
     text.or_else(|| payload.downcast_ref::<&str>().copied())
 }
 
-/// Writes a result.
-///
-/// # Safety
-/// `to` is NULL or writable.
-pub(super) unsafe fn out<T>(to: *mut T, value: T) -> Result<(), Error> {
-    writable(to)?;
-    // SAFETY: not NULL, and so writable as our caller says.
-    unsafe { to.write_unaligned(value) };
-    Ok(())
-}
-
-/// Whether a result could be written.
-pub(super) fn writable<T>(to: *mut T) -> Result<(), Error> {
-    match to.is_null() {
-        true => Err(Error::Argument("the place for a result is NULL")),
-        false => Ok(()),
-    }
-}
-
-/// An array of the caller's; NULL if it is empty.
-///
-/// # Safety
-/// `pointer` is NULL or points to `count` elements that live for `'a`.
-pub(super) unsafe fn slice_of<'a, T>(pointer: *const T, count: usize) -> Result<&'a [T], Error> {
-    let bytes = count.checked_mul(size_of::<T>());
-    match (pointer.is_null(), count) {
-        (_, 0) => Ok(&[]),
-        (true, _) => Err(Error::Argument("an array is NULL")),
-        _ if !pointer.is_aligned() => Err(Error::Argument("an array is not aligned")),
-        _ if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) => {
-            Err(Error::Argument("an array is too long"))
-        }
-        // SAFETY: not NULL, aligned, not too long, and our caller's contract.
-        _ => Ok(unsafe { slice::from_raw_parts(pointer, count) }),
-    }
-}
-
-/// No struct will ever be longer, so this is a size that nobody has set.
-/// Source: openat2(2), which has the same rule for a page.
-const LONGEST: usize = 4096;
-
-/// The size that a struct begins with, if it can be one.
-///
-/// # Safety
-/// `pointer` points to a readable `u32`.
-pub(super) unsafe fn size_at<T>(pointer: *const T, least: usize) -> Result<usize, Error> {
-    // SAFETY: our caller's contract.
-    let size = unsafe { pointer.cast::<u32>().read_unaligned() } as usize;
-    if size < least {
-        return Err(Error::Argument("the size of a struct is not set"));
-    }
-    if size > LONGEST {
-        return Err(Error::Argument(
-            "the size of a struct is not set, or above 4096",
-        ));
-    }
-    Ok(size)
-}
-
-/// Reads a struct that begins with its size, of this version or another.
-///
-/// # Safety
-/// `pointer` points to a `u32`, which is the number of readable bytes there.
-/// For `T` all bytes may be 0.
-pub(super) unsafe fn read_sized<T: Copy>(pointer: *const T, least: usize) -> Result<T, Error> {
-    // SAFETY: our caller's contract.
-    let size = unsafe { size_at(pointer, least) }?;
-    let known = size.min(size_of::<T>());
-    for offset in known..size {
-        // SAFETY: within the `size` bytes of our caller's.
-        let byte = unsafe { pointer.cast::<u8>().wrapping_add(offset).read() };
-        if byte != 0 {
-            return Err(Error::Argument(
-                "a struct has a field that this version does not know",
-            ));
-        }
-    }
-    let mut value = std::mem::MaybeUninit::<T>::zeroed();
-    // SAFETY: both have `known` bytes, and `value` is ours alone.
-    unsafe { ptr::copy_nonoverlapping(pointer.cast::<u8>(), value.as_mut_ptr().cast(), known) };
-    // SAFETY: all of it was written: by zeroed(), then by the copy.
-    Ok(unsafe { value.assume_init() })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ptr;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -302,19 +215,9 @@ mod tests {
         });
     }
 
-    fn empty() -> ngx_rs_error_t {
-        ngx_rs_error_t {
-            size: size_of::<ngx_rs_error_t>() as u32,
-            status: 0,
-            os_errno: 0,
-            arg_index: 0,
-            message: [0; 256],
-        }
-    }
-
     fn guarded(body: impl FnOnce() -> Result<(), Error>) -> (ngx_rs_status_t, String) {
         count_announcements();
-        let mut error = empty();
+        let mut error = ngx_rs_error_t::new();
         // SAFETY: `error` is a whole struct and says so.
         let status = unsafe { guard(&mut error, body) };
         assert_eq!(error.status, status as i32);
@@ -370,7 +273,7 @@ mod tests {
 
     #[test]
     fn errors_of_an_older_size_are_filled_as_far_as_they_go() {
-        let mut error = empty();
+        let mut error = ngx_rs_error_t::new();
         error.size = 8;
         error.arg_index = 77;
         count_announcements();

@@ -1,18 +1,19 @@
 //! The C ABI: every export of `include/ngx_rs_listen.h`.
 //!
-//! No logic: pointers are read, the Rust API is called, results are written.
-//! The comments here are the text of the header; what they say of the
-//! pointers is the safety contract.
+//! No logic: an export reads its arguments, calls the Rust API, and writes the
+//! results. The comments here are the text of the header; the lines about the
+//! pointers are the safety contract, "our caller's contract" below.
 #![allow(clippy::missing_safety_doc)]
 
 #[cfg(panic = "abort")]
 compile_error!("the panic guard of the C ABI needs panic = \"unwind\"");
 
-mod array;
 mod connection;
 mod convert;
 mod drain;
 mod guard;
+mod memory;
+mod opening;
 mod types;
 
 #[cfg(test)]
@@ -24,12 +25,13 @@ use crate::assign;
 use crate::error::Error;
 use crate::open;
 use crate::parse;
+use crate::protocol::Protocol;
 use crate::resolve;
 pub use drain::*;
-use guard::{guard, out, slice_of, writable};
+use guard::guard;
+use memory::{Array, Out, handle, room};
+use opening::Opening;
 pub use types::*;
-
-const LISTEN_IS_NULL: Error = Error::Argument("listen is NULL");
 
 /// The ABI of the library that is running: equal to NGX_RS_ABI_VERSION of the
 /// header that a program was compiled with, or the two do not fit together.
@@ -42,7 +44,8 @@ pub extern "C" fn ngx_rs_abi_version() -> u32 {
     ABI_VERSION
 }
 
-/// Says of each parameter of a listen directive whose it is.
+/// Classifies each parameter of a listen directive: nginx's own, the library's,
+/// or unknown.
 ///
 /// words    in      `count` words: an address, then parameters; borrowed for
 ///                  the call
@@ -68,26 +71,26 @@ pub unsafe extern "C" fn ngx_rs_listen_classify(
         // SAFETY: our caller's contract.
         let rules = unsafe { convert::rules(rules) }?;
         // SAFETY: our caller's contract.
-        let words = unsafe { slice_of(words, count) }?;
-        for word in words {
-            // SAFETY: our caller's contract.
-            unsafe { convert::bytes(word) }?;
+        let words = unsafe { convert::words(words, count) }?;
+        for word in words.clone() {
+            word?;
         }
-        // Nothing can fail any more but the first of the results.
-        for (index, word) in words.iter().enumerate() {
-            // SAFETY: our caller's contract.
-            let word = unsafe { convert::bytes(word) }?;
-            let owner = match index {
-                // The address.
-                0 => NGX_RS_WORD_NGINX,
-                _ => match parse::owner(word, rules.subsystem) {
-                    parse::Owner::Ours => NGX_RS_WORD_OURS,
-                    parse::Owner::Nginx => NGX_RS_WORD_NGINX,
-                    parse::Owner::Unknown => NGX_RS_WORD_UNKNOWN,
-                },
+        if count == 0 {
+            return Ok(());
+        }
+        // SAFETY: our caller's contract.
+        let first = unsafe { Out::new("owners", owners) }?;
+        // The address.
+        first.write(NGX_RS_WORD_NGINX as u8);
+        for (index, word) in words.enumerate().skip(1) {
+            let owner = match parse::owner(word?, rules.subsystem) {
+                parse::Owner::Ours => NGX_RS_WORD_OURS,
+                parse::Owner::Nginx => NGX_RS_WORD_NGINX,
+                parse::Owner::Unknown => NGX_RS_WORD_UNKNOWN,
             };
-            // SAFETY: our caller's contract.
-            unsafe { out(owners.wrapping_add(index), owner as u8) }?;
+            let place = owners.wrapping_add(index);
+            // SAFETY: our caller's contract; not NULL.
+            unsafe { place.write(owner as u8) };
         }
         Ok(())
     };
@@ -120,29 +123,32 @@ pub unsafe extern "C" fn ngx_rs_listen_parse(
         // SAFETY: our caller's contract.
         let rules = unsafe { convert::rules(rules) }?;
         // SAFETY: our caller's contract.
-        let words = unsafe { slice_of(words, count) }?;
-        let mut bytes = array::room(count)?;
+        let words = unsafe { convert::words(words, count) }?;
+        let mut bytes = room("words", count)?;
         for word in words {
-            // SAFETY: our caller's contract.
-            bytes.push(unsafe { convert::bytes(word) }?);
+            bytes.push(word?);
         }
-        writable(listen)?;
+        // SAFETY: our caller's contract.
+        let listen = unsafe { Out::new("listen", listen) }?;
         let parsed = parse::listen(&bytes, &rules)?;
         let addresses = resolve::addresses(&parsed)?;
         let parsed = Box::new(ngx_rs_listen_t::new(parsed, addresses));
-        // SAFETY: our caller's contract.
-        unsafe { out(listen, Box::into_raw(parsed)) }
+        listen.write(Box::into_raw(parsed));
+        Ok(())
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
-/// The sockets that a listen directive asks for: of each address all ports.
+/// Returns one element for each socket that a listen directive requests: one
+/// for each port of each address.
 ///
 /// listen   in      from ngx_rs_listen_parse; borrowed for the call
+/// size     in      sizeof(ngx_rs_listening_t), the distance of the elements;
+///                  the same in all calls for one `listen`
 /// sockets  out     `count` elements with `fd` -1, ready for
 ///                  ngx_rs_open_listening; owned by `listen`, released with
-///                  ngx_rs_listen_free, and the same ones at every call
+///                  ngx_rs_listen_free, and the same ones in every call
 /// count    out     how many
 /// error    out     optional, may be NULL
 ///
@@ -152,31 +158,34 @@ pub unsafe extern "C" fn ngx_rs_listen_parse(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_rs_listen_sockets(
     listen: *mut ngx_rs_listen_t,
+    size: usize,
     sockets: *mut *mut ngx_rs_listening_t,
     count: *mut usize,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
-        writable(sockets)?;
         // SAFETY: our caller's contract.
-        let listen = unsafe { listen.as_mut() }.ok_or(LISTEN_IS_NULL)?;
-        let found = listen.sockets()?;
+        let sockets = unsafe { Out::new("sockets", sockets) }?;
         // SAFETY: our caller's contract.
-        unsafe { out(count, found.len()) }?;
+        let count = unsafe { Out::new("count", count) }?;
         // SAFETY: our caller's contract.
-        unsafe { out(sockets, found.as_mut_ptr()) }
+        let listen = unsafe { handle("listen", listen) }?;
+        let (first, found) = listen.sockets(size)?;
+        count.write(found);
+        sockets.write(first);
+        Ok(())
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
-/// The addresses of a host name, as words for nginx's own parser: they take the
-/// place of the first word of the directive, and have the same ports.
+/// Returns the addresses of a host name as words for nginx's own parser. Each
+/// word can replace the first word of the directive, and has the same ports.
 ///
 /// listen   in      from ngx_rs_listen_parse; borrowed for the call
 /// words    out     `count` words, each followed by a 0; owned by `listen`,
-///                  released with ngx_rs_listen_free; none where the first
-///                  word is no host name and can be used as it is
+///                  released with ngx_rs_listen_free; none if the first word
+///                  is not a host name
 /// count    out     how many
 /// error    out     optional, may be NULL
 ///
@@ -191,14 +200,16 @@ pub unsafe extern "C" fn ngx_rs_listen_addresses(
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
-        writable(words)?;
         // SAFETY: our caller's contract.
-        let listen = unsafe { listen.as_mut() }.ok_or(LISTEN_IS_NULL)?;
+        let words = unsafe { Out::new("words", words) }?;
+        // SAFETY: our caller's contract.
+        let count = unsafe { Out::new("count", count) }?;
+        // SAFETY: our caller's contract.
+        let listen = unsafe { handle("listen", listen) }?;
         let found = listen.words();
-        // SAFETY: our caller's contract.
-        unsafe { out(count, found.len()) }?;
-        // SAFETY: our caller's contract.
-        unsafe { out(words, found.as_ptr()) }
+        count.write(found.len());
+        words.write(found.as_ptr());
+        Ok(())
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
@@ -208,7 +219,7 @@ pub unsafe extern "C" fn ngx_rs_listen_addresses(
 /// open.
 ///
 /// listen   in      from ngx_rs_listen_parse, or NULL, which does nothing;
-///                  what it owns goes with it
+///                  the memory that it owns is released
 ///
 /// Returns nothing.
 /// Any thread, when no other uses `listen`. Source: free(3), for NULL.
@@ -225,15 +236,15 @@ pub unsafe extern "C" fn ngx_rs_listen_free(listen: *mut ngx_rs_listen_t) {
     unsafe { guard(ptr::null_mut(), body) };
 }
 
-/// Gives listening sockets the protocols that listen directives ask for, where
-/// several directives may end up on one socket: as in nginx, an address without
-/// a socket of its own is served by the wildcard of its family and port.
+/// Sets the protocols of listening sockets to those that listen directives
+/// request. Several directives may share one socket: as in nginx, the wildcard
+/// socket of the same family and port serves an address without its own socket.
 ///
 /// sockets  in,out  `count` elements, borrowed for the call; `protocol` and the
 ///                  flag NGX_RS_LISTENING_FALLBACK are written
 /// asked    in      `asked_count` elements of which `sockaddr`, `type`,
 ///                  `protocol` and NGX_RS_LISTENING_FALLBACK are read; those
-///                  with `protocol` 0 ask for nothing; borrowed for the call
+///                  with `protocol` 0 request none; borrowed for the call
 /// error    out     optional, may be NULL; `arg_index` is the later of the two
 ///                  elements of `asked` that contradict each other
 ///
@@ -251,34 +262,34 @@ pub unsafe extern "C" fn ngx_rs_listening_assign(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let array = unsafe { array::Array::new(sockets, count) }?;
+        let array = unsafe { Array::new("sockets", sockets, count) }?;
         // SAFETY: our caller's contract.
-        let asked = unsafe { array::Array::new(asked.cast_mut(), asked_count) }?;
-        let mut sockets = array.read()?;
-        let (mut places, mut wishes) = (array::room(asked_count)?, array::room(asked_count)?);
+        let asked = unsafe { Array::new("asked", asked.cast_mut(), asked_count) }?;
+        let mut sockets = opening::read(&array)?;
+        let (mut places, mut wishes) = (room("asked", asked_count)?, room("asked", asked_count)?);
         for (place, asked) in asked.iter().enumerate() {
-            if let Some(wish) = assign::Asked::of(asked?) {
+            if let Some(wish) = assign::Asked::of(opening::listening(&asked?)?) {
                 places.push(place);
                 wishes.push(wish);
             }
         }
         assign::wishes(&mut sockets, &wishes).map_err(|error| error.placed(&places))?;
-        array.write_wishes(&sockets);
+        opening::write_wishes(&array, &sockets);
         Ok(())
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
-/// Opens, binds and listens on every socket of an array, or on none: on failure
-/// it has closed all that it opened, and inherited sockets are what they were.
+/// Opens, binds and listens on every socket of an array, or on none. On failure
+/// it closes the sockets that it opened, and restores the inherited sockets.
 ///
 /// sockets  in,out  `count` elements, borrowed for the call; `fd`, `outcome`,
 ///                  `inherited` and `opened_protocol` are written only on
 ///                  success; each new `fd` is non-blocking, owned by the
 ///                  caller, released with close(2), and kept across exec
-/// how      in,out  what to inherit and how to retry, or NULL for nothing
-///                  and not at all; borrowed for the call
+/// how      in,out  which sockets to inherit and how to retry, or NULL for no
+///                  inherited sockets and one try; borrowed for the call
 /// error    out     optional, may be NULL
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
@@ -293,20 +304,15 @@ pub unsafe extern "C" fn ngx_rs_open_listening(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let array = unsafe { array::Array::new(sockets, count) }?;
-        // SAFETY: our caller's contract.
-        let how = unsafe { convert::open(how) }?;
-        // SAFETY: our caller's contract.
-        let old = unsafe { array::InheritedArray::new(&how) }?;
-        let mut sockets = array.read()?;
-        let mut inherited = old.read()?;
-        let mut report = |report: open::Report<'_>| convert::report(&how, report);
-        // SAFETY: our caller's contract.
-        let mut options = unsafe { convert::how(&how) };
+        let opening = unsafe { Opening::new(sockets, count, how) }?;
+        let mut sockets = opening::read(&opening.sockets)?;
+        let mut inherited = opening.inherited()?;
+        let mut report = |report: open::Report<'_>| opening.report(report);
+        let mut options = opening.options();
         options.report = Some(&mut report);
         open::listening(&mut sockets, &mut inherited, &mut options)?;
-        old.write(&inherited);
-        array.write_opened(sockets, &inherited);
+        opening.write_inherited(&inherited);
+        opening.write_opened(sockets, &inherited);
         Ok(())
     };
     // SAFETY: our caller's contract.
@@ -337,17 +343,13 @@ pub unsafe extern "C" fn ngx_rs_listening_commit(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let array = unsafe { array::Array::new(sockets, count) }?;
+        let opening = unsafe { Opening::new(sockets, count, how) }?;
         // SAFETY: our caller's contract.
-        let how = unsafe { convert::open(how) }?;
-        // SAFETY: our caller's contract.
-        let old = unsafe { array::InheritedArray::new(&how) }?;
-        // SAFETY: our caller's contract.
-        let mut sockets = unsafe { array.borrow(array::is_new) }?;
-        let mut inherited = old.read()?;
+        let mut sockets = unsafe { opening.borrow(opening::is_new) }?;
+        let mut inherited = opening.inherited()?;
         let result = open::commit(&mut sockets, &mut inherited);
-        array.write_committed(&sockets);
-        old.write(&inherited);
+        opening.write_committed(&sockets);
+        opening.write_inherited(&inherited);
         result
     };
     // SAFETY: our caller's contract.
@@ -376,26 +378,22 @@ pub unsafe extern "C" fn ngx_rs_listening_rollback(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let array = unsafe { array::Array::new(sockets, count) }?;
+        let opening = unsafe { Opening::new(sockets, count, how) }?;
         // SAFETY: our caller's contract.
-        let how = unsafe { convert::open(how) }?;
-        // SAFETY: our caller's contract.
-        let old = unsafe { array::InheritedArray::new(&how) }?;
-        // SAFETY: our caller's contract.
-        let mut sockets = unsafe { array.borrow(array::is_new) }?;
-        let mut inherited = old.read()?;
+        let mut sockets = unsafe { opening.borrow(opening::is_new) }?;
+        let mut inherited = opening.inherited()?;
         open::close(&mut sockets);
         open::rollback(&mut inherited);
-        old.write(&inherited);
-        array.write_closed();
+        opening.write_inherited(&inherited);
+        opening.write_closed();
         Ok(())
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
-/// Asks the running kernel whether it opens stream sockets of a protocol, by
-/// opening one.
+/// Checks that the running kernel opens stream sockets of a protocol, by opening
+/// one.
 ///
 /// protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
 /// error    out     optional, may be NULL; `message` says what is missing
@@ -407,19 +405,24 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
     protocol: i32,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
-    let body = || open::check(convert::protocol(protocol)?);
+    let body = || {
+        let none = || Error::Argument("argument \"protocol\" is not a protocol number".into());
+        open::check(Protocol::from_number(protocol).ok_or_else(none)?)
+    };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }
 
-/// Asks the kernel about a connection: whether it is MPTCP, and how it fares.
+/// Queries the kernel about a connection: its protocol, subflows, bytes and
+/// retransmissions.
 ///
 /// fd       in      a connected socket, borrowed for the call
-/// info     in,out  borrowed for the call; NGX_RS_UNKNOWN where the kernel does
-///                  not say, as in all that is behind the fields of this
-///                  version; when it is passed again for the same connection,
-///                  totals only grow, and what the kernel no longer says stays
-///                  what it was, as after a reset; a fallback is for ever
+/// info     in,out  borrowed for the call; a value that the kernel does not
+///                  report is NGX_RS_UNKNOWN, and so is every field that only a
+///                  newer header has; if it is passed again for the same
+///                  connection, totals never decrease, a value that the kernel
+///                  no longer reports (after a reset) keeps its last value, and
+///                  a fallback stays a fallback
 /// error    out     optional, may be NULL
 ///
 /// Two system calls for TCP and MPTCP, three after a fallback; two more at most
@@ -435,7 +438,10 @@ pub unsafe extern "C" fn ngx_rs_connection_info(
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
-        let about = unsafe { connection::About::read(info) }?;
+        unsafe { Out::new("info", info) }?;
+        // SAFETY: our caller's contract.
+        let info = unsafe { Array::new("info", info, 1) }?;
+        let about = connection::About::new(info)?;
         // SAFETY: our caller's contract.
         let fd = unsafe { convert::descriptor(fd) }?;
         let (now, _) = crate::connection::ask(fd, about.question(false))?;
@@ -446,24 +452,24 @@ pub unsafe extern "C" fn ngx_rs_connection_info(
     unsafe { guard(error, body) }
 }
 
-/// Asks the kernel for the addresses of a connection's subflows, the first one
-/// first as long as it is there. Of plain TCP, and after a fallback, they are
-/// those of the one path; there are none when the connection is over.
+/// Queries the kernel for the addresses of a connection's subflows. The first
+/// subflow comes first as long as it exists. Plain TCP, and MPTCP after a
+/// fallback, have one path. A connection that has ended has none.
 ///
 /// fd       in      a connected socket, borrowed for the call
-/// subflows in,out  `room` elements, borrowed for the call; the first ones are
-///                  written, with NGX_RS_UNKNOWN in all that is behind the
-///                  fields of this version
-/// room     in      how many there is room for; 16 are enough for all that Linux
-///                  makes by itself
+/// subflows in,out  `room` elements, borrowed for the call; as many as there are
+///                  subflows are written, with NGX_RS_UNKNOWN in every field
+///                  that only a newer header has
+/// room     in      length of `subflows`; 16 are enough for all subflows that
+///                  Linux creates by itself
 /// count    out     how many subflows there are, which may be more than `room`
-/// info     in,out  optional, may be NULL: as of ngx_rs_connection_info, without
-///                  any further system call; borrowed for the call
+/// info     in,out  optional, may be NULL; written as by ngx_rs_connection_info,
+///                  without further system calls; borrowed for the call
 /// error    out     optional, may be NULL
 ///
-/// No system call more than ngx_rs_connection_info for MPTCP from Linux 6.5,
-/// one more from 5.16; before that the kernel does not tell. Two more for TCP
-/// and after a fallback.
+/// For MPTCP as many system calls as ngx_rs_connection_info from Linux 6.5 on,
+/// and one more from 5.16 on; an older kernel does not report subflows. Two more
+/// for TCP and after a fallback.
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
 /// Any thread; one at a time for one `info`.
 /// Source: RFC 8684; kernel net/mptcp/sockopt.c.
@@ -477,18 +483,20 @@ pub unsafe extern "C" fn ngx_rs_connection_subflows(
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
-        writable(count)?;
         // SAFETY: our caller's contract.
-        let array = unsafe { array::SubflowArray::new(subflows, room) }?;
+        let count = unsafe { Out::new("count", count) }?;
         // SAFETY: our caller's contract.
-        let about = unsafe { connection::About::read_optional(info) }?;
+        let array = unsafe { Array::new("subflows", subflows, room) }?;
+        // SAFETY: our caller's contract.
+        let info = unsafe { Array::optional("info", info) }?;
+        let about = connection::About::new(info)?;
         // SAFETY: our caller's contract.
         let fd = unsafe { convert::descriptor(fd) }?;
         let (now, found) = crate::connection::ask(fd, about.question(true))?;
-        array.write(&found);
+        connection::write_subflows(&array, &found);
         about.write(now);
-        // SAFETY: our caller's contract.
-        unsafe { out(count, found.len()) }
+        count.write(found.len());
+        Ok(())
     };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }

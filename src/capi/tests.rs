@@ -11,6 +11,7 @@ use std::ptr;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use super::memory::Versioned;
 use super::{
     NGX_RS_DRAINING, NGX_RS_FAILED, NGX_RS_OPEN_PREPARE, NGX_RS_SUCCESSOR, NGX_RS_SUPERSEDED,
     NGX_RS_UNKNOWN, ngx_rs_connection_info, ngx_rs_connection_info_t, ngx_rs_connection_subflows,
@@ -68,37 +69,18 @@ fn address_of(fd: &impl AsFd) -> SockAddr {
 
 fn requested(address: &SockAddr, protocol: i32) -> ngx_rs_listening_t {
     ngx_rs_listening_t {
-        size: size_of::<ngx_rs_listening_t>() as u32,
-        flags: 0,
         sockaddr: address.as_ptr().cast(),
         socklen: address.len(),
-        r#type: libc::SOCK_STREAM,
         protocol,
-        backlog: 0,
-        rcvbuf: -1,
-        sndbuf: -1,
-        fastopen: -1,
-        keepidle: 0,
-        keepintvl: 0,
-        keepcnt: 0,
         fd: -1,
-        outcome: 0,
-        inherited: 0,
-        opened_protocol: 0,
+        ..Versioned::new()
     }
 }
 
 fn inherited(fd: &OwnedFd) -> ngx_rs_inherited_t {
     ngx_rs_inherited_t {
-        size: size_of::<ngx_rs_inherited_t>() as u32,
         fd: fd.as_raw_fd(),
-        sockaddr: ptr::null(),
-        socklen: 0,
-        r#type: 0,
-        protocol: 0,
-        disposition: 0,
-        shared: 0,
-        flags: 0,
+        ..Versioned::new()
     }
 }
 
@@ -133,15 +115,11 @@ impl Server {
 
     fn how(&mut self) -> ngx_rs_open_t {
         ngx_rs_open_t {
-            size: size_of::<ngx_rs_open_t>() as u32,
             flags: NGX_RS_OPEN_PREPARE,
-            tries: 0,
-            delay_ms: 0,
             inherited: self.inherited.as_mut_ptr(),
             inherited_count: self.inherited.len(),
-            report: None,
-            data: ptr::null_mut(),
             drain: self.drain,
+            ..Versioned::new()
         }
     }
 
@@ -206,13 +184,7 @@ impl Drop for Server {
 }
 
 fn call(function: impl FnOnce(*mut ngx_rs_error_t) -> ngx_rs_status_t) -> ngx_rs_status_t {
-    let mut error = ngx_rs_error_t {
-        size: size_of::<ngx_rs_error_t>() as u32,
-        status: 0,
-        os_errno: 0,
-        arg_index: 0,
-        message: [0; 256],
-    };
+    let mut error = ngx_rs_error_t::new();
     let status = function(&mut error);
     assert_eq!(error.status, status as i32);
     if status == PANIC {
@@ -345,9 +317,7 @@ fn beginning_to_drain_closes_nothing() {
 #[test]
 fn draining_closes_nothing() {
     let poll = |server: &mut Server| {
-        // SAFETY: all bytes of it may be 0.
-        let mut places: [ngx_rs_draining_t; 4] = unsafe { std::mem::zeroed() };
-        places[0].size = size_of::<ngx_rs_draining_t>() as u32;
+        let mut places = [ngx_rs_draining_t::new(); 4];
         let (drain, mut count) = (server.drain, 0);
         let places = places.as_mut_ptr();
         call!(ngx_rs_drain_poll(
@@ -416,9 +386,7 @@ fn questions_about_a_connection_close_nothing() {
                     .all(|socket| matches!(socket.get(), Ok(Some(_))))
             );
         };
-        // SAFETY: all bytes of it may be 0.
-        let mut info: ngx_rs_connection_info_t = unsafe { std::mem::zeroed() };
-        info.size = size_of::<ngx_rs_connection_info_t>() as u32;
+        let info = ngx_rs_connection_info_t::new();
         let count = at_each_checkpoint(
             state,
             |state| {
@@ -429,9 +397,7 @@ fn questions_about_a_connection_close_nothing() {
         );
         assert!(count >= 2, "{count}");
 
-        // SAFETY: all bytes of it may be 0.
-        let mut path: ngx_rs_subflow_t = unsafe { std::mem::zeroed() };
-        path.size = size_of::<ngx_rs_subflow_t>() as u32;
+        let path = ngx_rs_subflow_t::new();
         let count = at_each_checkpoint(
             state,
             |state| {

@@ -24,17 +24,17 @@ pub struct ngx_rs_str_t {
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ngx_rs_status_t {
-    /// All went well.
+    /// The call succeeded.
     NGX_RS_OK = 0,
-    /// The caller broke the contract: NULL, a wrong size, a wrong number.
+    /// An argument is wrong: `message` names it.
     NGX_RS_ERR_ARGUMENT = 1,
     /// The directive is wrong.
     NGX_RS_ERR_SYNTAX = 2,
     /// The host name has no address.
     NGX_RS_ERR_HOST_NOT_FOUND = 3,
-    /// Two directives ask for different protocols on one socket.
+    /// Two directives request different protocols for one socket.
     NGX_RS_ERR_CONFLICT = 4,
-    /// The running kernel does not have the protocol, or not now.
+    /// The running kernel does not support the protocol, or does not allow it.
     NGX_RS_ERR_UNSUPPORTED = 5,
     /// A system call failed: see `os_errno`.
     NGX_RS_ERR_SYSCALL = 6,
@@ -65,9 +65,9 @@ pub struct ngx_rs_error_t {
     pub status: i32,
     /// errno of the system call that failed, or 0.
     pub os_errno: i32,
-    /// Index of the argument to blame, where there are many; else 0.
+    /// Index of the wrong word or directive, if the call has several; otherwise 0.
     pub arg_index: u32,
-    /// In nginx's words: no text of errno, no final dot; ends in 0.
+    /// Without the text of errno and without a final dot; ends in 0.
     pub message: [c_char; 256],
 }
 
@@ -78,7 +78,7 @@ pub const NGX_RS_SUBSYSTEM_HTTP: u32 = 1;
 /// The grammar is that of nginx's mail module.
 pub const NGX_RS_SUBSYSTEM_MAIL: u32 = 2;
 
-/// Leave every word that is not ours to the caller, unread.
+/// Read only the library's own words, and ignore all others.
 pub const NGX_RS_RULES_OURS_ONLY: u32 = 1;
 
 /// How to read a directive. Begin with NGX_RS_RULES_INIT.
@@ -95,9 +95,9 @@ pub struct ngx_rs_rules_t {
 
 /// Not a parameter of the listen directive.
 pub const NGX_RS_WORD_UNKNOWN: u32 = 0;
-/// nginx's own.
+/// A parameter of nginx's own.
 pub const NGX_RS_WORD_NGINX: u32 = 1;
-/// Ours: `mptcp`, `mptcp=`, `multipath`, `protocol=`.
+/// A parameter of this library: `mptcp`, `mptcp=`, `multipath`, `protocol=`.
 pub const NGX_RS_WORD_OURS: u32 = 2;
 
 /// `IPPROTO_MPTCP`: Multipath TCP, RFC 8684; Linux 5.6.
@@ -129,8 +129,19 @@ pub const NGX_RS_LISTENING_IPV6ONLY_OFF: u32 = 0x200;
 pub const NGX_RS_LISTENING_KEEPALIVE_ON: u32 = 0x400;
 /// `so_keepalive=off`: SO_KEEPALIVE 0
 pub const NGX_RS_LISTENING_KEEPALIVE_OFF: u32 = 0x800;
-/// `mptcp=auto`: plain TCP will do where the kernel lacks `protocol`
+/// `mptcp=auto`: use plain TCP if the kernel does not support `protocol`
 pub const NGX_RS_LISTENING_FALLBACK: u32 = 0x10000;
+
+/// `rcvbuf=0`: set SO_RCVBUF to 0, which the kernel raises to its minimum
+pub const NGX_RS_LISTENING_RCVBUF_0: u32 = 0x20000;
+/// `sndbuf=0`: set SO_SNDBUF to 0, which the kernel raises to its minimum
+pub const NGX_RS_LISTENING_SNDBUF_0: u32 = 0x40000;
+/// `fastopen=0`: set TCP_FASTOPEN to 0
+pub const NGX_RS_LISTENING_FASTOPEN_0: u32 = 0x80000;
+
+/// All of them that set to 0 what a field of 0 leaves alone.
+pub(super) const ZERO_FLAGS: u32 =
+    NGX_RS_LISTENING_RCVBUF_0 | NGX_RS_LISTENING_SNDBUF_0 | NGX_RS_LISTENING_FASTOPEN_0;
 
 /// All of them that are an option of nginx's own.
 pub(super) const LISTENING_FLAGS: u32 = NGX_RS_LISTENING_SSL
@@ -159,9 +170,9 @@ pub const NGX_RS_SUCCESSOR: u32 = 3;
 pub const NGX_RS_LEFT: u32 = 4;
 /// A new socket beside inherited ones of the same protocol.
 pub const NGX_RS_JOINED: u32 = 5;
-/// A successor, or one that joined, for which ngx_rs_listening_commit failed:
-/// `fd` is now a duplicate of the inherited socket of index `inherited`, which
-/// is kept; the caller owns it as before.
+/// The socket had NGX_RS_SUCCESSOR or NGX_RS_JOINED, and listen() failed in
+/// ngx_rs_listening_commit: `fd` is now a duplicate of the inherited socket of
+/// index `inherited`, which is kept; the caller still owns `fd`.
 pub const NGX_RS_FAILED: u32 = 6;
 
 /// A listening socket. Begin with NGX_RS_LISTENING_INIT.
@@ -172,51 +183,52 @@ pub struct ngx_rs_listening_t {
     pub size: u32,
     /// in: NGX_RS_LISTENING_*
     pub flags: u32,
-    /// in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed
-    /// for the call, or that of ngx_rs_listen_sockets.
+    /// in: where to listen: AF_INET, AF_INET6 or AF_UNIX; borrowed for the call;
+    /// from ngx_rs_listen_sockets, it is owned by `listen`.
     pub sockaddr: *const libc::sockaddr,
     /// in: its size in bytes.
     pub socklen: u32,
-    /// in: SOCK_STREAM or SOCK_DGRAM.
+    /// in: SOCK_STREAM, which 0 means as well, or SOCK_DGRAM.
     pub r#type: i32,
-    /// in: IPPROTO_* of a stream socket, or 0 for what is usual, TCP.
+    /// in: IPPROTO_* of a stream socket; 0 is TCP.
     pub protocol: i32,
     /// in: how many connections may wait for accept(2); 0 is 511.
     pub backlog: i32,
-    /// in: SO_RCVBUF in bytes; -1 leaves it alone.
+    /// in: SO_RCVBUF in bytes; 0 keeps the kernel's default.
     pub rcvbuf: i32,
-    /// in: SO_SNDBUF in bytes; -1 leaves it alone.
+    /// in: SO_SNDBUF in bytes; 0 keeps the kernel's default.
     pub sndbuf: i32,
-    /// in: TCP_FASTOPEN, connections in handshake; -1 leaves it alone.
+    /// in: TCP_FASTOPEN, connections in handshake; 0 keeps the kernel's default.
     pub fastopen: i32,
-    /// in: TCP_KEEPIDLE in seconds; 0 leaves it alone.
+    /// in: TCP_KEEPIDLE in seconds; 0 keeps the kernel's default.
     pub keepidle: i32,
-    /// in: TCP_KEEPINTVL in seconds; 0 leaves it alone.
+    /// in: TCP_KEEPINTVL in seconds; 0 keeps the kernel's default.
     pub keepintvl: i32,
-    /// in: TCP_KEEPCNT, probes; 0 leaves it alone.
+    /// in: TCP_KEEPCNT, probes; 0 keeps the kernel's default.
     pub keepcnt: i32,
     /// out: the socket, or -1.
     pub fd: i32,
     /// out: NGX_RS_OPENED and so on.
     pub outcome: u32,
-    /// out: with NGX_RS_INHERITED and NGX_RS_FAILED, which one.
+    /// out: with NGX_RS_INHERITED and NGX_RS_FAILED, the index of the inherited
+    /// socket.
     pub inherited: u32,
-    /// out: IPPROTO_* that the socket has or, left to the caller, should get;
-    /// 0 for datagram and unix domain sockets.
+    /// out: IPPROTO_* that the socket has or, with NGX_RS_LEFT, that the caller
+    /// should open; 0 for datagram and unix domain sockets.
     pub opened_protocol: i32,
 }
 
 /// No socket was requested at its address.
 pub const NGX_RS_UNUSED: u32 = 0;
-/// It goes on to serve.
+/// It stays in use.
 pub const NGX_RS_KEPT: u32 = 1;
-/// New sockets of another protocol take its address over: after the commit close
-/// it, or let it drain with ngx_rs_drain_begin.
+/// New sockets of another protocol replace it at its address: after the commit,
+/// close it, or let it drain with ngx_rs_drain_begin.
 pub const NGX_RS_SUPERSEDED: u32 = 2;
 /// A superseded socket that ngx_rs_drain_begin has taken.
 pub const NGX_RS_DRAINING: u32 = 3;
 
-/// A socket that the caller has already. Begin with NGX_RS_INHERITED_INIT.
+/// A socket that the caller already has. Begin with NGX_RS_INHERITED_INIT.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ngx_rs_inherited_t {
@@ -224,24 +236,25 @@ pub struct ngx_rs_inherited_t {
     pub size: u32,
     /// in: a bound socket, borrowed for the call.
     pub fd: i32,
-    /// in: its address, or NULL to ask the kernel; borrowed for the call.
+    /// in: its address, or NULL to query the kernel; borrowed for the call.
     pub sockaddr: *const libc::sockaddr,
     /// in: size of the address in bytes.
     pub socklen: u32,
-    /// in: SOCK_STREAM or SOCK_DGRAM, or 0 to ask the kernel.
+    /// in: SOCK_STREAM or SOCK_DGRAM, or 0 to query the kernel.
     pub r#type: i32,
-    /// in: IPPROTO_*, or 0 to ask the kernel, which happens only if it matters.
+    /// in: IPPROTO_*, or 0 to query the kernel, which the library does only if the
+    /// protocol matters.
     pub protocol: i32,
     /// out: NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_DRAINING; read
     /// by ngx_rs_listening_commit and ngx_rs_drain_begin.
     pub disposition: u32,
-    /// in,out: 0; whether SO_REUSEPORT was set on it, to be rolled back.
+    /// in,out: 0; then 1 if the library set SO_REUSEPORT on it, for the rollback.
     pub shared: u32,
     /// in: NGX_RS_INHERITED_ALONE and so on, or 0.
     pub flags: u32,
 }
 
-/// It has no SO_REUSEPORT, so the library does not query that.
+/// It does not have SO_REUSEPORT, so the library does not query the option.
 pub const NGX_RS_INHERITED_ALONE: u32 = 0x1;
 /// Another process passed it: it is kept, whatever its protocol, unless a
 /// protocol is requested at its address.
@@ -288,13 +301,13 @@ pub struct ngx_rs_open_t {
     pub size: u32,
     /// NGX_RS_OPEN_*
     pub flags: u32,
-    /// How often to try while an address is in use; 0 is once.
+    /// How many times to try while an address is in use; 0 is once.
     pub tries: u32,
     /// How long to wait between two tries, in milliseconds.
     pub delay_ms: u32,
-    /// Sockets that the caller has already; borrowed for the call.
+    /// Sockets that the caller already has; borrowed for the call.
     pub inherited: *mut ngx_rs_inherited_t,
-    /// How many.
+    /// Number of elements of `inherited`.
     pub inherited_count: usize,
     /// Called for each event, or NULL.
     pub report: ngx_rs_report_pt,
@@ -333,7 +346,7 @@ pub struct ngx_rs_draining_t {
     pub protocol: i32,
 }
 
-/// Not asked yet.
+/// Not queried yet.
 pub const NGX_RS_CONNECTION_UNASKED: u32 = 0;
 /// Neither TCP nor MPTCP: UDP, a unix domain socket.
 pub const NGX_RS_CONNECTION_OTHER: u32 = 1;
@@ -341,16 +354,16 @@ pub const NGX_RS_CONNECTION_OTHER: u32 = 1;
 pub const NGX_RS_CONNECTION_TCP: u32 = 2;
 /// MPTCP.
 pub const NGX_RS_CONNECTION_MPTCP: u32 = 3;
-/// Begun as MPTCP, fallen back to plain TCP: RFC 8684, section 3.7.
+/// Began as MPTCP and fell back to plain TCP: RFC 8684, section 3.7.
 pub const NGX_RS_CONNECTION_FALLBACK: u32 = 4;
 
-/// Of plain TCP nothing but that it is TCP, which saves system calls.
+/// If the connection is plain TCP, query nothing else, which saves system calls.
 pub const NGX_RS_CONNECTION_MPTCP_ONLY: u32 = 0x1;
 
-/// In a number: the kernel does not say, or an older one did not.
+/// Value that the kernel did not report.
 pub const NGX_RS_UNKNOWN: i64 = -1;
 
-/// What the kernel says of a connection. Begin with NGX_RS_CONNECTION_INFO_INIT.
+/// What the kernel reports about a connection. Begin with NGX_RS_CONNECTION_INFO_INIT.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ngx_rs_connection_info_t {
@@ -358,31 +371,32 @@ pub struct ngx_rs_connection_info_t {
     pub size: u32,
     /// in: 0 or NGX_RS_CONNECTION_MPTCP_ONLY
     pub flags: u32,
-    /// in,out: NGX_RS_CONNECTION_UNASKED and so on; what follows is out for
-    /// UNASKED, and in,out otherwise.
+    /// in,out: NGX_RS_CONNECTION_*. With NGX_RS_CONNECTION_UNASKED the fields below
+    /// are only written; otherwise they are read as well.
     pub kind: u32,
     /// 0
     pub reserved: u32,
-    /// Identifies an MPTCP connection on this host, as `ss -M` prints it;
-    /// unknown after a reset. Linux 5.16.
+    /// Identifies an MPTCP connection on this host, as `ss -M` prints it; not
+    /// reported after a reset. Linux 5.16.
     pub token: i64,
-    /// Number of subflows now: before Linux 6.5 with the first one, though it may
-    /// be closed, and with those that are still being made. Linux 5.16.
+    /// Number of subflows now. Before Linux 6.5 it includes the first one, even if
+    /// that is closed, and those whose handshake is not complete. Linux 5.16.
     pub subflows: i64,
-    /// Number of subflows that the connection has had, those of now included;
-    /// where this host opens subflows itself, at least that many. Linux 6.5 for
-    /// MPTCP; after a fallback it is 1.
+    /// Number of subflows that the connection has had, including the present ones;
+    /// a lower bound if this host opens subflows itself. Linux 6.5 for MPTCP;
+    /// after a fallback it is 1.
     pub subflows_total: i64,
-    /// Payload, each byte counted once. Linux 6.5 for MPTCP.
+    /// Payload in bytes, each counted once. Linux 6.5 for MPTCP.
     pub bytes_sent: i64,
-    /// Payload. Linux 6.5 for MPTCP. Of TCP it may be one byte too many once both
-    /// ends are closed: the kernel counts the end of the stream.
+    /// Payload in bytes. Linux 6.5 for MPTCP. For TCP it may be one too many after
+    /// both ends are closed: the kernel counts the end of the stream.
     pub bytes_received: i64,
-    /// Payload that was sent again; for MPTCP only what it sent again itself, as
-    /// a rule on another subflow, not what the subflows did. Linux 6.5 for MPTCP.
+    /// Payload in bytes that was sent again. For MPTCP only the bytes that MPTCP
+    /// itself sent again, usually on another subflow, without the retransmissions
+    /// of the subflows. Linux 6.5 for MPTCP.
     pub bytes_retransmitted: i64,
-    /// Segments that were sent again: for MPTCP by the subflows of now, and by
-    /// the first one unless it was reset. Linux 6.5 for MPTCP.
+    /// Segments that were sent again. For MPTCP by the present subflows, and by the
+    /// first one unless it was reset. Linux 6.5 for MPTCP.
     pub retransmits: i64,
     /// Milliseconds since data was last sent. Linux 6.10 for MPTCP.
     pub last_data_sent_ms: i64,
@@ -402,8 +416,8 @@ pub struct ngx_rs_subflow_t {
     pub size: u32,
     /// 0
     pub reserved: u32,
-    /// out: counts the subflows of a connection, from 1, as `subflows_total`
-    /// does; or NGX_RS_UNKNOWN. Linux 6.5.
+    /// out: number of the subflow within the connection, from 1 on, or
+    /// NGX_RS_UNKNOWN. Linux 6.5.
     pub id: i64,
     /// out: this host's address: AF_INET or AF_INET6.
     pub local: libc::sockaddr_storage,
@@ -415,8 +429,15 @@ pub struct ngx_rs_subflow_t {
 pub struct ngx_rs_listen_t {
     pub(super) listen: Listen,
     pub(super) addresses: Vec<IpAddr>,
-    pub(super) sockets: Option<(Vec<SockAddr>, Vec<ngx_rs_listening_t>)>,
+    pub(super) sockets: Option<Structs>,
     pub(super) words: Option<(Vec<CString>, Vec<ngx_rs_str_t>)>,
+}
+
+/// The sockets of a listen directive, as C structs of `size` bytes.
+pub(super) struct Structs {
+    pub(super) addresses: Vec<SockAddr>,
+    pub(super) memory: Vec<u64>,
+    pub(super) size: usize,
 }
 
 /// Major version, or for 0 the minor one: what a change of the ABI changes.

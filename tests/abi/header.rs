@@ -11,7 +11,11 @@ use super::exports::EXPORTS;
 use crate::common::library;
 
 fn header() -> Seen {
-    let path = library::root().join("include/ngx_rs_listen.h");
+    read("include/ngx_rs_listen.h")
+}
+
+fn read(path: &str) -> Seen {
+    let path = library::root().join(path);
     let builder = bindgen::Builder::default().header(path.display().to_string());
     clang::read(builder, "(ngx_rs|NGX_RS)_.*")
 }
@@ -101,6 +105,8 @@ fn rust() -> Facts {
         NGX_RS_LISTENING_REUSEPORT, NGX_RS_LISTENING_DEFERRED,
         NGX_RS_LISTENING_IPV6ONLY_OFF, NGX_RS_LISTENING_KEEPALIVE_ON,
         NGX_RS_LISTENING_KEEPALIVE_OFF, NGX_RS_LISTENING_FALLBACK,
+        NGX_RS_LISTENING_RCVBUF_0, NGX_RS_LISTENING_SNDBUF_0,
+        NGX_RS_LISTENING_FASTOPEN_0,
         NGX_RS_UNTOUCHED, NGX_RS_OPENED, NGX_RS_INHERITED, NGX_RS_SUCCESSOR,
         NGX_RS_LEFT, NGX_RS_JOINED, NGX_RS_FAILED,
         NGX_RS_UNUSED, NGX_RS_KEPT, NGX_RS_SUPERSEDED, NGX_RS_DRAINING,
@@ -207,6 +213,25 @@ fn nothing_changes_by_accident() {
         "the ABI is not that of tests/abi/list.txt\ngone: {gone:#?}\nnew: {new:#?}\n\
          if that is meant: NGX_RS_WRITE_ABI=1 cargo test --test abi, and say it in CHANGELOG.md"
     );
+}
+
+/// Everything that a program of 0.1 was compiled with: only the sizes grow.
+/// Until 0.1.0 is released, tests/data/ngx_rs_listen-0.1.h is a copy of
+/// include/ngx_rs_listen.h; afterwards it never changes.
+#[test]
+fn version_0_1_is_still_there() {
+    let (then, now) = (read("tests/data/ngx_rs_listen-0.1.h"), header());
+    for (name, value) in &then.facts {
+        let found = now.facts.get(name);
+        match name.starts_with("Size of ") {
+            true => assert!(found >= Some(value), "{name}"),
+            false => assert_eq!(found, Some(value), "{name}"),
+        }
+    }
+    for line in then.prototypes.iter().chain(&then.types) {
+        let there = now.prototypes.contains(line) || now.types.contains(line);
+        assert!(there, "\"{line}\" is not in the header any more");
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@
  * written. */
 static const uint32_t too_large[] = { 4097, 65536, 0x7fffffff, 0xffffffff };
 #define TOO_LARGE (sizeof(too_large) / sizeof(too_large[0]))
-#define NOT_SET "the size of a struct is not set, or above 4096"
+#define NOT_SET(type) #type ": size is not initialised"
 
 static inline void check(int holds, const char *text, const char *file,
                          int line)

@@ -213,6 +213,10 @@ static void a_newer_program(void)
         CHECK(info.known.bytes_received == counted(1000));
         CHECK(info.newer == NGX_RS_UNKNOWN);
     }
+    info.newer = 1;
+    FAILS(ngx_rs_connection_info(fds[1], &info.known, &error),
+          NGX_RS_ERR_ARGUMENT, "ngx_rs_connection_info_t: a field that this "
+          "version does not know is set");
     closed(fds);
 }
 
@@ -241,24 +245,28 @@ static void wrong_structs(int fd)
     size_t i;
 
     FAILS(ngx_rs_connection_info(fd, NULL, &error), NGX_RS_ERR_ARGUMENT,
-          "info is NULL");
+          "output pointer \"info\" is NULL");
     info.size = 0;
-    refused(fd, &info, NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+    refused(fd, &info, NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_connection_info_t));
     info.size = sizeof(info) - 1;
-    refused(fd, &info, NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+    refused(fd, &info, NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_connection_info_t));
     for (i = 0; i < TOO_LARGE; i++) {
         info.size = too_large[i];
-        refused(fd, &info, NGX_RS_ERR_ARGUMENT, NOT_SET);
+        refused(fd, &info, NGX_RS_ERR_ARGUMENT,
+                NOT_SET(ngx_rs_connection_info_t));
     }
     info = good;
     info.flags = 0x80000000 | NGX_RS_CONNECTION_MPTCP_ONLY;
-    refused(fd, &info, NGX_RS_ERR_ARGUMENT, "an unknown flag is set");
+    refused(fd, &info, NGX_RS_ERR_ARGUMENT,
+            "ngx_rs_connection_info_t: field \"flags\" has an unknown flag");
     info = good;
     info.reserved = 1;
-    refused(fd, &info, NGX_RS_ERR_ARGUMENT, "a reserved field is not 0");
+    refused(fd, &info, NGX_RS_ERR_ARGUMENT,
+            "ngx_rs_connection_info_t: field \"reserved\" is not 0");
     info = good;
     info.kind = NGX_RS_CONNECTION_FALLBACK + 1;
-    refused(fd, &info, NGX_RS_ERR_ARGUMENT, "no such kind of connection");
+    refused(fd, &info, NGX_RS_ERR_ARGUMENT,
+            "ngx_rs_connection_info_t: field \"kind\" has an unknown value");
 }
 
 static void wrong_arrays(int fd)
@@ -267,21 +275,21 @@ static void wrong_arrays(int fd)
     size_t count = 7, i;
 
     FAILS(ngx_rs_connection_subflows(fd, NULL, 1, &count, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+          NGX_RS_ERR_ARGUMENT, "array \"subflows\" is NULL");
     FAILS(ngx_rs_connection_subflows(fd, &path, (size_t) -1, &count, NULL,
                                      &error),
-          NGX_RS_ERR_ARGUMENT, "an array is too long");
+          NGX_RS_ERR_ARGUMENT, "array \"subflows\" is too long");
     path.size--;
     FAILS(ngx_rs_connection_subflows(fd, &path, 1, &count, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+          NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_subflow_t));
     for (i = 0; i < TOO_LARGE; i++) {
         path.size = too_large[i];
         FAILS(ngx_rs_connection_subflows(fd, &path, 1, &count, NULL, &error),
-              NGX_RS_ERR_ARGUMENT, NOT_SET);
+              NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_subflow_t));
     }
     path.size = sizeof(path);
     FAILS(ngx_rs_connection_subflows(fd, &path, 1, NULL, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "NULL");
+          NGX_RS_ERR_ARGUMENT, "output pointer \"count\" is NULL");
     CHECK(count == 7 && path.id == 0);
 }
 
@@ -291,7 +299,7 @@ static void wrong_descriptors(int fd)
     const char *text = "getsockopt(SO_PROTOCOL) failed";
     int null = open("/dev/null", O_RDONLY);
 
-    refused(-1, &info, NGX_RS_ERR_ARGUMENT, "a descriptor is negative");
+    refused(-1, &info, NGX_RS_ERR_ARGUMENT, "argument \"fd\" is negative");
     refused(null, &info, NGX_RS_ERR_SYSCALL, text);
     CHECK(error.os_errno == ENOTSOCK);
     CHECK(close(null) == 0);

@@ -39,7 +39,8 @@ int main()
     if (plain.fd != -1 || old.fd != -1
         || ngx_rs_listen_parse(words.data(), words.size(), &rules, &listen,
                                &error) != NGX_RS_OK
-        || ngx_rs_listen_sockets(listen, &sockets, &count, &error) != NGX_RS_OK
+        || ngx_rs_listen_sockets(listen, sizeof(*sockets), &sockets, &count,
+                                 &error) != NGX_RS_OK
         || ngx_rs_open_listening(sockets, count, &how, &error) != NGX_RS_OK)
     {
         std::printf("%s\n", error.message);

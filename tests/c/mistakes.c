@@ -47,20 +47,24 @@ static void wrong_arrays(void)
     size_t i;
 
     FAILS(ngx_rs_open_listening(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
-          "an array is NULL");
-    refused(sockets, (size_t) -1, "an array is too long");
-    refused(sockets, (size_t) -1 / sizeof(sockets[0]), "an array is too long");
+          "array \"sockets\" is NULL");
+    FAILS(ngx_rs_listening_assign(NULL, 0, NULL, 1, &error),
+          NGX_RS_ERR_ARGUMENT, "array \"asked\" is NULL");
+    refused(sockets, (size_t) -1, "\" is too long");
+    refused(sockets, (size_t) -1 / sizeof(sockets[0]), "\" is too long");
     sockets[1].size = sizeof(sockets[1]) + 8;
-    refused(sockets, 2, "the elements of an array differ in size");
+    refused(sockets, 2, "\" has elements of different sizes");
     sockets[1].size = 0;
-    refused(sockets, 2, "the elements of an array differ in size");
+    refused(sockets, 2, "\" has elements of different sizes");
     sockets[0].size = 0;
-    refused(sockets, 1, "the size of a struct is not set");
+    refused(sockets, 1, NOT_SET(ngx_rs_listening_t));
     sockets[0].size = 4;
-    refused(sockets, 1, "the size of a struct is not set");
+    refused(sockets, 1, NOT_SET(ngx_rs_listening_t));
+    sockets[0].size = sizeof(sockets[0]) - 1;
+    refused(sockets, 1, NOT_SET(ngx_rs_listening_t));
     for (i = 0; i < TOO_LARGE; i++) {
         sockets[0].size = too_large[i];
-        refused(sockets, 1, NOT_SET);
+        refused(sockets, 1, NOT_SET(ngx_rs_listening_t));
     }
     WORKS(ngx_rs_open_listening(NULL, 0, NULL, &error));
 }
@@ -76,9 +80,9 @@ static void wrong_rules(void)
     for (i = 0; i < TOO_LARGE; i++) {
         rules.size = too_large[i];
         FAILS(ngx_rs_listen_parse(&word, 1, &rules, &listen, &error),
-              NGX_RS_ERR_ARGUMENT, NOT_SET);
+              NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_rules_t));
         FAILS(ngx_rs_listen_classify(&word, 1, &rules, &owner, &error),
-              NGX_RS_ERR_ARGUMENT, NOT_SET);
+              NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_rules_t));
     }
     CHECK(listen == NULL && owner == 99);
 }
@@ -96,10 +100,13 @@ static void longest(void)
     WORKS(ngx_rs_listening_rollback(socket, 1, how, &error));
     ((uint8_t *) how)[4095] = 1;
     FAILS(ngx_rs_open_listening(socket, 1, how, &error), NGX_RS_ERR_ARGUMENT,
-          "a field that this version does not know");
+          "ngx_rs_open_t: a field that this version does not know is set");
     free(socket);
     free(how);
 }
+
+#define LISTENING(field) "ngx_rs_listening_t: field \"" field "\" "
+#define INHERITED(field) "ngx_rs_inherited_t: field \"" field "\" "
 
 static void wrong_elements(void)
 {
@@ -108,30 +115,42 @@ static void wrong_elements(void)
     ngx_rs_listening_t socket = good();
 
     socket.sockaddr = NULL;
-    refused(&socket, 1, "an address is NULL or too short");
+    refused(&socket, 1, LISTENING("sockaddr") "is NULL");
     socket = good();
     socket.socklen = 1;
-    refused(&socket, 1, "an address is NULL or too short");
+    refused(&socket, 1, LISTENING("socklen") "is too small");
     socket.socklen = sizeof(home) - 1;
-    refused(&socket, 1, "an address is too short");
+    refused(&socket, 1, LISTENING("socklen") "is too small");
     socket = good();
     odd.sin_family = AF_PACKET;
     socket.sockaddr = (const struct sockaddr *) &odd;
-    refused(&socket, 1, "unknown address family");
+    refused(&socket, 1, LISTENING("sockaddr") "has an unknown address family");
     socket = good();
     socket.type = SOCK_RAW;
-    refused(&socket, 1, "neither SOCK_STREAM nor SOCK_DGRAM");
+    refused(&socket, 1, LISTENING("type") "is neither SOCK_STREAM nor "
+            "SOCK_DGRAM");
     socket = good();
     socket.flags = 0x80000000;
-    refused(&socket, 1, "an unknown flag is set");
+    refused(&socket, 1, LISTENING("flags") "has an unknown flag");
     socket = good();
     socket.protocol = -1;
-    refused(&socket, 1, "no such protocol number");
+    refused(&socket, 1, LISTENING("protocol") "is not a protocol number");
     socket.protocol = 70000;
-    refused(&socket, 1, "no such protocol number");
+    refused(&socket, 1, LISTENING("protocol") "is not a protocol number");
     socket = good();
     socket.type = SOCK_DGRAM;
-    refused(&socket, 1, "a protocol is asked for on a datagram");
+    refused(&socket, 1, LISTENING("protocol") "needs a stream socket");
+    socket = good();
+    socket.rcvbuf = -1;
+    refused(&socket, 1, LISTENING("rcvbuf") "is negative");
+    socket = good();
+    socket.sndbuf = 1;
+    socket.flags = NGX_RS_LISTENING_SNDBUF_0;
+    refused(&socket, 1, LISTENING("sndbuf") "is not 0 as its flag says");
+    socket = good();
+    socket.fastopen = -2;
+    socket.flags = NGX_RS_LISTENING_FASTOPEN_0;
+    refused(&socket, 1, LISTENING("fastopen") "is negative");
 
     memset(&path, 0, sizeof(path));
     path.sun_family = AF_UNIX;
@@ -139,12 +158,12 @@ static void wrong_elements(void)
     socket.protocol = 0;
     socket.sockaddr = (const struct sockaddr *) &path;
     socket.socklen = sizeof(path);
-    refused(&socket, 1, "invalid path of a unix domain socket");
+    refused(&socket, 1, LISTENING("sockaddr") "has an invalid path");
     socket.socklen = sizeof(path.sun_family);
-    refused(&socket, 1, "invalid path of a unix domain socket");
+    refused(&socket, 1, LISTENING("sockaddr") "has an invalid path");
     memset(path.sun_path, 'x', sizeof(path.sun_path));
     socket.socklen = sizeof(path);
-    refused(&socket, 1, "invalid path of a unix domain socket");
+    refused(&socket, 1, LISTENING("sockaddr") "has an invalid path");
 }
 
 /* A program of a later version, with bigger structs. */
@@ -170,7 +189,8 @@ static void later_versions(void)
         CHECK(close(sockets[i].known.fd) == 0);
     }
     sockets[1].unknown = 1;
-    refused(&sockets[0].known, 2, "a field that this version does not know");
+    refused(&sockets[0].known, 2,
+            "ngx_rs_listening_t: a field that this version does not know is set");
 }
 
 static void wrong_ways(void)
@@ -184,30 +204,30 @@ static void wrong_ways(void)
     CHECK(closed >= 0 && file >= 0 && close(closed) == 0);
     how.size = 0;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
-          "the size of a struct is not set");
+          NOT_SET(ngx_rs_open_t));
     for (i = 0; i < TOO_LARGE; i++) {
         how.size = too_large[i];
         FAILS(ngx_rs_open_listening(&socket, 1, &how, &error),
-              NGX_RS_ERR_ARGUMENT, NOT_SET);
+              NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_open_t));
         FAILS(ngx_rs_listening_rollback(&socket, 1, &how, &error),
-              NGX_RS_ERR_ARGUMENT, NOT_SET);
+              NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_open_t));
     }
     how.size = sizeof(how);
     how.flags = 0x80;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
-          "an unknown flag is set");
+          "ngx_rs_open_t: field \"flags\" has an unknown flag");
     how.flags = 0;
     how.inherited_count = 1;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
-          "an array is NULL");
+          "array \"inherited\" is NULL");
     how.inherited = &old;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
-          "an inherited descriptor is negative");
+          INHERITED("fd") "is negative");
     FAILS(ngx_rs_listening_rollback(&socket, 1, &how, &error),
-          NGX_RS_ERR_ARGUMENT, "an inherited descriptor is negative");
+          NGX_RS_ERR_ARGUMENT, INHERITED("fd") "is negative");
     how.inherited_count = (size_t) -1;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
-          "an array is too long");
+          "array \"inherited\" is too long");
     how.inherited_count = 1;
     old.fd = closed;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_SYSCALL,
@@ -222,22 +242,22 @@ static void wrong_ways(void)
 
         old.protocol = none[i];
         FAILS(ngx_rs_open_listening(&socket, 1, &how, &error),
-              NGX_RS_ERR_ARGUMENT, "no such protocol number");
+              NGX_RS_ERR_ARGUMENT, INHERITED("protocol") "is not a ");
         FAILS(ngx_rs_listening_rollback(&socket, 1, &how, &error),
-              NGX_RS_ERR_ARGUMENT, "no such protocol number");
+              NGX_RS_ERR_ARGUMENT, INHERITED("protocol") "is not a ");
     }
     old.protocol = 0;
     old.flags = 8;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
-          "an unknown flag is set");
+          INHERITED("flags") "has an unknown flag");
     old.flags = 0;
     old.size = 0;
     FAILS(ngx_rs_open_listening(&socket, 1, &how, &error), NGX_RS_ERR_ARGUMENT,
-          "the size of a struct is not set");
+          NOT_SET(ngx_rs_inherited_t));
     for (i = 0; i < TOO_LARGE; i++) {
         old.size = too_large[i];
         FAILS(ngx_rs_open_listening(&socket, 1, &how, &error),
-              NGX_RS_ERR_ARGUMENT, NOT_SET);
+              NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_inherited_t));
     }
     CHECK(old.disposition == NGX_RS_UNUSED && socket.fd == -1);
     CHECK(close(file) == 0);
@@ -301,36 +321,38 @@ static void wrong_drains(void)
     WORKS(ngx_rs_drain_begin(&drain, NULL, 0, NULL, 0, 0, &error));
     WORKS(ngx_rs_drain_begin(&drain, &socket, 1, NULL, 0, 0, &error));
     FAILS(ngx_rs_drain_begin(&drain, NULL, 1, NULL, 0, 0, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+          NGX_RS_ERR_ARGUMENT, "array \"sockets\" is NULL");
     FAILS(ngx_rs_drain_begin(NULL, &socket, 1, NULL, 0, 0, &error),
-          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+          NGX_RS_ERR_ARGUMENT, "output pointer \"drain\" is NULL");
     ngx_rs_drain_free(drain);
 
     old.disposition = NGX_RS_SUPERSEDED;
     how.inherited = &old;
     how.inherited_count = 1;
     not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
-                "an inherited descriptor is negative", 0);
+                INHERITED("fd") "is negative", 0);
     how.inherited_count = (size_t) -1;
-    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, "an array is too long", 0);
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
+                "array \"inherited\" is too long", 0);
     how.inherited_count = 1;
     old.fd = file;
     not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, ENOTSOCK);
     old.fd = closed;
     not_drained(&socket, &how, NGX_RS_ERR_SYSCALL, text, EBADF);
     old.flags = 8;
-    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, "an unknown flag is set",
-                0);
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
+                INHERITED("flags") "has an unknown flag", 0);
     old.flags = 0;
     old.size = 0;
     not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
-                "the size of a struct is not set", 0);
+                NOT_SET(ngx_rs_inherited_t), 0);
     old.size = sizeof(old);
     how.flags = 0x80;
-    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, "an unknown flag is set",
-                0);
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT,
+                "ngx_rs_open_t: field \"flags\" has an unknown flag", 0);
     how.size = 4097;
-    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, NOT_SET, 0);
+    not_drained(&socket, &how, NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_open_t),
+                0);
     CHECK(close(file) == 0);
 }
 
@@ -353,23 +375,23 @@ static void wrong_polls(void)
     WORKS(ngx_rs_listening_commit(&after, 1, &how, &error));
     WORKS(ngx_rs_drain_begin(&drain, &after, 1, &how, 0, 0, &error));
     FAILS(ngx_rs_drain_poll(NULL, all, 1, &count, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "drain is NULL");
+          NGX_RS_ERR_ARGUMENT, "pointer \"drain\" is NULL");
     FAILS(ngx_rs_drain_poll(drain, all, 1, NULL, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+          NGX_RS_ERR_ARGUMENT, "output pointer \"count\" is NULL");
     FAILS(ngx_rs_drain_poll(drain, NULL, 1, &count, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+          NGX_RS_ERR_ARGUMENT, "array \"sockets\" is NULL");
     FAILS(ngx_rs_drain_poll(drain, NULL, 0, &count, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "more sockets drain than there is room for");
+          NGX_RS_ERR_ARGUMENT, "argument \"room\" is less than the number");
     FAILS(ngx_rs_drain_poll(drain, all, (size_t) -1, &count, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is too long");
+          NGX_RS_ERR_ARGUMENT, "array \"sockets\" is too long");
     for (i = 0; i < TOO_LARGE; i++) {
         all[0].size = too_large[i];
         FAILS(ngx_rs_drain_poll(drain, all, 1, &count, NULL, &error),
-              NGX_RS_ERR_ARGUMENT, NOT_SET);
+              NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_draining_t));
     }
     all[0].size = 4;
     FAILS(ngx_rs_drain_poll(drain, all, 1, &count, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+          NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_draining_t));
     CHECK(count == 77 && all[0].fd == -1);
     all[0].size = sizeof(all[0]);
 
@@ -383,11 +405,11 @@ static void wrong_polls(void)
 static void wrong_protocols(void)
 {
     FAILS(ngx_rs_protocol_check(0, &error), NGX_RS_ERR_ARGUMENT,
-          "no such protocol number");
+          "argument \"protocol\" is not a protocol number");
     FAILS(ngx_rs_protocol_check(-1, &error), NGX_RS_ERR_ARGUMENT,
-          "no such protocol number");
+          "argument \"protocol\" is not a protocol number");
     FAILS(ngx_rs_protocol_check(65536, &error), NGX_RS_ERR_ARGUMENT,
-          "no such protocol number");
+          "argument \"protocol\" is not a protocol number");
     FAILS(ngx_rs_protocol_check(IPPROTO_UDP, &error), NGX_RS_ERR_UNSUPPORTED,
           "socket() failed: protocol 17 is not supported by this kernel");
     CHECK(ngx_rs_protocol_check(IPPROTO_UDP, NULL) == NGX_RS_ERR_UNSUPPORTED);
@@ -413,7 +435,8 @@ static void too_many_sockets(void)
     CHECK(all != NULL);
     for (i = 0; i < 3; i++) {
         WORKS(ngx_rs_listen_parse(&words[i], 1, NULL, &listen[i], &error));
-        WORKS(ngx_rs_listen_sockets(listen[i], &sockets, &count, &error));
+        WORKS(ngx_rs_listen_sockets(listen[i], sizeof(*sockets), &sockets,
+                                    &count, &error));
         memcpy(all + total, sockets, count * sizeof(*all));
         total += count;
     }

@@ -27,7 +27,8 @@ static void right_directives(void)
     CHECK(owners[2] == NGX_RS_WORD_OURS && owners[3] == NGX_RS_WORD_NGINX);
 
     WORKS(ngx_rs_listen_parse(words, COUNT(words), NULL, &listen, &error));
-    WORKS(ngx_rs_listen_sockets(listen, &sockets, &count, &error));
+    WORKS(ngx_rs_listen_sockets(listen, sizeof(*sockets), &sockets, &count,
+                                &error));
     CHECK(count == 4);
     for (i = 0; i < count; i++) {
         const struct sockaddr_in6 *address = (const void *) sockets[i].sockaddr;
@@ -44,12 +45,13 @@ static void right_directives(void)
                   | NGX_RS_LISTENING_FALLBACK));
         CHECK(sockets[i].protocol == NGX_RS_IPPROTO_MPTCP);
         CHECK(sockets[i].backlog == 64 && sockets[i].rcvbuf == 65536);
-        CHECK(sockets[i].sndbuf == -1 && sockets[i].fastopen == -1);
+        CHECK(sockets[i].sndbuf == 0 && sockets[i].fastopen == 0);
         CHECK(sockets[i].keepidle == 1800 && sockets[i].keepintvl == 0);
         CHECK(sockets[i].keepcnt == 10 && sockets[i].fd == -1);
         CHECK(sockets[i].outcome == NGX_RS_UNTOUCHED);
     }
-    WORKS(ngx_rs_listen_sockets(listen, &again, &count, &error));
+    WORKS(ngx_rs_listen_sockets(listen, sizeof(*again), &again, &count,
+                                &error));
     CHECK(again == sockets);
     ngx_rs_listen_free(listen);
 
@@ -136,28 +138,28 @@ static void wrong_arrays(void)
     size_t i;
 
     FAILS(ngx_rs_listen_parse(NULL, 1, NULL, &listen, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+          NGX_RS_ERR_ARGUMENT, "array \"words\" is NULL");
     FAILS(ngx_rs_listen_parse(null_word, 1, NULL, &listen, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+          NGX_RS_ERR_ARGUMENT, "array \"data\" is NULL");
     FAILS(ngx_rs_listen_parse(endless, 1, NULL, &listen, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is too long");
+          NGX_RS_ERR_ARGUMENT, "array \"data\" is too long");
     FAILS(ngx_rs_listen_parse((const ngx_rs_str_t *) ((char *) good + 1), 1,
                               NULL, &listen, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is not aligned");
+          NGX_RS_ERR_ARGUMENT, "array \"words\" is not aligned");
     FAILS(ngx_rs_listen_parse(good, 2, NULL, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+          NGX_RS_ERR_ARGUMENT, "output pointer \"listen\" is NULL");
     for (i = 0; i < COUNT(lengths); i++) {
         FAILS(ngx_rs_listen_parse(good, lengths[i], NULL, &listen, &error),
-              NGX_RS_ERR_ARGUMENT, "an array is too long");
+              NGX_RS_ERR_ARGUMENT, "array \"words\" is too long");
         FAILS(ngx_rs_listen_classify(good, lengths[i], NULL, owners, &error),
-              NGX_RS_ERR_ARGUMENT, "an array is too long");
+              NGX_RS_ERR_ARGUMENT, "array \"words\" is too long");
     }
     FAILS(ngx_rs_listen_classify(NULL, 1, NULL, owners, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+          NGX_RS_ERR_ARGUMENT, "array \"words\" is NULL");
     FAILS(ngx_rs_listen_classify(good, 1, NULL, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+          NGX_RS_ERR_ARGUMENT, "output pointer \"owners\" is NULL");
     FAILS(ngx_rs_listen_classify(null_last, 3, NULL, owners, &error),
-          NGX_RS_ERR_ARGUMENT, "an array is NULL");
+          NGX_RS_ERR_ARGUMENT, "array \"data\" is NULL");
     CHECK(listen == NULL);
     CHECK(owners[0] == 99 && owners[1] == 99 && owners[2] == 99);
 }
@@ -174,18 +176,20 @@ static void wrong_rules(void)
 
     rules.size = 0;
     FAILS(ngx_rs_listen_parse(good, 2, &rules, &listen, &error),
-          NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+          NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_rules_t));
     rules.size = sizeof(rules) - 1;
     FAILS(ngx_rs_listen_classify(good, 2, &rules, owners, &error),
-          NGX_RS_ERR_ARGUMENT, "the size of a struct is not set");
+          NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_rules_t));
     rules.size = sizeof(rules);
     rules.subsystem = 3;
     FAILS(ngx_rs_listen_parse(good, 2, &rules, &listen, &error),
-          NGX_RS_ERR_ARGUMENT, "no such subsystem");
+          NGX_RS_ERR_ARGUMENT, "ngx_rs_rules_t: field \"subsystem\" has an "
+          "unknown value");
     rules.subsystem = NGX_RS_SUBSYSTEM_HTTP;
     rules.flags = NGX_RS_RULES_OURS_ONLY | 0x80;
     FAILS(ngx_rs_listen_parse(good, 2, &rules, &listen, &error),
-          NGX_RS_ERR_ARGUMENT, "an unknown flag is set");
+          NGX_RS_ERR_ARGUMENT, "ngx_rs_rules_t: field \"flags\" has an unknown "
+          "flag");
 
     /* A program of a later version, which asks for nothing new, or does. */
     later.known.size = sizeof(later);
@@ -193,30 +197,78 @@ static void wrong_rules(void)
     ngx_rs_listen_free(listen);
     later.unknown = 1;
     FAILS(ngx_rs_listen_parse(good, 2, &later.known, &listen, &error),
-          NGX_RS_ERR_ARGUMENT, "a field that this version does not know");
+          NGX_RS_ERR_ARGUMENT, "ngx_rs_rules_t: a field that this version "
+          "does not know is set");
 }
 
 static void wrong_results(void)
 {
     const ngx_rs_str_t *words = NULL;
+    const size_t size = sizeof(ngx_rs_listening_t);
+    const size_t sizes[] = { 0, size - 1, size - 8, size + 1, 4104,
+                             (size_t) -1 };
     ngx_rs_listening_t *sockets = NULL;
     ngx_rs_listen_t *listen;
-    size_t count = 77;
+    size_t count = 77, i;
 
     WORKS(ngx_rs_listen_parse(good, 2, NULL, &listen, &error));
-    FAILS(ngx_rs_listen_sockets(NULL, &sockets, &count, &error),
-          NGX_RS_ERR_ARGUMENT, "listen is NULL");
-    FAILS(ngx_rs_listen_sockets(listen, NULL, &count, &error),
-          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
-    FAILS(ngx_rs_listen_sockets(listen, &sockets, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+    FAILS(ngx_rs_listen_sockets(NULL, size, &sockets, &count, &error),
+          NGX_RS_ERR_ARGUMENT, "pointer \"listen\" is NULL");
+    FAILS(ngx_rs_listen_sockets(listen, size, NULL, &count, &error),
+          NGX_RS_ERR_ARGUMENT, "output pointer \"sockets\" is NULL");
+    FAILS(ngx_rs_listen_sockets(listen, size, &sockets, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, "output pointer \"count\" is NULL");
+    for (i = 0; i < COUNT(sizes); i++) {
+        FAILS(ngx_rs_listen_sockets(listen, sizes[i], &sockets, &count, &error),
+              NGX_RS_ERR_ARGUMENT,
+              "argument \"size\" is not the size of ngx_rs_listening_t");
+    }
     FAILS(ngx_rs_listen_addresses(NULL, &words, &count, &error),
-          NGX_RS_ERR_ARGUMENT, "listen is NULL");
+          NGX_RS_ERR_ARGUMENT, "pointer \"listen\" is NULL");
     FAILS(ngx_rs_listen_addresses(listen, NULL, &count, &error),
-          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+          NGX_RS_ERR_ARGUMENT, "output pointer \"words\" is NULL");
     FAILS(ngx_rs_listen_addresses(listen, &words, NULL, &error),
-          NGX_RS_ERR_ARGUMENT, "the place for a result is NULL");
+          NGX_RS_ERR_ARGUMENT, "output pointer \"count\" is NULL");
     CHECK(sockets == NULL && words == NULL && count == 77);
+    WORKS(ngx_rs_listen_sockets(listen, size, &sockets, &count, &error));
+    FAILS(ngx_rs_listen_sockets(listen, size + 8, &sockets, &count, &error),
+          NGX_RS_ERR_ARGUMENT,
+          "argument \"size\" is not that of the first call");
+    ngx_rs_listen_free(listen);
+}
+
+/* A program of a later version: a longer element for each socket. */
+static void longer_elements(void)
+{
+    typedef struct {
+        ngx_rs_listening_t known;
+        uint64_t unknown;
+    } longer_t;
+    ngx_rs_str_t words[] = { NGX_RS_STR("127.0.0.1:80-82"),
+                             NGX_RS_STR("rcvbuf=0"), NGX_RS_STR("sndbuf=0"),
+                             NGX_RS_STR("fastopen=0") };
+    ngx_rs_listening_t *sockets;
+    ngx_rs_listen_t *listen;
+    const longer_t *longer;
+    size_t count, i;
+
+    WORKS(ngx_rs_listen_parse(words, COUNT(words), NULL, &listen, &error));
+    WORKS(ngx_rs_listen_sockets(listen, sizeof(longer_t), &sockets, &count,
+                                &error));
+    CHECK(count == 3);
+    longer = (const void *) sockets;
+    for (i = 0; i < count; i++) {
+        const struct sockaddr_in *address
+            = (const void *) longer[i].known.sockaddr;
+
+        CHECK(longer[i].known.size == sizeof(longer_t));
+        CHECK(longer[i].unknown == 0 && longer[i].known.fd == -1);
+        CHECK(address->sin_port == htons((uint16_t) (80 + i)));
+        CHECK(longer[i].known.flags
+              == (NGX_RS_LISTENING_BIND | NGX_RS_LISTENING_RCVBUF_0
+                  | NGX_RS_LISTENING_SNDBUF_0 | NGX_RS_LISTENING_FASTOPEN_0));
+        CHECK(longer[i].known.rcvbuf == 0 && longer[i].known.fastopen == 0);
+    }
     ngx_rs_listen_free(listen);
 }
 
@@ -247,6 +299,7 @@ int main(void)
     wrong_arrays();
     wrong_rules();
     wrong_results();
+    longer_elements();
     short_errors();
     return 0;
 }

@@ -107,7 +107,8 @@ static void *work(void *data)
         WORKS(ngx_rs_listen_classify(words, 3, NULL, owners, &error));
         CHECK(owners[1] == NGX_RS_WORD_OURS);
         WORKS(ngx_rs_listen_parse(words, 3, NULL, &listen, &error));
-        WORKS(ngx_rs_listen_sockets(listen, &sockets, &count, &error));
+        WORKS(ngx_rs_listen_sockets(listen, sizeof(*sockets), &sockets, &count,
+                                    &error));
         CHECK(count == PORTS);
         WORKS(ngx_rs_open_listening(sockets, count, NULL, &error));
         for (i = 0; i < count; i++) {

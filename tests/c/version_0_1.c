@@ -1,0 +1,206 @@
+/* A program of version 0.1: compiled with the header of that version, it calls
+ * every function of the library of today. */
+
+#define _DEFAULT_SOURCE
+
+#include <unistd.h>
+
+#include "ngx_rs_listen-0.1.h"
+
+/* The header of today must not be read as well. */
+#define NGX_RS_LISTEN_H
+#include "check.h"
+
+static ngx_rs_error_t error = NGX_RS_ERROR_INIT;
+
+static void reported(void *data, uint32_t event, const ngx_rs_error_t *said)
+{
+    CHECK(event == NGX_RS_REPORT_DRAIN_ENDED && said->message[0] != '\0');
+    ++*(int *) data;
+}
+
+/* Structs of 0 with a size, as the initializers are or not. */
+static void parses(ngx_rs_listen_t **listen, ngx_rs_listening_t **sockets)
+{
+    ngx_rs_str_t words[] = { NGX_RS_STR("127.0.0.1:80-81"),
+                             NGX_RS_STR("mptcp"), NGX_RS_STR("backlog=64") };
+    ngx_rs_rules_t rules = NGX_RS_RULES_INIT;
+    const ngx_rs_str_t *addresses;
+    uint8_t owners[3];
+    size_t count, i;
+
+    WORKS(ngx_rs_listen_classify(words, 3, &rules, owners, &error));
+    CHECK(owners[1] == NGX_RS_WORD_OURS && owners[2] == NGX_RS_WORD_NGINX);
+    WORKS(ngx_rs_listen_parse(words, 3, &rules, listen, &error));
+    WORKS(ngx_rs_listen_addresses(*listen, &addresses, &count, &error));
+    CHECK(count == 0);
+    WORKS(ngx_rs_listen_sockets(*listen, sizeof(**sockets), sockets, &count,
+                                &error));
+    CHECK(count == 2);
+    for (i = 0; i < count; i++) {
+        CHECK((*sockets)[i].size == sizeof(**sockets));
+        CHECK((*sockets)[i].backlog == 64 && (*sockets)[i].fd == -1);
+    }
+}
+
+/* From TCP to MPTCP, then back, and undone. */
+static void hands_over(ngx_rs_listening_t *sockets)
+{
+    ngx_rs_listening_t before[2], again[2];
+    ngx_rs_inherited_t init = NGX_RS_INHERITED_INIT, old[2], second[2];
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    ngx_rs_draining_t draining[2] = { NGX_RS_DRAINING_INIT };
+    ngx_rs_drain_t *drain = NULL;
+    uint32_t delay = 0;
+    size_t count = 0, i;
+    int reports = 0;
+
+    memcpy(before, sockets, sizeof(before));
+    WORKS(ngx_rs_listening_assign(before, 2, NULL, 0, &error));
+    CHECK(before[0].protocol == 0 && sockets[0].protocol == 262);
+    WORKS(ngx_rs_open_listening(before, 2, NULL, &error));
+    for (i = 0; i < 2; i++) {
+        old[i] = second[i] = init;
+        old[i].fd = before[i].fd;
+    }
+    how.flags = NGX_RS_OPEN_PREPARE;
+    how.inherited = old;
+    how.inherited_count = 2;
+    how.report = reported;
+    how.data = &reports;
+    WORKS(ngx_rs_open_listening(sockets, 2, &how, &error));
+    for (i = 0; i < 2; i++) {
+        CHECK(sockets[i].outcome == NGX_RS_SUCCESSOR);
+        CHECK(sockets[i].opened_protocol == NGX_RS_IPPROTO_MPTCP);
+        CHECK(old[i].disposition == NGX_RS_SUPERSEDED);
+    }
+    WORKS(ngx_rs_listening_commit(sockets, 2, &how, &error));
+    WORKS(ngx_rs_drain_begin(&drain, sockets, 2, &how, 0, 0, &error));
+    CHECK(old[0].disposition == NGX_RS_DRAINING);
+    WORKS(ngx_rs_drain_poll(drain, draining, 2, &count, &delay, &error));
+    CHECK(count == 2 && delay > 0);
+    for (i = 0; i < 2; i++) {
+        CHECK(draining[i].size == sizeof(draining[i]));
+        CHECK(draining[i].fd == old[i].fd && draining[i].successor == i);
+        CHECK(draining[i].protocol == IPPROTO_TCP);
+        second[i].fd = sockets[i].fd;
+    }
+
+    memcpy(again, before, sizeof(again));
+    again[0].protocol = again[1].protocol = IPPROTO_TCP;
+    how.inherited = second;
+    how.drain = drain;
+    WORKS(ngx_rs_open_listening(again, 2, &how, &error));
+    CHECK(again[1].outcome == NGX_RS_SUCCESSOR && reports == 2);
+    WORKS(ngx_rs_listening_rollback(again, 2, &how, &error));
+    CHECK(again[1].fd == -1 && second[1].disposition == NGX_RS_UNUSED);
+    ngx_rs_drain_free(drain);
+    CHECK(close(old[0].fd) == 0 && close(old[1].fd) == 0);
+}
+
+static void asks(int fd)
+{
+    struct sockaddr_in address = inet4("127.0.0.1", 80);
+    ngx_rs_connection_info_t info = NGX_RS_CONNECTION_INFO_INIT;
+    ngx_rs_subflow_t paths[2] = { NGX_RS_SUBFLOW_INIT };
+    int client = socket(AF_INET, SOCK_STREAM, NGX_RS_IPPROTO_MPTCP), server;
+    size_t count = 0;
+
+    CHECK(connect(client, (struct sockaddr *) &address, sizeof(address)) == 0);
+    do {
+        server = accept(fd, NULL, NULL);
+    } while (server == -1);
+    WORKS(ngx_rs_connection_info(server, &info, &error));
+    CHECK(info.kind == NGX_RS_CONNECTION_MPTCP && info.token > 0);
+    CHECK(info.size == sizeof(info) && info.bytes_sent == 0);
+    WORKS(ngx_rs_connection_subflows(server, paths, 2, &count, &info, &error));
+    CHECK(count == 1 && paths[0].id == 1 && paths[1].size == 0);
+    CHECK(paths[0].size == sizeof(paths[0]));
+    CHECK(paths[0].remote.ss_family == AF_INET);
+    CHECK(close(client) == 0 && close(server) == 0);
+}
+
+/* One byte less than version 0.1 has is no version. */
+static void sizes(ngx_rs_listen_t *listen, int fd)
+{
+    ngx_rs_listening_t socket = NGX_RS_LISTENING_INIT, *sockets;
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    ngx_rs_rules_t rules = NGX_RS_RULES_INIT;
+    ngx_rs_draining_t draining = NGX_RS_DRAINING_INIT;
+    ngx_rs_connection_info_t info = NGX_RS_CONNECTION_INFO_INIT;
+    ngx_rs_subflow_t path = NGX_RS_SUBFLOW_INIT;
+    ngx_rs_drain_t *drain = NULL;
+    ngx_rs_str_t word = NGX_RS_STR("80");
+    uint8_t owner;
+    size_t count;
+
+    socket.size--;
+    FAILS(ngx_rs_open_listening(&socket, 1, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_listening_t));
+    FAILS(ngx_rs_listen_sockets(listen, sizeof(*sockets) - 8, &sockets, &count,
+                                &error),
+          NGX_RS_ERR_ARGUMENT, "argument \"size\" is not ");
+    how.inherited = &old;
+    how.inherited_count = 1;
+    old.size--;
+    FAILS(ngx_rs_open_listening(NULL, 0, &how, &error), NGX_RS_ERR_ARGUMENT,
+          NOT_SET(ngx_rs_inherited_t));
+    how.size--;
+    FAILS(ngx_rs_open_listening(NULL, 0, &how, &error), NGX_RS_ERR_ARGUMENT,
+          NOT_SET(ngx_rs_open_t));
+    rules.size--;
+    FAILS(ngx_rs_listen_classify(&word, 1, &rules, &owner, &error),
+          NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_rules_t));
+    draining.size--;
+    WORKS(ngx_rs_drain_begin(&drain, NULL, 0, NULL, 0, 0, &error));
+    FAILS(ngx_rs_drain_poll(drain, &draining, 1, &count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_draining_t));
+    ngx_rs_drain_free(drain);
+    info.size--;
+    FAILS(ngx_rs_connection_info(fd, &info, &error), NGX_RS_ERR_ARGUMENT,
+          NOT_SET(ngx_rs_connection_info_t));
+    path.size--;
+    FAILS(ngx_rs_connection_subflows(fd, &path, 1, &count, NULL, &error),
+          NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_subflow_t));
+}
+
+/* Structs that are 0 but for `size` and what has no default. */
+static void zeros(void)
+{
+    struct sockaddr_in address = inet4("127.0.0.1", 90);
+    ngx_rs_listening_t init = NGX_RS_LISTENING_INIT, socket;
+    ngx_rs_open_t how;
+
+    memset(&socket, 0, sizeof(socket));
+    memset(&how, 0, sizeof(how));
+    socket.size = sizeof(socket);
+    how.size = sizeof(how);
+    socket.sockaddr = (const struct sockaddr *) &address;
+    socket.socklen = sizeof(address);
+    WORKS(ngx_rs_open_listening(&socket, 1, &how, &error));
+    init.sockaddr = socket.sockaddr;
+    init.socklen = socket.socklen;
+    CHECK(option(socket.fd, SO_PROTOCOL) == IPPROTO_TCP);
+    CHECK(option(socket.fd, SO_ACCEPTCONN) == 1);
+    CHECK(close(socket.fd) == 0);
+    WORKS(ngx_rs_open_listening(&init, 1, NULL, &error));
+    CHECK(close(init.fd) == 0);
+}
+
+int main(void)
+{
+    ngx_rs_listen_t *listen;
+    ngx_rs_listening_t *sockets;
+
+    CHECK(ngx_rs_abi_version() == NGX_RS_ABI_VERSION);
+    WORKS(ngx_rs_protocol_check(NGX_RS_IPPROTO_MPTCP, &error));
+    parses(&listen, &sockets);
+    hands_over(sockets);
+    asks(sockets[0].fd);
+    sizes(listen, sockets[0].fd);
+    zeros();
+    CHECK(close(sockets[0].fd) == 0 && close(sockets[1].fd) == 0);
+    ngx_rs_listen_free(listen);
+    return 0;
+}
