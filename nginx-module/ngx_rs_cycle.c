@@ -263,6 +263,12 @@ ngx_rsm_collect_old(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         }
 #endif
 
+        /* nginx before 1.19.1 does not say so itself */
+
+        if (ngx_is_init_cycle(cycle->old_cycle)) {
+            ls[i].inherited = 1;
+        }
+
         if (!ls[i].inherited) {
             continue;
         }

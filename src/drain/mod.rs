@@ -179,8 +179,10 @@ impl Drain {
         let first = first.or_else(|| self.places.iter().find_map(Place::first));
         match first {
             Some(fd) => sys::has_room(fd, room.spare, room.limit).map_err(|source| {
-                Error::syscall("dup()", source)
-                    .with_consequence("not enough descriptors to drain old listening sockets")
+                Error::syscall("dup()", source).with_consequence(
+                    "not enough descriptors to drain old listening sockets, \
+                     connections in their queues may be lost",
+                )
             }),
             None => Ok(()),
         }

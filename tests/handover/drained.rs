@@ -467,7 +467,8 @@ fn refused(room: Room) {
     let before = namespace::descriptors();
     let error = drain.begin(&sockets, &mut inherited, room);
     let error = error.expect_err("there is no room");
-    let message = "dup() failed, not enough descriptors to drain old listening sockets";
+    let message = "dup() failed, not enough descriptors to drain old listening sockets, \
+                   connections in their queues may be lost";
     assert_eq!(error.to_string(), message);
     assert_eq!(error.os_errno(), libc::EMFILE);
     assert_eq!(namespace::descriptors(), before);

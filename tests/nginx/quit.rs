@@ -79,6 +79,7 @@ fn a_quit_during_a_drain_refuses_clients_at_once(on: Subsystem) {
             is_refused(address);
             assert!(nginx.runs(), "a client is connected");
 
+            std::fs::remove_file(site.path("nginx.pid")).expect("the old master has written it");
             let next = site.start(&conf(word));
             on.serves(address, !word.is_empty());
             drop(client);
