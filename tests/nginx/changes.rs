@@ -280,7 +280,12 @@ impl Change {
         };
         match self.way {
             Way::Reload => reload(after),
-            Way::Twice => [after, before, after].into_iter().for_each(reload),
+            Way::Twice => {
+                // An old worker that has yet to be told to quit finds its listener
+                // ended.
+                site.provoke(libc::EINVAL);
+                [after, before, after].into_iter().for_each(reload);
+            }
             Way::Again => {
                 reload(after);
                 std::thread::sleep(Duration::from_secs(1));
