@@ -458,7 +458,9 @@ ngx_rsm_commit(ngx_cycle_t *cycle, void *data)
 {
     ngx_rsm_conf_t  *conf = data;
 
-    ngx_rs_error_t  error = NGX_RS_ERROR_INIT;
+    ngx_uint_t        i;
+    ngx_rs_error_t    error = NGX_RS_ERROR_INIT;
+    ngx_listening_t  *ls;
 
     conf->committed = 1;
 
@@ -469,6 +471,16 @@ ngx_rsm_commit(ngx_cycle_t *cycle, void *data)
     {
         ngx_rsm_log_error(NGX_LOG_ALERT, cycle->log, &error);
         ngx_rsm_apply(cycle, conf);
+
+        ls = cycle->listening.elts;
+
+        for (i = 0; i < conf->nsockets; i++) {
+            if (conf->sockets[i].outcome == NGX_RS_FAILED) {
+                ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
+                              "keeping the old socket on %V",
+                              &ls[conf->indices[i]].addr_text);
+            }
+        }
     }
 
     ngx_rsm_drain_begin(cycle, conf);

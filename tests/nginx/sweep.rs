@@ -262,7 +262,7 @@ fn reload(
             let directs = |call: &String| DIRECT.iter().any(|option| call.contains(option));
             let unmarked = failed.iter().any(directs);
             for one in in_force(nginx) {
-                let kept = format!("listen() to {}", one.address);
+                let kept = format!("keeping the old socket on {}", one.address);
                 assert!(
                     one.is_mptcp() != word.is_empty() || unmarked || log.contains(&kept),
                     "{case}: {one:?}: {log}"
