@@ -16,7 +16,8 @@ folder=$(cd "$1" && pwd)
 echo "building nginx with $2"
 cd "$folder/source"
 {
-    ./configure --with-stream --with-stream_ssl_module --with-http_ssl_module \
+    ./configure --with-stream --with-stream_ssl_module \
+        --with-stream_ssl_preread_module --with-http_ssl_module \
         --with-http_v2_module --with-mail --with-mail_ssl_module \
         --without-http_gzip_module --with-debug --error-log-path=stderr \
         "$2=$root/nginx-module" \
