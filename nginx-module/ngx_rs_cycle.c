@@ -12,12 +12,9 @@ static ngx_int_t ngx_rsm_collect_old(ngx_cycle_t *cycle,
     ngx_rsm_conf_t *conf);
 static ngx_int_t ngx_rsm_assign(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
 static void ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
-static void ngx_rsm_ignore_superseded(ngx_rsm_conf_t *conf,
+static void ngx_rsm_hide_superseded(ngx_rsm_conf_t *conf);
+static void ngx_rsm_restore_superseded(ngx_rsm_conf_t *conf,
     ngx_uint_t ignore);
-static void ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log);
-static ssize_t ngx_rsm_recv(ngx_connection_t *c, u_char *buf, size_t size);
-static ssize_t ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in,
-    off_t limit);
 static void ngx_rsm_report(void *data, uint32_t event,
     const ngx_rs_error_t *error);
 static void ngx_rsm_rollback(void *data);
@@ -133,7 +130,7 @@ ngx_rsm_prepare(ngx_cycle_t *cycle, void *data)
     conf->opened = 1;
 
     ngx_rsm_apply(cycle, conf);
-    ngx_rsm_ignore_superseded(conf, 1);
+    ngx_rsm_hide_superseded(conf);
 
     return NGX_CONF_OK;
 }
@@ -210,6 +207,7 @@ ngx_rsm_collect_old(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 
     open = &conf->open;
     n = cycle->old_cycle->listening.nelts;
+    conf->nold = n;
 
     if (n == 0) {
         return NGX_OK;
@@ -406,19 +404,45 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 }
 
 
-/* nginx would pair old and new sockets by address and type alone */
+/*
+ * nginx would pair old and new sockets by address and type alone.  It skips
+ * those to ignore once for each new listener, so the array ends before them
+ * where it can.
+ */
 
 static void
-ngx_rsm_ignore_superseded(ngx_rsm_conf_t *conf, ngx_uint_t ignore)
+ngx_rsm_hide_superseded(ngx_rsm_conf_t *conf)
 {
-    ngx_uint_t        i;
+    ngx_array_t      *listening;
     ngx_listening_t  *ls;
 
-    ls = conf->cycle->old_cycle->listening.elts;
+    ngx_rsm_restore_superseded(conf, 1);
+
+    listening = &conf->cycle->old_cycle->listening;
+    ls = listening->elts;
+
+    while (listening->nelts && ls[listening->nelts - 1].ignore) {
+        listening->nelts--;
+    }
+}
+
+
+static void
+ngx_rsm_restore_superseded(ngx_rsm_conf_t *conf, ngx_uint_t ignore)
+{
+    ngx_uint_t        i;
+    ngx_array_t      *listening;
+    ngx_listening_t  *ls;
+
+    listening = &conf->cycle->old_cycle->listening;
+    listening->nelts = ngx_max(listening->nelts, conf->nold);
+
+    ls = listening->elts;
 
     for (i = 0; i < conf->open.inherited_count; i++) {
         if (conf->open.inherited[i].disposition == NGX_RS_SUPERSEDED) {
             ls[conf->old_indices[i]].ignore = ignore;
+            ls[conf->old_indices[i]].remain = 0;
         }
     }
 }
@@ -463,6 +487,8 @@ ngx_rsm_commit(ngx_cycle_t *cycle, void *data)
     ngx_listening_t  *ls;
 
     conf->committed = 1;
+
+    ngx_rsm_restore_superseded(conf, 1);
 
     if (conf->waiting
         && ngx_rs_listening_commit(conf->sockets, conf->nsockets, &conf->open,
@@ -523,126 +549,8 @@ ngx_rsm_rollback(void *data)
         }
     }
 
-    ngx_rsm_ignore_superseded(conf, 0);
+    ngx_rsm_restore_superseded(conf, 0);
 
     (void) ngx_rs_listening_rollback(conf->sockets, conf->nsockets,
                                      &conf->open, NULL);
-}
-
-
-/* connections of plain TCP cost nothing */
-
-void
-ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_subsystem_t *subsystem,
-    int protocol)
-{
-    switch (protocol) {
-
-    case 0:
-    case IPPROTO_TCP:
-        ls->handler = subsystem->handler;
-        break;
-
-    case NGX_RS_IPPROTO_MPTCP:
-        ls->handler = subsystem->mptcp_handler;
-        break;
-
-    default:
-        ls->handler = subsystem->other_handler;
-    }
-}
-
-
-/* what is not TCP lacks these options, so nginx is not to set them */
-
-static void
-ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log)
-{
-    ngx_uint_t  ignored;
-
-    ignored = 0;
-
-#if (NGX_HAVE_DEFERRED_ACCEPT)
-    ignored |= ls->deferred_accept;
-    ls->deferred_accept = 0;
-#endif
-
-#if (NGX_HAVE_TCP_FASTOPEN)
-    ignored |= (ls->fastopen != -1);
-    ls->fastopen = -1;
-#endif
-
-#if (NGX_HAVE_KEEPALIVE_TUNABLE)
-    ignored |= (ls->keepidle || ls->keepintvl || ls->keepcnt);
-    ls->keepidle = 0;
-    ls->keepintvl = 0;
-    ls->keepcnt = 0;
-#endif
-
-    if (ignored) {
-        ngx_log_error(NGX_LOG_WARN, log, 0,
-                      "\"deferred\", \"fastopen\" and the times of "
-                      "\"so_keepalive\" have no effect on %V, "
-                      "because its protocol is not TCP", &ls->addr_text);
-    }
-}
-
-
-/*
- * SCTP has neither TCP_NODELAY nor TCP_CORK, and nginx closes a connection for
- * which it cannot set them.  One recv() returns one message at most, and nginx
- * takes less than it has room for as a sign that there is no more to read.
- */
-
-void
-ngx_rsm_prepare_other(ngx_connection_t *c)
-{
-    c->tcp_nodelay = NGX_TCP_NODELAY_DISABLED;
-    c->tcp_nopush = NGX_TCP_NOPUSH_DISABLED;
-
-    c->recv = ngx_rsm_recv;
-    c->recv_chain = ngx_rsm_recv_chain;
-}
-
-
-static ssize_t
-ngx_rsm_recv(ngx_connection_t *c, u_char *buf, size_t size)
-{
-    ssize_t  n;
-
-    n = ngx_recv(c, buf, size);
-
-    if (n > 0) {
-        c->read->ready = 1;
-    }
-
-    return n;
-}
-
-
-static ssize_t
-ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
-{
-    ssize_t  n;
-
-    n = ngx_recv_chain(c, in, limit);
-
-    if (n > 0) {
-        c->read->ready = 1;
-    }
-
-    return n;
-}
-
-
-/* a defect of the library is never a mere notice */
-
-void
-ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log, ngx_rs_error_t *error)
-{
-    if (error->status == NGX_RS_ERR_PANIC) {
-        level = ngx_min(level, NGX_LOG_ALERT);
-    }
-
-    ngx_log_error(level, log, error->os_errno, "%s", error->message);
 }

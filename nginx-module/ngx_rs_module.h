@@ -74,6 +74,7 @@ typedef struct {
     /* open.inherited: those of the old cycle, likewise */
     ngx_rs_open_t               open;
     ngx_uint_t                 *old_indices;
+    ngx_uint_t                  nold;       /* listeners of the old cycle */
 
     unsigned                    opened:1;
     unsigned                    waiting:1;  /* some listen after the commit */
@@ -91,8 +92,12 @@ ngx_rsm_conf_t *ngx_rsm_create_conf(ngx_cycle_t *cycle,
     ngx_rsm_subsystem_t *subsystem);
 char *ngx_rsm_prepare(ngx_cycle_t *cycle, void *conf);
 ngx_int_t ngx_rsm_commit(ngx_cycle_t *cycle, void *conf);
+
+/* ngx_rs_listener.c */
+
 void ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_subsystem_t *subsystem,
     int protocol);
+void ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log);
 void ngx_rsm_prepare_other(ngx_connection_t *c);
 void ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log,
     ngx_rs_error_t *error);
