@@ -214,7 +214,7 @@ impl Drain {
         let stale = self.is_stale();
         let mut handshakes = Handshakes::default();
         let mut result = Ok(());
-        for place in &mut self.places {
+        for place in self.places.iter_mut().filter(|place| !place.is_new()) {
             place.notice_ended();
             if !place.has_ended() && !stale && place.is_done(&mut handshakes) {
                 result = result.and(place.end());

@@ -198,6 +198,11 @@ impl Place {
             .map_err(|source| self.failed(&format!("setsockopt({text})"), source))
     }
 
+    /// Whether it is too early for anything to have ended.
+    pub(super) fn is_new(&self) -> bool {
+        self.began.elapsed() < INTERVAL
+    }
+
     /// Marks the sockets that another process ended, or this process closed.
     pub(super) fn notice_ended(&mut self) {
         for old in &mut self.superseded {
