@@ -51,10 +51,11 @@
       NGX_RS_CONNECTION_UNASKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #ifdef __cplusplus
 #define NGX_RS_SUBFLOW_INIT                                                   \
-    { (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, {}, {} }
+    { (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, {}, {}, 0, 0, 0, 0, 0, 0 }
 #else
 #define NGX_RS_SUBFLOW_INIT                                                   \
-    { (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, { 0 }, { 0 } }
+    { (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, { 0 }, { 0 }, 0, 0, 0, 0, \
+      0, 0 }
 #endif
 
 
@@ -351,6 +352,69 @@
 #define NGX_RS_UNKNOWN -1
 
 /**
+ * `on` for MPTCP, `fallback` after one; unknown for any other connection, as are
+ * all values.
+ */
+#define NGX_RS_VALUE_KIND 0
+
+/**
+ * Number of subflows now.
+ */
+#define NGX_RS_VALUE_SUBFLOWS 1
+
+/**
+ * Number of subflows that the connection has had. From Linux 5.16 to 6.4 it
+ * counts those that were open at one of the queries.
+ */
+#define NGX_RS_VALUE_SUBFLOWS_TOTAL 2
+
+/**
+ * The other host's address of each path that the connection has had, the oldest
+ * first; as all values of paths, separated by commas.
+ */
+#define NGX_RS_VALUE_SUBFLOW_ADDRS 3
+
+/**
+ * The token, in hexadecimal.
+ */
+#define NGX_RS_VALUE_TOKEN 4
+
+/**
+ * Payload in bytes that was sent.
+ */
+#define NGX_RS_VALUE_BYTES_SENT 5
+
+/**
+ * Payload in bytes that was received.
+ */
+#define NGX_RS_VALUE_BYTES_RECEIVED 6
+
+/**
+ * Segments that were sent again.
+ */
+#define NGX_RS_VALUE_RETRANS 7
+
+/**
+ * Payload in bytes that took each path.
+ */
+#define NGX_RS_VALUE_SUBFLOW_BYTES_SENT 8
+
+/**
+ * Payload in bytes that came by each path.
+ */
+#define NGX_RS_VALUE_SUBFLOW_BYTES_RECEIVED 9
+
+/**
+ * Smoothed round trip time of each path, in milliseconds with three decimals.
+ */
+#define NGX_RS_VALUE_SUBFLOW_RTT 10
+
+/**
+ * Segments that were sent again on each path.
+ */
+#define NGX_RS_VALUE_SUBFLOW_RETRANS 11
+
+/**
  * How a call ended.
  */
 enum ngx_rs_status_t
@@ -398,6 +462,11 @@ typedef enum ngx_rs_status_t ngx_rs_status_t;
 typedef int32_t ngx_rs_status_t;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
+
+/**
+ * What is known of a connection that is queried several times.
+ */
+typedef struct ngx_rs_connection_t ngx_rs_connection_t;
 
 /**
  * The sockets that drain, in this process and in those that it forks.
@@ -736,6 +805,32 @@ typedef struct {
      * out: the other host's address.
      */
     struct sockaddr_storage remote;
+    /**
+     * out: payload in bytes that took this path, without what TCP sent again.
+     * This field and those below: Linux 5.16 for MPTCP.
+     */
+    int64_t bytes_sent;
+    /**
+     * out: payload in bytes that came by this path.
+     */
+    int64_t bytes_received;
+    /**
+     * out: segments that were sent again.
+     */
+    int64_t retransmits;
+    /**
+     * out: smoothed round trip time in microseconds; not reported before it was
+     * measured.
+     */
+    int64_t rtt_us;
+    /**
+     * out: congestion window in segments.
+     */
+    int64_t congestion_window;
+    /**
+     * out: state of TCP: TCP_ESTABLISHED and so on, of netinet/tcp.h.
+     */
+    int64_t tcp_state;
 } ngx_rs_subflow_t;
 
 /**
@@ -1121,6 +1216,76 @@ ngx_rs_status_t ngx_rs_drain_poll(ngx_rs_drain_t *drain,
  * Any thread, when no other uses `drain`. Source: free(3), for NULL.
  */
 void ngx_rs_drain_free(ngx_rs_drain_t *drain);
+
+/**
+ * Queries the kernel about a connection, and remembers: totals never decrease,
+ * a path that has ended keeps its last figures, and a fallback stays one. Of a
+ * connection that is neither MPTCP nor a fallback only the kind is queried.
+ *
+ * handle   in,out  points to NULL at first, and afterwards to the value that
+ *                  an earlier call wrote for the same connection; written only
+ *                  on success; owned by the caller, released with
+ *                  ngx_rs_connection_free
+ * fd       in      a connected socket, borrowed for the call
+ * values   in      what to query for: the sum of 1 << NGX_RS_VALUE_*, the same
+ *                  in all calls for a connection
+ * peer     in      optional, may be NULL: the other host's address as accept(2)
+ *                  wrote it, for the first path; only the first call reads it;
+ *                  borrowed for the call
+ * socklen  in      size of `peer` in bytes
+ * kind     out     NGX_RS_CONNECTION_*; borrowed for the call
+ * error    out     optional, may be NULL
+ *
+ * Two system calls the first time and one later; for TCP one and none, for a
+ * fallback three and two; one or two more until the process has met MPTCP. From
+ * Linux 5.16 to 6.4 figures of paths cost one more, and are queried with the
+ * addresses from the second call on.
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+ * Any thread; one at a time for one `handle`.
+ * Source: RFC 8684; kernel net/mptcp/sockopt.c.
+ */
+ngx_rs_status_t ngx_rs_connection_query(ngx_rs_connection_t **handle,
+                                        int32_t fd,
+                                        uint32_t values,
+                                        const struct sockaddr *peer,
+                                        uint32_t socklen,
+                                        uint32_t *kind,
+                                        ngx_rs_error_t *error);
+
+/**
+ * Writes a value of a connection as text, as for a log.
+ *
+ * handle   in      from ngx_rs_connection_query, borrowed for the call
+ * value    in      NGX_RS_VALUE_*
+ * text     out     room for `room` bytes, borrowed for the call; nothing is
+ *                  written if the text is longer, and no 0 at its end; 1024
+ *                  bytes are enough for every value
+ * room     in      length of `text` in bytes
+ * length   out     length of the text, 0 if the value is not known; borrowed for
+ *                  the call
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * Any thread; one at a time for one `handle`.
+ * Source: the variables of nginx that begin with `$mptcp`.
+ */
+ngx_rs_status_t ngx_rs_connection_text(ngx_rs_connection_t *handle,
+                                       uint32_t value,
+                                       uint8_t *text,
+                                       size_t room,
+                                       size_t *length,
+                                       ngx_rs_error_t *error);
+
+/**
+ * Releases what ngx_rs_connection_query made.
+ *
+ * handle   in      from ngx_rs_connection_query, or NULL, which does nothing;
+ *                  the memory that it owns is released
+ *
+ * Returns nothing.
+ * Any thread, when no other uses `handle`. Source: free(3), for NULL.
+ */
+void ngx_rs_connection_free(ngx_rs_connection_t *handle);
 
 #ifdef __cplusplus
 }  // extern "C"

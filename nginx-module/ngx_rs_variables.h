@@ -20,7 +20,7 @@
 
 typedef struct {
     ngx_str_t     name;
-    uintptr_t     data;
+    uintptr_t     data;         /* NGX_RS_VALUE_* */
 } ngx_rsm_variable_t;
 
 
@@ -28,7 +28,7 @@ typedef struct {
 
 typedef struct {
     ngx_array_t  *indices;      /* of ngx_uint_t: the variables in use */
-    ngx_uint_t    addrs;        /* $mptcp_subflow_addrs is one of them */
+    uint32_t      values;       /* their bits, 1 << NGX_RS_VALUE_* */
 } ngx_rsm_variables_conf_t;
 
 

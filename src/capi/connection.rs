@@ -33,6 +33,8 @@ impl About {
     pub(super) fn question(&self, subflows: bool) -> Question {
         Question {
             subflows,
+            figures: subflows,
+            sparing: false,
             mptcp_only: self.flags & NGX_RS_CONNECTION_MPTCP_ONLY != 0,
             before: self.before.as_ref().map(|before| before.kind),
         }
@@ -60,6 +62,12 @@ pub(super) fn write_subflows(array: &Array<ngx_rs_subflow_t>, subflows: &[Subflo
             id: subflow.id.map_or(NGX_RS_UNKNOWN, i64::from),
             local: convert::storage(subflow.local),
             remote: convert::storage(subflow.remote),
+            bytes_sent: number(subflow.figures.bytes_sent),
+            bytes_received: number(subflow.figures.bytes_received),
+            retransmits: number(subflow.figures.retransmits),
+            rtt_us: number(subflow.figures.rtt.map(|rtt| rtt.as_micros())),
+            congestion_window: number(subflow.figures.congestion_window),
+            tcp_state: number(subflow.figures.state),
             ..Versioned::new()
         };
         array.write(index, &element);
@@ -91,6 +99,7 @@ fn from_c(info: &ngx_rs_connection_info_t) -> Result<Option<Connection>, Error> 
         last_data_sent: duration(info.last_data_sent_ms),
         last_data_received: duration(info.last_data_received_ms),
         last_ack_received: duration(info.last_ack_received_ms),
+        figures: None,
     }))
 }
 

@@ -107,6 +107,26 @@ pub(super) unsafe fn sockaddr<T: Versioned>(
 }
 
 /// # Safety
+/// `address` is NULL or points to `length` bytes.
+pub(super) unsafe fn peer(
+    address: *const libc::sockaddr,
+    length: u32,
+) -> Result<Option<SocketAddr>, Error> {
+    if address.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: our caller's contract.
+    let address = unsafe { sockaddr::<ngx_rs_listening_t>(address, length) };
+    match address.ok().and_then(|address| address.as_socket()) {
+        Some(address) => Ok(Some(address)),
+        None => {
+            let message = "argument \"peer\" is neither an IPv4 nor an IPv6 address";
+            Err(Error::Argument(message.into()))
+        }
+    }
+}
+
+/// # Safety
 /// `fd` is a descriptor of our caller's, borrowed for the call, or none at all.
 pub(super) unsafe fn descriptor<'a>(fd: i32) -> Result<BorrowedFd<'a>, Error> {
     if fd < 0 {

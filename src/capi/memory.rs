@@ -316,6 +316,25 @@ pub(super) unsafe fn slice_of<'a, T>(
     }
 }
 
+/// Writes bytes to an output buffer if it is long enough.
+///
+/// # Safety
+/// `pointer` is NULL, or so many bytes can be written there.
+pub(super) unsafe fn bytes_out(
+    name: &str,
+    pointer: *mut u8,
+    room: usize,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    // SAFETY: our caller's contract.
+    let place = unsafe { Out::new(name, pointer) }?;
+    if bytes.len() <= room {
+        // SAFETY: not NULL, and there is room.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place.0, bytes.len()) };
+    }
+    Ok(())
+}
+
 /// A handle that an earlier call made.
 ///
 /// # Safety

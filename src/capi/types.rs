@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use socket2::SockAddr;
 
+use crate::connection::History;
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::listen::Listen;
@@ -423,6 +424,53 @@ pub struct ngx_rs_subflow_t {
     pub local: libc::sockaddr_storage,
     /// out: the other host's address.
     pub remote: libc::sockaddr_storage,
+    /// out: payload in bytes that took this path, without what TCP sent again.
+    /// This field and those below: Linux 5.16 for MPTCP.
+    pub bytes_sent: i64,
+    /// out: payload in bytes that came by this path.
+    pub bytes_received: i64,
+    /// out: segments that were sent again.
+    pub retransmits: i64,
+    /// out: smoothed round trip time in microseconds; not reported before it was
+    /// measured.
+    pub rtt_us: i64,
+    /// out: congestion window in segments.
+    pub congestion_window: i64,
+    /// out: state of TCP: TCP_ESTABLISHED and so on, of netinet/tcp.h.
+    pub tcp_state: i64,
+}
+
+/// `on` for MPTCP, `fallback` after one; unknown for any other connection, as are
+/// all values.
+pub const NGX_RS_VALUE_KIND: u32 = 0;
+/// Number of subflows now.
+pub const NGX_RS_VALUE_SUBFLOWS: u32 = 1;
+/// Number of subflows that the connection has had. From Linux 5.16 to 6.4 it
+/// counts those that were open at one of the queries.
+pub const NGX_RS_VALUE_SUBFLOWS_TOTAL: u32 = 2;
+/// The other host's address of each path that the connection has had, the oldest
+/// first; as all values of paths, separated by commas.
+pub const NGX_RS_VALUE_SUBFLOW_ADDRS: u32 = 3;
+/// The token, in hexadecimal.
+pub const NGX_RS_VALUE_TOKEN: u32 = 4;
+/// Payload in bytes that was sent.
+pub const NGX_RS_VALUE_BYTES_SENT: u32 = 5;
+/// Payload in bytes that was received.
+pub const NGX_RS_VALUE_BYTES_RECEIVED: u32 = 6;
+/// Segments that were sent again.
+pub const NGX_RS_VALUE_RETRANS: u32 = 7;
+/// Payload in bytes that took each path.
+pub const NGX_RS_VALUE_SUBFLOW_BYTES_SENT: u32 = 8;
+/// Payload in bytes that came by each path.
+pub const NGX_RS_VALUE_SUBFLOW_BYTES_RECEIVED: u32 = 9;
+/// Smoothed round trip time of each path, in milliseconds with three decimals.
+pub const NGX_RS_VALUE_SUBFLOW_RTT: u32 = 10;
+/// Segments that were sent again on each path.
+pub const NGX_RS_VALUE_SUBFLOW_RETRANS: u32 = 11;
+
+/// What is known of a connection that is queried several times.
+pub struct ngx_rs_connection_t {
+    pub(super) history: History,
 }
 
 /// A parsed listen directive.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::state::{Connection, Kind, Subflow};
+use super::state::{Connection, Figures, Kind, Subflow};
 use crate::sys::linux::{
-    MPTCP_INFO, MPTCP_SUBFLOW_ADDRS, SOL_MPTCP, mptcp_info, mptcp_subflow_addrs,
+    MPTCP_INFO, MPTCP_SUBFLOW_ADDRS, MPTCP_TCPINFO, SOL_MPTCP, mptcp_info, mptcp_subflow_addrs,
     mptcp_subflow_data, mptcp_subflow_info, tcp_info, tcp_state,
 };
 use crate::sys::{self, FullInfo};
@@ -131,12 +131,30 @@ impl Answer<'_> {
     }
 
     /// `struct mptcp_subflow_addrs`
-    fn subflow(&self, at: usize, id: Option<u32>) -> Option<Subflow> {
+    fn subflow(&self, at: usize, id: Option<u32>, figures: Figures) -> Option<Subflow> {
         Some(Subflow {
             id,
             local: self.address(at + mptcp_subflow_addrs::LOCAL)?,
             remote: self.address(at + mptcp_subflow_addrs::REMOTE)?,
+            figures,
         })
+    }
+
+    /// Of a `struct tcp_info`.
+    fn figures(&self) -> Figures {
+        use tcp_info::*;
+        // With what was sent again.
+        let sent = self.u64(BYTES_SENT).zip(self.u64(BYTES_RETRANS));
+        let received = self.u64(BYTES_RECEIVED);
+        let rtt = self.u32(RTT).filter(|&rtt| rtt > 0);
+        Figures {
+            bytes_sent: sent.map(|(sent, again)| sent.saturating_sub(again)),
+            bytes_received: received.map(|received| received.saturating_sub(self.fin())),
+            retransmits: self.u32(TOTAL_RETRANS).map(u64::from),
+            rtt: rtt.map(|rtt| Duration::from_micros(rtt.into())),
+            congestion_window: self.u32(SND_CWND),
+            state: self.state(),
+        }
     }
 }
 
@@ -184,7 +202,7 @@ impl Info {
 }
 
 /// As much of `struct tcp_info` as is of use beside MPTCP's own figures.
-const TCP: usize = tcp_info::TOTAL_RETRANS + size_of::<u32>();
+const SHORT_TCP: usize = tcp_info::TOTAL_RETRANS + size_of::<u32>();
 
 /// `struct mptcp_full_info` and the arrays that it points to.
 pub(super) struct Full {
@@ -195,14 +213,14 @@ pub(super) struct Full {
 }
 
 impl Full {
-    pub(super) fn ask(kernel: &impl Kernel, room: usize, addresses: bool) -> io::Result<Self> {
-        let subflow = match addresses {
-            true => mptcp_subflow_info::SIZE,
-            false => size_of::<u32>(),
+    /// `paths`: with the addresses and figures of the subflows.
+    pub(super) fn ask(kernel: &impl Kernel, room: usize, paths: bool) -> io::Result<Self> {
+        let (subflow, tcp) = match paths {
+            true => (mptcp_subflow_info::SIZE, tcp_info::SIZE),
+            false => (size_of::<u32>(), SHORT_TCP),
         };
-        let mut subflows = vec![0; room * subflow];
-        let mut tcp = vec![0; room * TCP];
-        let mut header = FullInfo::new(room, subflow, TCP);
+        let mut header = FullInfo::new(room, subflow, tcp);
+        let (mut subflows, mut tcp) = (vec![0; room * subflow], vec![0; room * tcp]);
         let length = kernel.full_info(&mut header, &mut subflows, &mut tcp)?;
         Ok(Self {
             header,
@@ -238,8 +256,11 @@ impl Full {
 
     pub(super) fn subflows(&self) -> Vec<Subflow> {
         let open = self.rows().filter(Row::is_open);
-        open.filter_map(|row| row.info.subflow(mptcp_subflow_info::ADDRS, Some(row.id)))
-            .collect()
+        let subflow = |row: Row<'_>| {
+            let (id, figures) = (Some(row.id), row.tcp.figures());
+            row.info.subflow(mptcp_subflow_info::ADDRS, id, figures)
+        };
+        open.filter_map(subflow).collect()
     }
 
     /// The first subflow stays in the kernel's list when it is closed; when it
@@ -286,27 +307,59 @@ fn elements(bytes: &[u8], size: u32) -> impl Iterator<Item = Answer<'_>> {
     bytes.chunks(size.max(1) as usize).map(Answer)
 }
 
-/// MPTCP_SUBFLOW_ADDRS: how many subflows there are, and those of them for which
-/// there was room.
-pub(super) fn subflow_addrs(
-    kernel: &impl Kernel,
-    room: usize,
-) -> io::Result<(usize, Vec<Subflow>)> {
-    use mptcp_subflow_data::*;
-    let mut bytes = vec![0; SIZE + room * mptcp_subflow_addrs::SIZE];
-    let mut write = |at, size: usize| {
-        let value = (size as u32).to_ne_bytes();
-        bytes[at..at + value.len()].copy_from_slice(&value);
-    };
-    write(SIZE_SUBFLOW_DATA, SIZE);
-    write(SIZE_USER, mptcp_subflow_addrs::SIZE);
-    let length = kernel.option(SOL_MPTCP, MPTCP_SUBFLOW_ADDRS, &mut bytes)?;
-    let answer = Answer(&bytes[..length]);
-    let count = answer.u32(NUM_SUBFLOWS).unwrap_or(0) as usize;
-    let size = answer.u32(SIZE_USER).unwrap_or(0);
-    let elements = elements(answer.0.get(SIZE..).unwrap_or(&[]), size);
-    let subflows = elements.filter_map(|element| element.subflow(0, None));
-    Ok((count, subflows.collect()))
+/// MPTCP_SUBFLOW_ADDRS or MPTCP_TCPINFO: an array with an element for each
+/// subflow, all in the same order.
+pub(super) struct PerSubflow {
+    /// How many subflows there are, even if there was no room for them.
+    pub(super) count: usize,
+    bytes: Vec<u8>,
+    size: u32,
+}
+
+impl PerSubflow {
+    pub(super) fn addresses(kernel: &impl Kernel, room: usize) -> io::Result<Self> {
+        Self::ask(kernel, MPTCP_SUBFLOW_ADDRS, mptcp_subflow_addrs::SIZE, room)
+    }
+
+    pub(super) fn tcp_info(kernel: &impl Kernel, room: usize) -> io::Result<Self> {
+        Self::ask(kernel, MPTCP_TCPINFO, tcp_info::SIZE, room)
+    }
+
+    fn ask(kernel: &impl Kernel, option: c_int, size: usize, room: usize) -> io::Result<Self> {
+        use mptcp_subflow_data::*;
+        let mut bytes = vec![0; SIZE + room * size];
+        let mut write = |at, size: usize| {
+            let value = (size as u32).to_ne_bytes();
+            bytes[at..at + value.len()].copy_from_slice(&value);
+        };
+        write(SIZE_SUBFLOW_DATA, SIZE);
+        write(SIZE_USER, size);
+        let length = kernel.option(SOL_MPTCP, option, &mut bytes)?;
+        bytes.truncate(length);
+        let answer = Answer(&bytes);
+        Ok(Self {
+            count: answer.u32(NUM_SUBFLOWS).unwrap_or(0) as usize,
+            size: answer.u32(SIZE_USER).unwrap_or(0),
+            bytes,
+        })
+    }
+
+    fn elements(&self) -> impl Iterator<Item = Answer<'_>> {
+        let array = self.bytes.get(mptcp_subflow_data::SIZE..);
+        elements(array.unwrap_or(&[]), self.size)
+    }
+
+    /// Of addresses, with the figures of `tcp_info` unless a subflow has come or
+    /// gone between the two answers.
+    pub(super) fn subflows(&self, tcp_info: Option<&Self>) -> Vec<Subflow> {
+        let tcp_info = tcp_info.filter(|tcp_info| tcp_info.count == self.count);
+        let mut figures = tcp_info.into_iter().flat_map(Self::elements);
+        let subflow = |address: Answer<'_>| {
+            let figures = figures.next().map(|element| element.figures());
+            address.subflow(0, None, figures.unwrap_or_default())
+        };
+        self.elements().filter_map(subflow).collect()
+    }
 }
 
 /// `struct tcp_info`.
@@ -325,6 +378,7 @@ impl TcpInfo {
     pub(super) fn connection(&self, kind: Kind) -> Connection {
         use tcp_info::*;
         let answer = Answer(&self.bytes[..self.length]);
+        let figures = answer.figures();
         let mut connection = Connection::new(kind);
         let open = answer.state() != Some(tcp_state::CLOSE);
         connection.subflows = (kind == Kind::Fallback).then_some(open.into());
@@ -333,14 +387,11 @@ impl TcpInfo {
         connection.last_data_sent = answer.milliseconds(LAST_DATA_SENT);
         connection.last_data_received = answer.milliseconds(LAST_DATA_RECV);
         connection.last_ack_received = answer.milliseconds(LAST_ACK_RECV);
-        connection.retransmits = answer.u32(TOTAL_RETRANS).map(u64::from);
-        connection.bytes_received = answer
-            .u64(BYTES_RECEIVED)
-            .map(|received| received.saturating_sub(answer.fin()));
+        connection.retransmits = figures.retransmits;
+        connection.bytes_received = figures.bytes_received;
         connection.bytes_retransmitted = answer.u64(BYTES_RETRANS);
-        // With what was sent again.
-        let sent = answer.u64(BYTES_SENT).zip(connection.bytes_retransmitted);
-        connection.bytes_sent = sent.map(|(sent, again)| sent.saturating_sub(again));
+        connection.bytes_sent = figures.bytes_sent;
+        connection.figures = Some(figures);
         connection
     }
 }

@@ -15,18 +15,27 @@ use crate::error::Error;
 use crate::protocol::Protocol;
 
 mod answer;
+mod history;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use answer::{Full, Info, Kernel, TcpInfo};
-pub use state::{Connection, Kind, Subflow};
+use answer::{Full, Info, Kernel, PerSubflow, TcpInfo};
+pub use history::{History, Value, Values};
+pub use state::{Connection, Figures, Kind, Subflow};
 
 /// What to ask for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Question {
     /// The addresses of the subflows.
     pub subflows: bool,
+    /// And their figures.
+    pub figures: bool,
+    /// From Linux 5.16 to 6.4, which need a system call for the state and one
+    /// for the addresses: only the state, or only the addresses and the number
+    /// of subflows if there is a kind `before`. With that, no address of the one
+    /// path that is left after a fallback.
+    pub sparing: bool,
     /// Of plain TCP nothing but that it is TCP, which saves system calls.
     pub mptcp_only: bool,
     /// What it was before, which saves one: plain TCP never becomes MPTCP, nor
@@ -64,7 +73,7 @@ pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
 /// Asks for a connection's state and for its subflows, the first subflow first,
 /// as long as it is there. Of plain TCP, and after a fallback, for the one pair
 /// of addresses: two system calls more than [`info`]. For MPTCP none more from
-/// Linux 6.5, one more from 5.16; before that the kernel does not tell.
+/// Linux 6.5, two more from 5.16; before that the kernel does not tell.
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -88,6 +97,7 @@ pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
 pub fn subflows(fd: BorrowedFd<'_>) -> Result<(Connection, Vec<Subflow>), Error> {
     let question = Question {
         subflows: true,
+        figures: true,
         ..Question::default()
     };
     ask(fd, question)
@@ -98,7 +108,6 @@ pub fn subflows(fd: BorrowedFd<'_>) -> Result<(Connection, Vec<Subflow>), Error>
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
 pub fn ask(fd: BorrowedFd<'_>, question: Question) -> Result<(Connection, Vec<Subflow>), Error> {
-    static HAS: AtomicU8 = AtomicU8::new(UNTRIED);
     Asking {
         kernel: &fd,
         has: &HAS,
@@ -106,6 +115,9 @@ pub fn ask(fd: BorrowedFd<'_>, question: Question) -> Result<(Connection, Vec<Su
     }
     .all()
 }
+
+/// Of the running kernel.
+static HAS: AtomicU8 = AtomicU8::new(UNTRIED);
 
 /// What the running kernel has, found out once to save system calls.
 const UNTRIED: u8 = 0;
@@ -158,9 +170,9 @@ impl<K: Kernel> Asking<'_, K> {
             }
         }
         if may_have(INFO) {
-            if let Some(info) = there("MPTCP_INFO", Info::ask(self.kernel))? {
+            if let Some(answer) = self.info()? {
                 learn(INFO);
-                return Ok((info.connection(), self.subflow_addrs()?));
+                return Ok(answer);
             }
         }
         // Fallen back, or before Linux 5.16. TCP_INFO does not tell, there from
@@ -175,9 +187,37 @@ impl<K: Kernel> Asking<'_, K> {
         self.tcp(Kind::Fallback)
     }
 
+    /// From Linux 5.16 to 6.4.
+    fn info(&self) -> Result<Option<(Connection, Vec<Subflow>)>, Error> {
+        let Question {
+            subflows,
+            sparing,
+            before,
+            ..
+        } = self.question;
+        if sparing && subflows && before.is_some() {
+            let subflows = self.subflows()?;
+            return Ok(subflows.map(|subflows| {
+                let mut connection = Connection::new(Kind::Mptcp);
+                connection.subflows = Some(subflows.len() as u32);
+                (connection, subflows)
+            }));
+        }
+        let Some(info) = there("MPTCP_INFO", Info::ask(self.kernel))? else {
+            return Ok(None);
+        };
+        let subflows = match subflows && !sparing {
+            true => self.subflows()?.unwrap_or_default(),
+            false => Vec::new(),
+        };
+        Ok(Some((info.connection(), subflows)))
+    }
+
     fn tcp(&self, kind: Kind) -> Result<(Connection, Vec<Subflow>), Error> {
         let answer = TcpInfo::ask(self.kernel).map_err(failed("TCP_INFO"))?;
-        Ok((answer.connection(kind), self.one_path()?))
+        let connection = answer.connection(kind);
+        let path = self.one_path(connection.figures)?;
+        Ok((connection, path))
     }
 
     /// Asks again only if there are more subflows than Linux's own path manager
@@ -193,24 +233,29 @@ impl<K: Kernel> Asking<'_, K> {
         }
     }
 
-    fn subflow_addrs(&self) -> Result<Vec<Subflow>, Error> {
-        if !self.question.subflows {
-            return Ok(Vec::new());
-        }
+    /// Asks again only if there are more subflows, as above.
+    fn subflows(&self) -> Result<Option<Vec<Subflow>>, Error> {
         let mut room = answer::ROOM;
         loop {
-            let answer = answer::subflow_addrs(self.kernel, room);
-            match there("MPTCP_SUBFLOW_ADDRS", answer)? {
-                Some((count, _)) if count > room => room = count,
-                Some((_, subflows)) => return Ok(subflows),
-                None => return Ok(Vec::new()),
+            let answer = PerSubflow::addresses(self.kernel, room);
+            let Some(addresses) = there("MPTCP_SUBFLOW_ADDRS", answer)? else {
+                return Ok(None);
+            };
+            if addresses.count > room {
+                room = addresses.count;
+                continue;
             }
+            let tcp_info = match self.question.figures {
+                true => there("MPTCP_TCPINFO", PerSubflow::tcp_info(self.kernel, room))?,
+                false => None,
+            };
+            return Ok(Some(addresses.subflows(tcp_info.as_ref())));
         }
     }
 
     /// The addresses of a connection that has no subflows.
-    fn one_path(&self) -> Result<Vec<Subflow>, Error> {
-        if !self.question.subflows {
+    fn one_path(&self, figures: Option<Figures>) -> Result<Vec<Subflow>, Error> {
+        if !self.question.subflows || self.question.sparing {
             return Ok(Vec::new());
         }
         let pair = self.kernel.addresses();
@@ -219,6 +264,7 @@ impl<K: Kernel> Asking<'_, K> {
             id: None,
             local,
             remote,
+            figures: figures.unwrap_or_default(),
         };
         Ok(pair.map(subflow).into_iter().collect())
     }

@@ -50,6 +50,8 @@ pub struct Connection {
     pub last_data_received: Option<Duration>,
     /// Since an acknowledgement was last received. Linux 6.10 for MPTCP.
     pub last_ack_received: Option<Duration>,
+    /// Of the one path that TCP has, and MPTCP after a fallback.
+    pub figures: Option<Figures>,
 }
 
 /// One path of a connection.
@@ -63,6 +65,41 @@ pub struct Subflow {
     pub local: SocketAddr,
     /// The other host's address.
     pub remote: SocketAddr,
+    /// What TCP counts and measures on this path. Linux 5.16 for MPTCP.
+    pub figures: Figures,
+}
+
+/// What TCP counts and measures on one path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Figures {
+    /// Payload that took this path, without what TCP sent again on it.
+    pub bytes_sent: Option<u64>,
+    /// Payload that came by this path.
+    pub bytes_received: Option<u64>,
+    /// Segments that were sent again.
+    pub retransmits: Option<u64>,
+    /// Smoothed round trip time; None before it was measured.
+    pub rtt: Option<Duration>,
+    /// Congestion window, in segments.
+    pub congestion_window: Option<u32>,
+    /// A state of TCP: one of those of `tcp_states.h`.
+    pub state: Option<u8>,
+}
+
+impl Figures {
+    /// Takes in the figures of now: totals only grow, and what is no longer
+    /// known stays.
+    pub(super) fn update(&mut self, now: Self) {
+        *self = Self {
+            bytes_sent: now.bytes_sent.max(self.bytes_sent),
+            bytes_received: now.bytes_received.max(self.bytes_received),
+            retransmits: now.retransmits.max(self.retransmits),
+            rtt: now.rtt.or(self.rtt),
+            congestion_window: now.congestion_window.or(self.congestion_window),
+            state: now.state.or(self.state),
+        };
+    }
 }
 
 impl Connection {
@@ -79,6 +116,7 @@ impl Connection {
             last_data_sent: None,
             last_data_received: None,
             last_ack_received: None,
+            figures: None,
         }
     }
 
@@ -101,6 +139,7 @@ impl Connection {
             last_data_sent: now.last_data_sent.or(self.last_data_sent),
             last_data_received: now.last_data_received.or(self.last_data_received),
             last_ack_received: now.last_ack_received.or(self.last_ack_received),
+            figures: now.figures.or(self.figures),
         };
     }
 }

@@ -58,6 +58,8 @@ fn tcp_info(state: u8) -> Vec<u8> {
     put(&mut bytes, LAST_DATA_SENT, &44_u32.to_ne_bytes());
     put(&mut bytes, LAST_DATA_RECV, &55_u32.to_ne_bytes());
     put(&mut bytes, LAST_ACK_RECV, &66_u32.to_ne_bytes());
+    put(&mut bytes, RTT, &20_345_u32.to_ne_bytes());
+    put(&mut bytes, SND_CWND, &10_u32.to_ne_bytes());
     put(&mut bytes, TOTAL_RETRANS, &5_u32.to_ne_bytes());
     put(&mut bytes, BYTES_RECEIVED, &700_u64.to_ne_bytes());
     put(&mut bytes, BYTES_SENT, &900_u64.to_ne_bytes());
@@ -167,11 +169,14 @@ fn ask(kernel: &Fake, has: u8, question: Question) -> (Connection, Vec<Subflow>,
 
 const NO_ADDRESSES: Question = Question {
     subflows: false,
+    figures: false,
+    sparing: false,
     mptcp_only: false,
     before: None,
 };
 const ADDRESSES: Question = Question {
     subflows: true,
+    figures: true,
     ..NO_ADDRESSES
 };
 const MPTCP_ONLY: Question = Question {
@@ -220,6 +225,7 @@ fn of_tcp(kind: Kind) -> Connection {
     connection.last_data_sent = Some(Duration::from_millis(44));
     connection.last_data_received = Some(Duration::from_millis(55));
     connection.last_ack_received = Some(Duration::from_millis(66));
+    connection.figures = Some(figures());
     if kind == Kind::Fallback {
         connection.subflows = Some(1);
         connection.subflows_total = Some(1);
@@ -232,6 +238,19 @@ fn subflow(id: Option<u32>, path: &Path) -> Subflow {
         id,
         local: path.local,
         remote: path.remote,
+        figures: figures(),
+    }
+}
+
+/// Of tcp_info().
+fn figures() -> Figures {
+    Figures {
+        bytes_sent: Some(800),
+        bytes_received: Some(700),
+        retransmits: Some(5),
+        rtt: Some(Duration::from_micros(20_345)),
+        congestion_window: Some(10),
+        state: Some(ESTABLISHED),
     }
 }
 
@@ -307,7 +326,7 @@ fn every_version_says_what_it_knows() {
 
         let (connection, subflows, _) = ask(&kernel, learnt, ADDRESSES);
         assert_eq!((&connection, subflows), (said, addresses), "{version}");
-        let more = usize::from(learnt == INFO);
+        let more = if learnt == INFO { 2 } else { 0 };
         assert_eq!(kernel.asked.borrow().len(), 2 + more, "{version}");
     }
 }
@@ -341,6 +360,7 @@ fn tells_a_fallback() {
         id: None,
         local,
         remote,
+        figures: figures(),
     };
     for errno in [libc::EOPNOTSUPP, libc::ENOPROTOOPT] {
         for has in [UNTRIED, FULL_INFO, INFO, NEITHER] {
@@ -376,9 +396,8 @@ fn of_plain_tcp_as_much_as_asked_for() {
     assert_eq!(subflows[0].remote, at("10.0.0.2:5000"));
 
     let both = Question {
-        subflows: true,
         mptcp_only: true,
-        before: None,
+        ..ADDRESSES
     };
     let (connection, subflows, _) = ask(&kernel, UNTRIED, both);
     assert_eq!((connection, subflows), (Connection::new(Kind::Tcp), vec![]));
@@ -400,3 +419,4 @@ fn of_other_sockets_nothing() {
 }
 
 mod details;
+mod history;

@@ -7,6 +7,8 @@ use std::ffi::c_int;
 pub const SOL_MPTCP: c_int = 284;
 /// `struct mptcp_info`; Linux 5.16.
 pub const MPTCP_INFO: c_int = 1;
+/// `struct mptcp_subflow_data` and an array of `struct tcp_info`; Linux 5.16.
+pub const MPTCP_TCPINFO: c_int = 2;
 /// `struct mptcp_subflow_data` and an array; Linux 5.16.
 pub const MPTCP_SUBFLOW_ADDRS: c_int = 3;
 /// `struct mptcp_full_info`; Linux 6.5.
@@ -67,6 +69,9 @@ pub mod tcp_info {
     pub const LAST_DATA_SENT: usize = 44;
     pub const LAST_DATA_RECV: usize = 52;
     pub const LAST_ACK_RECV: usize = 56;
+    /// In microseconds.
+    pub const RTT: usize = 68;
+    pub const SND_CWND: usize = 80;
     pub const TOTAL_RETRANS: usize = 100;
     pub const BYTES_RECEIVED: usize = 128;
     pub const BYTES_SENT: usize = 200;

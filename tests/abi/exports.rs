@@ -5,10 +5,13 @@ use std::process::Command;
 use crate::common::library;
 
 /// Every export, sorted.
-pub const EXPORTS: [&str; 16] = [
+pub const EXPORTS: [&str; 19] = [
     "ngx_rs_abi_version",
+    "ngx_rs_connection_free",
     "ngx_rs_connection_info",
+    "ngx_rs_connection_query",
     "ngx_rs_connection_subflows",
+    "ngx_rs_connection_text",
     "ngx_rs_drain_begin",
     "ngx_rs_drain_free",
     "ngx_rs_drain_poll",

@@ -91,7 +91,10 @@ fn rust() -> Facts {
         }
         ngx_rs_subflow_t {
             size as "size", reserved as "reserved", id as "id",
-            local as "local", remote as "remote"
+            local as "local", remote as "remote", bytes_sent as "bytes_sent",
+            bytes_received as "bytes_received", retransmits as "retransmits",
+            rtt_us as "rtt_us", congestion_window as "congestion_window",
+            tcp_state as "tcp_state"
         }
     }
     constants! { facts:
@@ -119,6 +122,12 @@ fn rust() -> Facts {
         NGX_RS_CONNECTION_TCP, NGX_RS_CONNECTION_MPTCP,
         NGX_RS_CONNECTION_FALLBACK, NGX_RS_CONNECTION_MPTCP_ONLY,
         NGX_RS_UNKNOWN,
+        NGX_RS_VALUE_KIND, NGX_RS_VALUE_SUBFLOWS, NGX_RS_VALUE_SUBFLOWS_TOTAL,
+        NGX_RS_VALUE_SUBFLOW_ADDRS, NGX_RS_VALUE_TOKEN,
+        NGX_RS_VALUE_BYTES_SENT, NGX_RS_VALUE_BYTES_RECEIVED,
+        NGX_RS_VALUE_RETRANS, NGX_RS_VALUE_SUBFLOW_BYTES_SENT,
+        NGX_RS_VALUE_SUBFLOW_BYTES_RECEIVED, NGX_RS_VALUE_SUBFLOW_RTT,
+        NGX_RS_VALUE_SUBFLOW_RETRANS,
     }
     statuses! { facts:
         NGX_RS_OK, NGX_RS_ERR_ARGUMENT, NGX_RS_ERR_SYNTAX,

@@ -127,7 +127,7 @@ fn what_is_no_socket_is_an_error() {
         let question = Question {
             subflows: question,
             mptcp_only: question,
-            before: None,
+            ..Question::default()
         };
         let error = connection::ask(fd, question).expect_err("it is no socket");
         assert_eq!(error.to_string(), "getsockopt(SO_PROTOCOL) failed");

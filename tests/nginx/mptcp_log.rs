@@ -7,7 +7,7 @@ use crate::harness::{Site, wait_for};
 use crate::linux;
 
 /// All of them.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 12] = [
     "mptcp",
     "mptcp_subflows",
     "mptcp_subflows_total",
@@ -16,6 +16,10 @@ const NAMES: [&str; 8] = [
     "mptcp_bytes_sent",
     "mptcp_bytes_received",
     "mptcp_retrans",
+    "mptcp_subflow_bytes_sent",
+    "mptcp_subflow_bytes_received",
+    "mptcp_subflow_rtt",
+    "mptcp_subflow_retrans",
 ];
 
 /// In a server: logs them all, one line to a request or session.

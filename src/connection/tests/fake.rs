@@ -103,21 +103,26 @@ impl Fake {
         self.asked.borrow_mut().push(name);
     }
 
-    /// mptcp_getsockopt_subflow_addrs(): the option is as long as what was
-    /// copied, the count is that of all.
-    fn addrs(&self, value: &mut [u8]) -> io::Result<usize> {
+    /// mptcp_getsockopt_subflow_addrs(), mptcp_getsockopt_tcpinfo(): the option is
+    /// as long as what was copied, the count is that of all.
+    fn per_subflow(
+        &self,
+        value: &mut [u8],
+        own: usize,
+        element: impl Fn(&Path) -> Vec<u8>,
+    ) -> io::Result<usize> {
         let head = mptcp_subflow_data::SIZE;
         let word = |at| u32::from_ne_bytes(*value[at..].first_chunk().expect("long enough"));
         let [data, count, kernel, user] = [0, 4, 8, 12].map(word);
         if data as usize != head || count != 0 || kernel != 0 {
             return error(libc::EINVAL);
         }
-        let size = mptcp_subflow_addrs::SIZE.min(user as usize);
+        let size = own.min(user as usize);
         let room = (value.len() - head) / size;
         for (index, path) in self.paths.iter().take(room).enumerate() {
-            put(value, head + index * size, &path.addrs()[..size]);
+            put(value, head + index * size, &element(path)[..size]);
         }
-        let words = [head, self.paths.len(), mptcp_subflow_addrs::SIZE, size];
+        let words = [head, self.paths.len(), own, size];
         for (index, word) in words.into_iter().enumerate() {
             put(value, index * 4, &(word as u32).to_ne_bytes());
         }
@@ -140,7 +145,13 @@ impl Kernel for Fake {
             (SOL_MPTCP, MPTCP_SUBFLOW_ADDRS) => {
                 self.note("MPTCP_SUBFLOW_ADDRS");
                 self.subflow_addrs.or_else(error)?;
-                self.addrs(value)
+                let size = mptcp_subflow_addrs::SIZE;
+                self.per_subflow(value, size, |path| path.addrs().to_vec())
+            }
+            (SOL_MPTCP, MPTCP_TCPINFO) => {
+                self.note("MPTCP_TCPINFO");
+                self.subflow_addrs.or_else(error)?;
+                self.per_subflow(value, self.sizes.1, |path| path.tcp_info.clone())
             }
             (libc::IPPROTO_TCP, libc::TCP_INFO) => {
                 self.note("TCP_INFO");
