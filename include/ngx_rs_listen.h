@@ -415,6 +415,21 @@
 #define NGX_RS_VALUE_SUBFLOW_RETRANS 11
 
 /**
+ * The listener is not counted.
+ */
+#define NGX_RS_NO_ROW UINT32_MAX
+
+/**
+ * JSON.
+ */
+#define NGX_RS_FORMAT_JSON 0
+
+/**
+ * Prometheus' text format, version 0.0.4.
+ */
+#define NGX_RS_FORMAT_PROMETHEUS 1
+
+/**
  * How a call ended.
  */
 enum ngx_rs_status_t
@@ -467,6 +482,11 @@ typedef int32_t ngx_rs_status_t;
  * What is known of a connection that is queried several times.
  */
 typedef struct ngx_rs_connection_t ngx_rs_connection_t;
+
+/**
+ * Counters of connections, in memory that processes share.
+ */
+typedef struct ngx_rs_counters_t ngx_rs_counters_t;
 
 /**
  * The sockets that drain, in this process and in those that it forks.
@@ -1126,6 +1146,140 @@ ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
                                            size_t *count,
                                            ngx_rs_connection_info_t *info,
                                            ngx_rs_error_t *error);
+
+/**
+ * How much memory counters need. A page of it that is never written takes none.
+ *
+ * Returns a number of bytes: a constant, and no status.
+ * Any thread. Source: mmap(2).
+ */
+size_t ngx_rs_counters_size(void);
+
+/**
+ * Gives a row to each listener, which it keeps: one of the same address and
+ * subsystem has the same row.
+ *
+ * counters in,out  ngx_rs_counters_size() bytes that all processes share, 0 at
+ *                  first and aligned to 8; borrowed for the call
+ * subsystem in     NGX_RS_SUBSYSTEM_*
+ * sockets  in      `count` elements of which `sockaddr` is read, borrowed for the
+ *                  call
+ * rows     out     `count` numbers: rows, or NGX_RS_NO_ROW of an address that is
+ *                  neither IPv4 nor IPv6, and when there are more than 16384;
+ *                  borrowed for the call
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * Any thread; one process at a time. Linear in the number of listeners.
+ * Source: the `mptcp_status` directive.
+ */
+ngx_rs_status_t ngx_rs_counters_rows(ngx_rs_counters_t *counters,
+                                     uint32_t subsystem,
+                                     const ngx_rs_listening_t *sockets,
+                                     size_t count,
+                                     uint32_t *rows,
+                                     ngx_rs_error_t *error);
+
+/**
+ * Takes a seat for this process, where its open connections are counted.
+ *
+ * counters in,out  as for ngx_rs_counters_rows; borrowed for the call
+ * pid      in      of this process
+ * seat     out     a number, the same if the process has one; borrowed for the
+ *                  call
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * Any thread. Source: the `mptcp_status` directive.
+ */
+ngx_rs_status_t ngx_rs_counters_enter(ngx_rs_counters_t *counters,
+                                      uint32_t pid,
+                                      uint32_t *seat,
+                                      ngx_rs_error_t *error);
+
+/**
+ * Leaves the seat: the connections that are still open are open no longer.
+ *
+ * counters in,out  as for ngx_rs_counters_rows; borrowed for the call
+ * seat     in      from ngx_rs_counters_enter
+ * pid      in      of this process
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * Any thread. Source: the `mptcp_status` directive.
+ */
+ngx_rs_status_t ngx_rs_counters_leave(ngx_rs_counters_t *counters,
+                                      uint32_t seat,
+                                      uint32_t pid,
+                                      ngx_rs_error_t *error);
+
+/**
+ * Counts a connection that begins. Unless the listener is TCP, this is one
+ * system call.
+ *
+ * counters in,out  as for ngx_rs_counters_rows; borrowed for the call
+ * seat     in      from ngx_rs_counters_enter
+ * row      in      from ngx_rs_counters_rows, and not NGX_RS_NO_ROW
+ * protocol in      IPPROTO_* of the listener
+ * fd       in      the connection, borrowed for the call
+ * kind     out     for ngx_rs_counters_end; borrowed for the call
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,SYSCALL,PANIC}.
+ * Any thread. Source: the `mptcp_status` directive.
+ */
+ngx_rs_status_t ngx_rs_counters_begin(ngx_rs_counters_t *counters,
+                                      uint32_t seat,
+                                      uint32_t row,
+                                      int32_t protocol,
+                                      int32_t fd,
+                                      uint32_t *kind,
+                                      ngx_rs_error_t *error);
+
+/**
+ * Counts a connection that ends, before its descriptor is closed. For MPTCP
+ * this is one system call, and two after a fallback.
+ *
+ * counters in,out  as for ngx_rs_counters_rows; borrowed for the call
+ * seat     in      as for ngx_rs_counters_begin
+ * row      in      likewise
+ * kind     in      from ngx_rs_counters_begin
+ * fd       in      the connection, borrowed for the call; -1 if it is closed
+ *                  already: then its paths and bytes are not counted
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * Any thread. Source: the `mptcp_status` directive.
+ */
+ngx_rs_status_t ngx_rs_counters_end(ngx_rs_counters_t *counters,
+                                    uint32_t seat,
+                                    uint32_t row,
+                                    uint32_t kind,
+                                    int32_t fd,
+                                    ngx_rs_error_t *error);
+
+/**
+ * Writes all counters as text.
+ *
+ * counters in      as for ngx_rs_counters_rows; borrowed for the call
+ * format   in      NGX_RS_FORMAT_*
+ * text     out     room for `room` bytes, borrowed for the call; nothing is
+ *                  written if the text is longer, and no 0 at its end
+ * room     in      length of `text` in bytes
+ * length   out     length of the text, which may be another one the next time;
+ *                  borrowed for the call
+ * error    out     optional, may be NULL
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,PANIC}.
+ * Any thread. One system call for each process that has a seat.
+ * Source: RFC 8259; Prometheus' text format, version 0.0.4.
+ */
+ngx_rs_status_t ngx_rs_counters_text(ngx_rs_counters_t *counters,
+                                     uint32_t format,
+                                     uint8_t *text,
+                                     size_t room,
+                                     size_t *length,
+                                     ngx_rs_error_t *error);
 
 /**
  * After ngx_rs_listening_commit: directs new connections to the successors,

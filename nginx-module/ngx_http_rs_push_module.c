@@ -27,7 +27,8 @@ static ngx_int_t ngx_rsm_push_log_handler(ngx_http_request_t *r);
 static void ngx_rsm_push(ngx_connection_t *c);
 
 
-extern ngx_module_t  ngx_http_rs_sockets_module;
+extern ngx_module_t         ngx_http_rs_sockets_module;
+extern ngx_rsm_subsystem_t  ngx_http_rs_subsystem;
 
 
 static ngx_http_module_t  ngx_http_rs_push_module_ctx = {
@@ -203,10 +204,10 @@ ngx_rsm_push_log_handler(ngx_http_request_t *r)
 static void
 ngx_rsm_push(ngx_connection_t *c)
 {
-    /* listeners of plain TCP have nginx's own handler */
+    /* close() of a TCP socket sends what is corked */
 
     if (c->tcp_nopush != NGX_TCP_NOPUSH_SET
-        || c->listening->handler == ngx_http_init_connection)
+        || c->listening->handler != ngx_http_rs_subsystem.mptcp_handler)
     {
         return;
     }

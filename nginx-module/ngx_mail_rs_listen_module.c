@@ -15,6 +15,7 @@ static ngx_int_t ngx_mail_rs_sockets_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_mail_rs_sockets_init_process(ngx_cycle_t *cycle);
 static char *ngx_mail_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static void ngx_mail_rs_init_tcp_connection(ngx_connection_t *c);
 static void ngx_mail_rs_init_mptcp_connection(ngx_connection_t *c);
 static void ngx_mail_rs_init_other_connection(ngx_connection_t *c);
 
@@ -23,6 +24,7 @@ static ngx_rsm_subsystem_t  ngx_mail_rs_subsystem = {
     NGX_RS_SUBSYSTEM_MAIL,
     &ngx_mail_core_module,
     ngx_mail_init_connection,
+    ngx_mail_rs_init_tcp_connection,
     ngx_mail_rs_init_mptcp_connection,
     ngx_mail_rs_init_other_connection
 };
@@ -47,7 +49,7 @@ ngx_module_t  ngx_mail_rs_sockets_module = {
     ngx_mail_rs_sockets_init_process,      /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
-    NULL,                                  /* exit process */
+    ngx_rsm_exit_process,                  /* exit process */
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
@@ -131,8 +133,17 @@ ngx_mail_rs_listen(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 
 static void
+ngx_mail_rs_init_tcp_connection(ngx_connection_t *c)
+{
+    ngx_rsm_count(c, &ngx_mail_rs_subsystem, IPPROTO_TCP);
+    ngx_mail_init_connection(c);
+}
+
+
+static void
 ngx_mail_rs_init_mptcp_connection(ngx_connection_t *c)
 {
+    ngx_rsm_count(c, &ngx_mail_rs_subsystem, NGX_RS_IPPROTO_MPTCP);
     ngx_mail_init_connection(c);
 }
 
@@ -140,6 +151,7 @@ ngx_mail_rs_init_mptcp_connection(ngx_connection_t *c)
 static void
 ngx_mail_rs_init_other_connection(ngx_connection_t *c)
 {
+    ngx_rsm_count(c, &ngx_mail_rs_subsystem, IPPROTO_SCTP);
     ngx_rsm_prepare_other(c);
     ngx_mail_init_connection(c);
 }

@@ -128,6 +128,7 @@ ngx_rsm_prepare(ngx_cycle_t *cycle, void *data)
     }
 
     conf->opened = 1;
+    conf->counted = ngx_rsm_count_wanted(cycle);
 
     ngx_rsm_apply(cycle, conf);
     ngx_rsm_hide_superseded(conf);
@@ -351,7 +352,7 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         ls = cycle->listening.elts;
         ls += conf->indices[i];
 
-        ngx_rsm_set_handler(ls, conf->subsystem, socket->opened_protocol);
+        ngx_rsm_set_handler(ls, conf, socket->opened_protocol);
 
         if (ls->handler == conf->subsystem->other_handler) {
             ngx_rsm_ignore_tcp_options(ls, cycle->log);
@@ -509,11 +510,23 @@ ngx_rsm_commit(ngx_cycle_t *cycle, void *data)
         }
     }
 
+    ngx_rsm_count_commit(cycle, conf);
     ngx_rsm_drain_begin(cycle, conf);
 
     ngx_rsm_running[conf->subsystem->subsystem] = conf;
 
     return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_rsm_init_process(ngx_cycle_t *cycle, ngx_rsm_subsystem_t *subsystem)
+{
+    if (ngx_rsm_drain_init_process(cycle, subsystem) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_rsm_count_init_process(cycle);
 }
 
 

@@ -27,6 +27,7 @@ typedef struct {
     uint32_t             delay;         /* milliseconds to the next poll */
 
     ngx_uint_t           subsystem;
+    ngx_listening_t    **successors;    /* of each */
 
     ngx_event_t          timer;
     ngx_connection_t     dumb;          /* for nginx's debug log */
@@ -173,9 +174,13 @@ ngx_rsm_drain_create(ngx_cycle_t *cycle, ngx_uint_t subsystem, ngx_uint_t n)
     drain->n = n;
     drain->sockets = ngx_palloc(cycle->pool, n * sizeof(ngx_rs_draining_t));
     drain->listening = ngx_palloc(cycle->pool, n * sizeof(ngx_listening_t));
+    drain->successors = ngx_pcalloc(cycle->pool,
+                                    n * sizeof(ngx_listening_t *));
     cln = ngx_pool_cleanup_add(cycle->pool, 0);
 
-    if (drain->sockets == NULL || drain->listening == NULL || cln == NULL) {
+    if (drain->sockets == NULL || drain->listening == NULL
+        || drain->successors == NULL || cln == NULL)
+    {
         return NULL;
     }
 
@@ -214,12 +219,14 @@ ngx_rsm_drain_fill(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf,
         ls = &drain->listening[i];
 
         if (!drain->sockets[i].ended) {
-            *ls = new[conf->indices[drain->sockets[i].successor]];
+            drain->successors[i] =
+                           &new[conf->indices[drain->sockets[i].successor]];
+
+            *ls = *drain->successors[i];
             ls->connection = NULL;
             ls->previous = NULL;
 
-            ngx_rsm_set_handler(ls, conf->subsystem,
-                                drain->sockets[i].protocol);
+            ngx_rsm_set_handler(ls, conf, drain->sockets[i].protocol);
 
 #if (NGX_HAVE_REUSEPORT)
             /* nginx is not to add it to the event loop anew for fairness */
@@ -257,10 +264,27 @@ ngx_rsm_drain_poll(ngx_rsm_drain_t *drain, ngx_log_t *log)
 }
 
 
+ngx_listening_t *
+ngx_rsm_drain_successor(ngx_rsm_subsystem_t *subsystem, ngx_listening_t *ls)
+{
+    ngx_rsm_drain_t  *drain;
+
+    drain = ngx_rsm_drains[subsystem->subsystem];
+
+    if (drain == NULL || ls < drain->listening
+        || ls >= drain->listening + drain->n)
+    {
+        return NULL;
+    }
+
+    return drain->successors[ls - drain->listening];
+}
+
+
 /* a worker accepts from the superseded sockets, too */
 
 ngx_int_t
-ngx_rsm_init_process(ngx_cycle_t *cycle, ngx_rsm_subsystem_t *subsystem)
+ngx_rsm_drain_init_process(ngx_cycle_t *cycle, ngx_rsm_subsystem_t *subsystem)
 {
     ngx_uint_t        i;
     ngx_rsm_drain_t  *drain;

@@ -12,17 +12,21 @@ static ssize_t ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in,
     off_t limit);
 
 
-/* connections of plain TCP cost nothing */
+/* connections of plain TCP cost nothing unless they are counted */
 
 void
-ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_subsystem_t *subsystem,
-    int protocol)
+ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_conf_t *conf, int protocol)
 {
+    ngx_rsm_subsystem_t  *subsystem;
+
+    subsystem = conf->subsystem;
+
     switch (protocol) {
 
     case 0:
     case IPPROTO_TCP:
-        ls->handler = subsystem->handler;
+        ls->handler = conf->counted ? subsystem->tcp_handler
+                                    : subsystem->handler;
         break;
 
     case NGX_RS_IPPROTO_MPTCP:

@@ -33,7 +33,9 @@ typedef struct {
     /* identifies the listeners of the subsystem */
     ngx_connection_handler_pt   handler;
 
-    /* in its place: for listeners of MPTCP, and of what is not TCP at all */
+    /* in its place: for listeners of TCP if connections are counted, of MPTCP,
+       and of what is not TCP at all */
+    ngx_connection_handler_pt   tcp_handler;
     ngx_connection_handler_pt   mptcp_handler;
     ngx_connection_handler_pt   other_handler;
 } ngx_rsm_subsystem_t;
@@ -79,6 +81,7 @@ typedef struct {
     unsigned                    opened:1;
     unsigned                    waiting:1;  /* some listen after the commit */
     unsigned                    committed:1;
+    unsigned                    counted:1;  /* connections are */
 } ngx_rsm_conf_t;
 
 
@@ -92,10 +95,12 @@ ngx_rsm_conf_t *ngx_rsm_create_conf(ngx_cycle_t *cycle,
     ngx_rsm_subsystem_t *subsystem);
 char *ngx_rsm_prepare(ngx_cycle_t *cycle, void *conf);
 ngx_int_t ngx_rsm_commit(ngx_cycle_t *cycle, void *conf);
+ngx_int_t ngx_rsm_init_process(ngx_cycle_t *cycle,
+    ngx_rsm_subsystem_t *subsystem);
 
 /* ngx_rs_listener.c */
 
-void ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_subsystem_t *subsystem,
+void ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_conf_t *conf,
     int protocol);
 void ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log);
 void ngx_rsm_prepare_other(ngx_connection_t *c);
@@ -106,8 +111,21 @@ void ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log,
 
 ngx_rs_drain_t *ngx_rsm_drain_running(ngx_uint_t subsystem, ngx_log_t *log);
 void ngx_rsm_drain_begin(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
-ngx_int_t ngx_rsm_init_process(ngx_cycle_t *cycle,
+ngx_listening_t *ngx_rsm_drain_successor(ngx_rsm_subsystem_t *subsystem,
+    ngx_listening_t *ls);
+ngx_int_t ngx_rsm_drain_init_process(ngx_cycle_t *cycle,
     ngx_rsm_subsystem_t *subsystem);
+
+/* ngx_rs_count.c */
+
+ngx_int_t ngx_rsm_count_add_zone(ngx_conf_t *cf);
+ngx_uint_t ngx_rsm_count_wanted(ngx_cycle_t *cycle);
+void ngx_rsm_count_commit(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
+ngx_int_t ngx_rsm_count_init_process(ngx_cycle_t *cycle);
+void ngx_rsm_count(ngx_connection_t *c, ngx_rsm_subsystem_t *subsystem,
+    int protocol);
+ngx_rs_counters_t *ngx_rsm_count_get(void);
+void ngx_rsm_exit_process(ngx_cycle_t *cycle);
 
 
 #pragma GCC visibility pop

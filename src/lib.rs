@@ -56,6 +56,7 @@
 pub mod assign;
 pub mod capi;
 pub mod connection;
+pub mod counters;
 pub mod drain;
 pub mod open;
 pub mod parse;

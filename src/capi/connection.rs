@@ -111,12 +111,7 @@ fn to_c(connection: &Connection, flags: u32) -> ngx_rs_connection_info_t {
     let milliseconds = |time: Option<Duration>| number(time.map(|time| time.as_millis()));
     ngx_rs_connection_info_t {
         flags,
-        kind: match connection.kind {
-            Kind::Other => NGX_RS_CONNECTION_OTHER,
-            Kind::Tcp => NGX_RS_CONNECTION_TCP,
-            Kind::Mptcp => NGX_RS_CONNECTION_MPTCP,
-            Kind::Fallback => NGX_RS_CONNECTION_FALLBACK,
-        },
+        kind: convert::kind(connection.kind),
         token: number(connection.token),
         subflows: number(connection.subflows),
         subflows_total: number(connection.subflows_total),

@@ -13,6 +13,7 @@ use super::memory::{Array, Versioned, field, known_flags, slice_of};
 use super::opening;
 use super::types::*;
 use crate::address::SocketAddress;
+use crate::connection::Kind;
 use crate::error::Error;
 use crate::listen::Listen;
 use crate::parse::{Rules, Subsystem};
@@ -27,17 +28,22 @@ pub(super) unsafe fn rules(rules: *const ngx_rs_rules_t) -> Result<Rules, Error>
     let Some(rules) = rules.iter().next().transpose()? else {
         return Ok(Rules::default());
     };
-    let subsystem = match rules.subsystem {
-        NGX_RS_SUBSYSTEM_STREAM => Subsystem::Stream,
-        NGX_RS_SUBSYSTEM_HTTP => Subsystem::Http,
-        NGX_RS_SUBSYSTEM_MAIL => Subsystem::Mail,
-        _ => return Err(field::<ngx_rs_rules_t>("subsystem", "has an unknown value")),
-    };
+    let unknown = || field::<ngx_rs_rules_t>("subsystem", "has an unknown value");
+    let subsystem = subsystem(rules.subsystem).ok_or_else(unknown)?;
     known_flags::<ngx_rs_rules_t>(rules.flags, NGX_RS_RULES_OURS_ONLY)?;
     Ok(Rules {
         subsystem,
         ours_only: rules.flags & NGX_RS_RULES_OURS_ONLY != 0,
     })
+}
+
+pub(super) fn subsystem(number: u32) -> Option<Subsystem> {
+    match number {
+        NGX_RS_SUBSYSTEM_STREAM => Some(Subsystem::Stream),
+        NGX_RS_SUBSYSTEM_HTTP => Some(Subsystem::Http),
+        NGX_RS_SUBSYSTEM_MAIL => Some(Subsystem::Mail),
+        _ => None,
+    }
 }
 
 /// The words of a directive.
@@ -148,6 +154,20 @@ pub(super) fn socket_type<T: Versioned>(number: i32) -> Result<Type, Error> {
         libc::SOCK_STREAM => Ok(Type::STREAM),
         libc::SOCK_DGRAM => Ok(Type::DGRAM),
         _ => Err(field::<T>("type", "is neither SOCK_STREAM nor SOCK_DGRAM")),
+    }
+}
+
+pub(super) fn protocol_argument(number: i32) -> Result<Protocol, Error> {
+    let none = || Error::Argument("argument \"protocol\" is not a protocol number".into());
+    Protocol::from_number(number).ok_or_else(none)
+}
+
+pub(super) fn kind(kind: Kind) -> u32 {
+    match kind {
+        Kind::Other => NGX_RS_CONNECTION_OTHER,
+        Kind::Tcp => NGX_RS_CONNECTION_TCP,
+        Kind::Mptcp => NGX_RS_CONNECTION_MPTCP,
+        Kind::Fallback => NGX_RS_CONNECTION_FALLBACK,
     }
 }
 

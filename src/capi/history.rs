@@ -6,7 +6,7 @@ use super::convert;
 use super::guard::guard;
 use super::memory::{self, Out, bytes_out};
 use super::types::*;
-use crate::connection::{History, Kind, Value, Values};
+use crate::connection::{History, Value, Values};
 use crate::error::Error;
 
 /// Queries the kernel about a connection, and remembers: totals never decrease,
@@ -67,12 +67,7 @@ pub unsafe extern "C" fn ngx_rs_connection_query(
                 found
             }
         };
-        kind.write(match found {
-            Kind::Other => NGX_RS_CONNECTION_OTHER,
-            Kind::Tcp => NGX_RS_CONNECTION_TCP,
-            Kind::Mptcp => NGX_RS_CONNECTION_MPTCP,
-            Kind::Fallback => NGX_RS_CONNECTION_FALLBACK,
-        });
+        kind.write(convert::kind(found));
         Ok(())
     };
     // SAFETY: our caller's contract.

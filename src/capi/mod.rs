@@ -10,6 +10,7 @@ compile_error!("the panic guard of the C ABI needs panic = \"unwind\"");
 
 mod connection;
 mod convert;
+mod counters;
 mod drain;
 mod guard;
 mod history;
@@ -26,8 +27,8 @@ use crate::assign;
 use crate::error::Error;
 use crate::open;
 use crate::parse;
-use crate::protocol::Protocol;
 use crate::resolve;
+pub use counters::*;
 pub use drain::*;
 use guard::guard;
 pub use history::*;
@@ -407,10 +408,7 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
     protocol: i32,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
-    let body = || {
-        let none = || Error::Argument("argument \"protocol\" is not a protocol number".into());
-        open::check(Protocol::from_number(protocol).ok_or_else(none)?)
-    };
+    let body = || open::check(convert::protocol_argument(protocol)?);
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }

@@ -473,6 +473,19 @@ pub struct ngx_rs_connection_t {
     pub(super) history: History,
 }
 
+/// The listener is not counted.
+pub const NGX_RS_NO_ROW: u32 = u32::MAX;
+
+/// JSON.
+pub const NGX_RS_FORMAT_JSON: u32 = 0;
+/// Prometheus' text format, version 0.0.4.
+pub const NGX_RS_FORMAT_PROMETHEUS: u32 = 1;
+
+/// Counters of connections, in memory that processes share.
+pub struct ngx_rs_counters_t {
+    _memory: [u8; 0],
+}
+
 /// A parsed listen directive.
 pub struct ngx_rs_listen_t {
     pub(super) listen: Listen,

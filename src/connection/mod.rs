@@ -116,6 +116,20 @@ pub fn ask(fd: BorrowedFd<'_>, question: Question) -> Result<(Connection, Vec<Su
     .all()
 }
 
+/// What the socket was made for, MPTCP or another: one system call, which does
+/// not tell of a fallback.
+///
+/// # Errors
+/// [`Error::Syscall`]: `fd` is no socket.
+pub fn made_for(fd: BorrowedFd<'_>) -> Result<Kind, Error> {
+    Asking {
+        kernel: &fd,
+        has: &HAS,
+        question: Question::default(),
+    }
+    .made_for()
+}
+
 /// Of the running kernel.
 static HAS: AtomicU8 = AtomicU8::new(UNTRIED);
 

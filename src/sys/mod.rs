@@ -41,6 +41,13 @@ pub(crate) fn protocol(fd: BorrowedFd<'_>) -> io::Result<Option<Protocol>> {
     option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL).map(Protocol::from_number)
 }
 
+/// kill(2) with signal 0.
+pub(crate) fn process_exists(pid: u32) -> bool {
+    // SAFETY: it takes numbers, and sends nothing.
+    let failed = unsafe { libc::kill(pid as libc::pid_t, 0) };
+    failed == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
 /// listen(2).
 pub(crate) fn listen(fd: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
     checkpoint();

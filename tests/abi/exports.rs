@@ -5,13 +5,20 @@ use std::process::Command;
 use crate::common::library;
 
 /// Every export, sorted.
-pub const EXPORTS: [&str; 19] = [
+pub const EXPORTS: [&str; 26] = [
     "ngx_rs_abi_version",
     "ngx_rs_connection_free",
     "ngx_rs_connection_info",
     "ngx_rs_connection_query",
     "ngx_rs_connection_subflows",
     "ngx_rs_connection_text",
+    "ngx_rs_counters_begin",
+    "ngx_rs_counters_end",
+    "ngx_rs_counters_enter",
+    "ngx_rs_counters_leave",
+    "ngx_rs_counters_rows",
+    "ngx_rs_counters_size",
+    "ngx_rs_counters_text",
     "ngx_rs_drain_begin",
     "ngx_rs_drain_free",
     "ngx_rs_drain_poll",
