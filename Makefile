@@ -15,7 +15,7 @@ BUILD_PACKAGES = binutils $(LIBRARY_PACKAGES) nginx nginx-dev \
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
 TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
                  libnginx-mod-mail mptcpize nftables openssl pkg-config procps \
-                 python3 strace systemd valgrind
+                 prometheus python3 strace systemd valgrind
 BENCH_PACKAGES = $(TEST_PACKAGES) wrk
 KERNEL_PACKAGES = $(TEST_PACKAGES) busybox-static cpio kmod qemu-system-x86 \
                   xz-utils

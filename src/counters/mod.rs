@@ -259,9 +259,10 @@ impl Counters {
             return;
         };
         row.closed[place(now.kind)].fetch_add(1, Relaxed);
-        if now.kind == Kind::Mptcp {
-            let paths = now.subflows_total.max(now.subflows).unwrap_or(1);
-            row.paths[paths.clamp(1, 3) as usize - 1].fetch_add(1, Relaxed);
+        // Of one that the client has reset none is left.
+        let paths = now.subflows_total.max(now.subflows);
+        if let (Kind::Mptcp, Some(paths @ 1..)) = (now.kind, paths) {
+            row.paths[paths.min(3) as usize - 1].fetch_add(1, Relaxed);
         }
         let place = usize::from(now.kind == Kind::Fallback);
         row.sent[place].fetch_add(now.bytes_sent.unwrap_or(0), Relaxed);

@@ -31,6 +31,7 @@ mod namespace;
 mod server;
 mod slow_path;
 mod sockets;
+mod status;
 mod steady;
 mod strace;
 mod subsystem;
