@@ -24,7 +24,6 @@ mod tests;
 use std::ptr;
 
 use crate::assign;
-use crate::error::Error;
 use crate::open;
 use crate::parse;
 use crate::resolve;
