@@ -105,6 +105,21 @@
 #define NGX_RS_IPPROTO_SMC 256
 
 /**
+ * `deferred`: TCP_DEFER_ACCEPT
+ */
+#define NGX_RS_OPTION_DEFERRED 0
+
+/**
+ * `fastopen=`: TCP_FASTOPEN
+ */
+#define NGX_RS_OPTION_FASTOPEN 1
+
+/**
+ * The times of `so_keepalive=`: TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT
+ */
+#define NGX_RS_OPTION_KEEPALIVE_TIMES 2
+
+/**
  * `ssl`
  */
 #define NGX_RS_LISTENING_SSL 1
@@ -458,7 +473,8 @@ enum ngx_rs_status_t
      */
     NGX_RS_ERR_CONFLICT = 4,
     /**
-     * The running kernel does not support the protocol, or does not allow it.
+     * The running kernel does not support or allow what was requested: a protocol,
+     * an option, or another protocol at the address of an SMC socket.
      */
     NGX_RS_ERR_UNSUPPORTED = 5,
     /**
@@ -1093,6 +1109,22 @@ ngx_rs_status_t ngx_rs_listening_rollback(ngx_rs_listening_t *sockets,
  */
 ngx_rs_status_t ngx_rs_protocol_check(int32_t protocol,
                                       ngx_rs_error_t *error);
+
+/**
+ * Checks that listening sockets of a protocol have an option of TCP, by setting
+ * it on a socket: once per process, protocol and option.
+ *
+ * protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
+ * option   in      NGX_RS_OPTION_*
+ * error    out     optional, may be NULL; `message` says since when the kernel
+ *                  has it, if it ever will
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,PANIC}.
+ * Any thread. Source: kernel net/mptcp/sockopt.c, mptcp_setsockopt_sol_tcp().
+ */
+ngx_rs_status_t ngx_rs_option_check(int32_t protocol,
+                                    uint32_t option,
+                                    ngx_rs_error_t *error);
 
 /**
  * Queries the kernel about a connection: its protocol, subflows, bytes and

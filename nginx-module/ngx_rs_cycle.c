@@ -354,9 +354,7 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 
         ngx_rsm_set_handler(ls, conf, socket->opened_protocol);
 
-        if (ls->handler == conf->subsystem->other_handler) {
-            ngx_rsm_ignore_tcp_options(ls, cycle->log);
-        }
+        ngx_rsm_ignore_options(conf, ls, socket->opened_protocol);
 
 #if (NGX_RS_HAVE_LISTENING_PROTOCOL)
         ls->protocol = (socket->opened_protocol == IPPROTO_TCP)

@@ -7,6 +7,8 @@
 #include "ngx_rs_module.h"
 
 
+static ngx_uint_t ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls,
+    int protocol, uint32_t option);
 static ssize_t ngx_rsm_recv(ngx_connection_t *c, u_char *buf, size_t size);
 static ssize_t ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in,
     off_t limit);
@@ -39,38 +41,74 @@ ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_conf_t *conf, int protocol)
 }
 
 
-/* what is not TCP lacks these options, so nginx is not to set them */
+/* nginx is not to set options that sockets of the protocol do not have */
 
 void
-ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log)
+ngx_rsm_ignore_options(ngx_rsm_conf_t *conf, ngx_listening_t *ls, int protocol)
 {
-    ngx_uint_t  ignored;
-
-    ignored = 0;
+    if (protocol == IPPROTO_TCP) {
+        return;
+    }
 
 #if (NGX_HAVE_DEFERRED_ACCEPT)
-    ignored |= ls->deferred_accept;
-    ls->deferred_accept = 0;
+    if (ls->deferred_accept
+        && ngx_rsm_ignored(conf, ls, protocol, NGX_RS_OPTION_DEFERRED))
+    {
+        ls->deferred_accept = 0;
+    }
 #endif
 
 #if (NGX_HAVE_TCP_FASTOPEN)
-    ignored |= (ls->fastopen != -1);
-    ls->fastopen = -1;
+    if (ls->fastopen != -1
+        && ngx_rsm_ignored(conf, ls, protocol, NGX_RS_OPTION_FASTOPEN))
+    {
+        ls->fastopen = -1;
+    }
 #endif
 
 #if (NGX_HAVE_KEEPALIVE_TUNABLE)
-    ignored |= (ls->keepidle || ls->keepintvl || ls->keepcnt);
-    ls->keepidle = 0;
-    ls->keepintvl = 0;
-    ls->keepcnt = 0;
-#endif
-
-    if (ignored) {
-        ngx_log_error(NGX_LOG_WARN, log, 0,
-                      "\"deferred\", \"fastopen\" and the times of "
-                      "\"so_keepalive\" have no effect on %V, "
-                      "because its protocol is not TCP", &ls->addr_text);
+    if ((ls->keepidle || ls->keepintvl || ls->keepcnt)
+        && ngx_rsm_ignored(conf, ls, protocol, NGX_RS_OPTION_KEEPALIVE_TIMES))
+    {
+        ls->keepidle = 0;
+        ls->keepintvl = 0;
+        ls->keepcnt = 0;
     }
+#endif
+}
+
+
+static ngx_uint_t
+ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls, int protocol,
+    uint32_t option)
+{
+    ngx_uint_t      level;
+    ngx_rs_error_t  error = NGX_RS_ERROR_INIT;
+
+    if (ngx_rs_option_check(protocol, option, &error)
+        != NGX_RS_ERR_UNSUPPORTED)
+    {
+        return 0;
+    }
+
+    level = NGX_LOG_WARN;
+
+    if (protocol == NGX_RS_IPPROTO_MPTCP) {
+
+        /* a newer kernel has it; once for all listeners */
+
+        if (conf->ignored & (1 << option)) {
+            return 1;
+        }
+
+        conf->ignored |= 1 << option;
+        level = NGX_LOG_NOTICE;
+    }
+
+    ngx_log_error(level, conf->cycle->log, 0, "%s, ignored for %V",
+                  error.message, &ls->addr_text);
+
+    return 1;
 }
 
 

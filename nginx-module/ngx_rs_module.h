@@ -78,6 +78,8 @@ typedef struct {
     ngx_uint_t                 *old_indices;
     ngx_uint_t                  nold;       /* listeners of the old cycle */
 
+    ngx_uint_t                  ignored;    /* options, in bits: logged */
+
     unsigned                    opened:1;
     unsigned                    waiting:1;  /* some listen after the commit */
     unsigned                    committed:1;
@@ -102,7 +104,8 @@ ngx_int_t ngx_rsm_init_process(ngx_cycle_t *cycle,
 
 void ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_conf_t *conf,
     int protocol);
-void ngx_rsm_ignore_tcp_options(ngx_listening_t *ls, ngx_log_t *log);
+void ngx_rsm_ignore_options(ngx_rsm_conf_t *conf, ngx_listening_t *ls,
+    int protocol);
 void ngx_rsm_prepare_other(ngx_connection_t *c);
 void ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log,
     ngx_rs_error_t *error);

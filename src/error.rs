@@ -51,6 +51,10 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// Sockets of the protocol do not have an option of TCP.
+    #[error("{0}")]
+    NoOption(String),
+
     /// A system call failed.
     #[error("{call} failed{consequence}")]
     Syscall {

@@ -352,6 +352,8 @@ impl Call {
         self.kernel.plan(bytes.0);
         // SAFETY: there are no pointers but that of the error.
         self.says(|error| unsafe { ngx_rs_protocol_check(number, error) });
+        // SAFETY: as above.
+        self.says(|error| unsafe { ngx_rs_option_check(number, number as u32 & 3, error) });
         self.has(&BTreeSet::new());
         assert_ne!(ngx_rs_abi_version(), 0);
     }

@@ -24,7 +24,8 @@ mod tests;
 use std::ptr;
 
 use crate::assign;
-use crate::open;
+use crate::error::Error;
+use crate::open::{self, TcpOption};
 use crate::parse;
 use crate::resolve;
 pub use counters::*;
@@ -408,6 +409,35 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || open::check(convert::protocol_argument(protocol)?);
+    // SAFETY: our caller's contract.
+    unsafe { guard(error, body) }
+}
+
+/// Checks that listening sockets of a protocol have an option of TCP, by setting
+/// it on a socket: once per process, protocol and option.
+///
+/// protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
+/// option   in      NGX_RS_OPTION_*
+/// error    out     optional, may be NULL; `message` says since when the kernel
+///                  has it, if it ever will
+///
+/// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,PANIC}.
+/// Any thread. Source: kernel net/mptcp/sockopt.c, mptcp_setsockopt_sol_tcp().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ngx_rs_option_check(
+    protocol: i32,
+    option: u32,
+    error: *mut ngx_rs_error_t,
+) -> ngx_rs_status_t {
+    let body = || {
+        let option = match option {
+            NGX_RS_OPTION_DEFERRED => TcpOption::Deferred,
+            NGX_RS_OPTION_FASTOPEN => TcpOption::FastOpen,
+            NGX_RS_OPTION_KEEPALIVE_TIMES => TcpOption::KeepaliveTimes,
+            _ => return Err(Error::Argument("argument \"option\" is unknown".into())),
+        };
+        open::check_option(convert::protocol_argument(protocol)?, option)
+    };
     // SAFETY: our caller's contract.
     unsafe { guard(error, body) }
 }

@@ -35,7 +35,8 @@ pub enum ngx_rs_status_t {
     NGX_RS_ERR_HOST_NOT_FOUND = 3,
     /// Two directives request different protocols for one socket.
     NGX_RS_ERR_CONFLICT = 4,
-    /// The running kernel does not support the protocol, or does not allow it.
+    /// The running kernel does not support or allow what was requested: a protocol,
+    /// an option, or another protocol at the address of an SMC socket.
     NGX_RS_ERR_UNSUPPORTED = 5,
     /// A system call failed: see `os_errno`.
     NGX_RS_ERR_SYSCALL = 6,
@@ -50,7 +51,7 @@ impl From<&Error> for ngx_rs_status_t {
             Error::Syntax { .. } => Self::NGX_RS_ERR_SYNTAX,
             Error::HostNotFound { .. } => Self::NGX_RS_ERR_HOST_NOT_FOUND,
             Error::Conflict { .. } => Self::NGX_RS_ERR_CONFLICT,
-            Error::Unsupported { .. } => Self::NGX_RS_ERR_UNSUPPORTED,
+            Error::Unsupported { .. } | Error::NoOption(_) => Self::NGX_RS_ERR_UNSUPPORTED,
             Error::Syscall { .. } => Self::NGX_RS_ERR_SYSCALL,
         }
     }
@@ -105,6 +106,13 @@ pub const NGX_RS_WORD_OURS: u32 = 2;
 pub const NGX_RS_IPPROTO_MPTCP: i32 = 262;
 /// `IPPROTO_SMC`: RFC 7609; Linux 6.11.
 pub const NGX_RS_IPPROTO_SMC: i32 = 256;
+
+/// `deferred`: TCP_DEFER_ACCEPT
+pub const NGX_RS_OPTION_DEFERRED: u32 = 0;
+/// `fastopen=`: TCP_FASTOPEN
+pub const NGX_RS_OPTION_FASTOPEN: u32 = 1;
+/// The times of `so_keepalive=`: TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT
+pub const NGX_RS_OPTION_KEEPALIVE_TIMES: u32 = 2;
 
 /// `ssl`
 pub const NGX_RS_LISTENING_SSL: u32 = 0x1;

@@ -5,6 +5,7 @@
 
 mod create;
 mod handover;
+mod support;
 
 use std::ffi::c_int;
 use std::os::fd::AsFd;
@@ -21,6 +22,7 @@ use crate::protocol::{Protocol, Wish};
 use crate::sys;
 use create::{bind, create, listen, may_bind, unlink};
 pub use handover::{commit, rollback};
+pub use support::{TcpOption, check, check_option};
 
 /// How to open.
 #[derive(Default)]
@@ -71,20 +73,6 @@ pub enum Report<'a> {
     /// The sockets that drained at this address ended early, because a new one
     /// must be bound there.
     DrainEnded(&'a SocketAddress),
-}
-
-/// Checks that the running kernel supports stream sockets of a protocol, by
-/// opening one (IPv4).
-///
-/// # Errors
-/// [`Error::Unsupported`] with the reason, or [`Error::Syscall`] if the call
-/// failed for another reason (no descriptor left).
-pub fn check(protocol: Protocol) -> Result<(), Error> {
-    let open = |protocol| sys::socket(Domain::IPV4, Type::STREAM.cloexec(), protocol).map(drop);
-    open(Some(protocol)).map_err(|source| {
-        let error = Error::socket(protocol, "socket()".into(), source);
-        error.refused(protocol, || open(None))
-    })
 }
 
 /// Opens, binds and listens on every socket, or on none: on failure everything

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::common::library;
 
 /// Every export, sorted.
-pub const EXPORTS: [&str; 26] = [
+pub const EXPORTS: [&str; 27] = [
     "ngx_rs_abi_version",
     "ngx_rs_connection_free",
     "ngx_rs_connection_info",
@@ -31,6 +31,7 @@ pub const EXPORTS: [&str; 26] = [
     "ngx_rs_listening_commit",
     "ngx_rs_listening_rollback",
     "ngx_rs_open_listening",
+    "ngx_rs_option_check",
     "ngx_rs_protocol_check",
 ];
 

@@ -413,6 +413,11 @@ static void wrong_protocols(void)
     FAILS(ngx_rs_protocol_check(IPPROTO_UDP, &error), NGX_RS_ERR_UNSUPPORTED,
           "socket() failed: protocol 17 is not supported by this kernel");
     CHECK(ngx_rs_protocol_check(IPPROTO_UDP, NULL) == NGX_RS_ERR_UNSUPPORTED);
+    FAILS(ngx_rs_option_check(0, NGX_RS_OPTION_FASTOPEN, &error),
+          NGX_RS_ERR_ARGUMENT,
+          "argument \"protocol\" is not a protocol number");
+    FAILS(ngx_rs_option_check(IPPROTO_TCP, 3, &error), NGX_RS_ERR_ARGUMENT,
+          "argument \"option\" is unknown");
 }
 
 /* Every port of several addresses, and more of them than there can be. */

@@ -4,6 +4,7 @@ use crate::client::{Connection, Over};
 use crate::harness::Site;
 use crate::linux;
 use crate::sockets::Listener;
+use crate::strace::Fault;
 use crate::subsystem::{Subsystem, subsystem_tests};
 
 subsystem_tests! {
@@ -12,6 +13,7 @@ subsystem_tests! {
         buffer_sizes_are_set_on_the_mptcp_socket,
         keepalive_is_set_on_the_mptcp_socket,
         deferred_is_set_on_the_mptcp_socket,
+        an_option_that_the_kernel_lacks_is_tried_once_and_named,
         ipv6only_is_set_on_the_mptcp_socket,
         proxy_protocol_is_read_from_mptcp_connections;
     (stream, http):
@@ -64,16 +66,64 @@ fn fastopen_is_set_on_the_mptcp_socket(on: Subsystem) {
         );
         return;
     }
-    if !linux::has_mptcp_fastopen() {
-        let site = Site::new();
-        site.provoke(libc::ENOPROTOOPT);
-        let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp fastopen=23"));
-        let refused = "setsockopt(TCP_FASTOPEN, 23) 127.0.0.1:8080 failed, ignored";
-        assert!(nginx.log().contains(refused), "{}", nginx.log());
-        on.serves("127.0.0.1:8080", true);
+    if linux::has_mptcp_fastopen() {
+        assert_eq!(listener(on, "fastopen=23").option("TCP_FASTOPEN"), 23);
         return;
     }
-    assert_eq!(listener(on, "fastopen=23").option("TCP_FASTOPEN"), 23);
+    // Site makes sure that nginx logs no alert.
+    let site = Site::new();
+    let conf = on.listen("127.0.0.1:8080 mptcp fastopen=23");
+    let nginx = site.start(&conf);
+    is_said_once(&site.read("output"), NO_FASTOPEN);
+    on.serves("127.0.0.1:8080", true);
+    is_said_once(&nginx.begin_reload(&conf), NO_FASTOPEN);
+    on.serves("127.0.0.1:8080", true);
+}
+
+const NO_FASTOPEN: &str =
+    "MPTCP sockets have no \"fastopen\" before Linux 6.2, ignored for 127.0.0.1:8080";
+const NO_DEFERRED: &str =
+    "MPTCP sockets have no \"deferred\" before Linux 5.19, ignored for 127.0.0.1:8080";
+const NO_TIMES: &str =
+    "MPTCP sockets have no times of \"so_keepalive\" before Linux 6.10, ignored for 127.0.0.1:8080";
+
+/// Checks that a log has a message once, at `notice`.
+fn is_said_once(log: &str, message: &str) {
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(message)).collect();
+    assert_eq!(lines.len(), 1, "{message}: {log}");
+    assert!(lines[0].contains("[notice]"), "{log}");
+}
+
+fn an_option_that_the_kernel_lacks_is_tried_once_and_named(on: Subsystem) {
+    for (words, option, message) in [
+        ("fastopen=23", "TCP_FASTOPEN", NO_FASTOPEN),
+        ("deferred", "TCP_DEFER_ACCEPT", NO_DEFERRED),
+        ("so_keepalive=600:20:3", "TCP_KEEPIDLE", NO_TIMES),
+    ] {
+        if !on.knows(words) {
+            continue;
+        }
+        let site = Site::new();
+        let listen = ["127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8082"];
+        let listen = listen.map(|address| format!("{address} mptcp {words}"));
+        site.write(&on.servers(&listen.each_ref().map(String::as_str)));
+        // The library sets the first option, before nginx opens its sockets.
+        let fault = Fault {
+            call: "setsockopt",
+            errno: libc::EOPNOTSUPP,
+        };
+        let strace = fault.strace("1");
+        let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
+        let text = site.run(&mut site.nginx_under(&strace, &["-t"])).succeeds();
+        is_said_once(&text, message);
+        let injected = site.injected();
+        assert!(
+            injected.len() == 1 && injected[0].contains(option),
+            "{injected:?}"
+        );
+        let calls = site.read("strace.out");
+        assert_eq!(calls.matches(option).count(), 1, "{calls}");
+    }
 }
 
 fn deferred_is_set_on_the_mptcp_socket(on: Subsystem) {

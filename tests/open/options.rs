@@ -5,7 +5,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 
 use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
-use ngx_rs_listen::{Error, Listening, Wish, parse, resolve};
+use ngx_rs_listen::open::{TcpOption, check_option};
+use ngx_rs_listen::{Error, Listening, Protocol, Wish, parse, resolve};
 
 use crate::common::socket::*;
 use crate::common::{linux, namespace};
@@ -141,6 +142,33 @@ fn an_option_that_the_kernel_refuses_is_an_error() {
             assert_eq!(error.to_string(), message);
             assert_eq!(error.os_errno(), libc::EINVAL);
         }
+        assert_eq!(namespace::descriptors(), before);
+    });
+}
+
+#[test]
+fn what_a_protocol_lacks_is_known_before() {
+    namespace::run(|| {
+        let before = namespace::descriptors();
+        for option in [
+            TcpOption::Deferred,
+            TcpOption::FastOpen,
+            TcpOption::KeepaliveTimes,
+        ] {
+            check_option(Protocol::Tcp, option).expect("TCP has all");
+            for _ in 0..2 {
+                let checked = check_option(Protocol::Mptcp, option);
+                if option == TcpOption::FastOpen && !linux::has_mptcp_fastopen() {
+                    let error = checked.expect_err("the kernel lacks it");
+                    let message = "MPTCP sockets have no \"fastopen\" before Linux 6.2";
+                    assert_eq!(error.to_string(), message);
+                } else {
+                    checked.unwrap_or_else(|error| panic!("{option:?}: {error}"));
+                }
+            }
+        }
+        let error = check_option(Protocol::Smc, TcpOption::FastOpen).expect_err("none has it");
+        assert_eq!(error.to_string(), "smc sockets have no \"fastopen\"");
         assert_eq!(namespace::descriptors(), before);
     });
 }
