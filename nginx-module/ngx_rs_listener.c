@@ -116,11 +116,23 @@ ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls, int protocol,
  * SCTP has neither TCP_NODELAY nor TCP_CORK, and nginx closes a connection for
  * which it cannot set them.  One recv() returns one message at most, and nginx
  * takes less than it has room for as a sign that there is no more to read.
+ * SMC is as TCP.
  */
 
 void
 ngx_rsm_prepare_other(ngx_connection_t *c)
 {
+    int        protocol;
+    socklen_t  len;
+
+    len = sizeof(int);
+
+    if (getsockopt(c->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) == 0
+        && protocol == NGX_RS_IPPROTO_SMC)
+    {
+        return;
+    }
+
     c->tcp_nodelay = NGX_TCP_NODELAY_DISABLED;
     c->tcp_nopush = NGX_TCP_NOPUSH_DISABLED;
 

@@ -51,6 +51,23 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// No other socket can be bound to the address of an SMC socket.
+    #[error(
+        "the kernel binds no other socket beside the SMC socket on {address}: restart the \
+         server, or remove the listener and reload, then add it and reload"
+    )]
+    Unchangeable {
+        /// The address.
+        address: String,
+    },
+
+    /// The kernel gives new connections to the old socket at this address, too.
+    #[error(
+        "the kernel spreads new connections over the old socket on {0} and its SMC successor: \
+         some may be lost until the old socket is closed"
+    )]
+    NotDirected(String),
+
     /// Sockets of the protocol do not have an option of TCP.
     #[error("{0}")]
     NoOption(String),
@@ -193,6 +210,12 @@ fn why_not(protocol: Protocol, source: &io::Error) -> String {
         }
         (Protocol::Mptcp, _) => {
             "this kernel was built without MPTCP, CONFIG_MPTCP is needed".into()
+        }
+        (Protocol::Smc, _) => {
+            format!("{name} is not supported by this kernel, Linux 6.11 and module smc are needed")
+        }
+        (Protocol::Sctp, _) => {
+            format!("{name} is not supported by this kernel, module sctp is needed")
         }
         _ => format!("{name} is not supported by this kernel"),
     }

@@ -51,7 +51,10 @@ impl From<&Error> for ngx_rs_status_t {
             Error::Syntax { .. } => Self::NGX_RS_ERR_SYNTAX,
             Error::HostNotFound { .. } => Self::NGX_RS_ERR_HOST_NOT_FOUND,
             Error::Conflict { .. } => Self::NGX_RS_ERR_CONFLICT,
-            Error::Unsupported { .. } | Error::NoOption(_) => Self::NGX_RS_ERR_UNSUPPORTED,
+            Error::Unsupported { .. }
+            | Error::Unchangeable { .. }
+            | Error::NotDirected(_)
+            | Error::NoOption(_) => Self::NGX_RS_ERR_UNSUPPORTED,
             Error::Syscall { .. } => Self::NGX_RS_ERR_SYSCALL,
         }
     }

@@ -11,7 +11,7 @@ use socket2::{Domain, SockRef};
 use crate::address::SocketAddress;
 use crate::error::Error;
 use crate::listen::{Inherited, Listening, Outcome, flag};
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, Wish};
 use crate::sys::{self, Watched};
 
 /// How long a superseded socket drains at most: two packets in a row of a
@@ -49,6 +49,8 @@ pub(super) struct Place {
     successor: Option<usize>,
     /// The successors, if they are to share connections after the drain.
     sharing: Vec<Watched>,
+    /// Whether a successor is an SMC socket.
+    has_smc: bool,
     /// Whether all new connections reach the successors.
     directed: bool,
     began: Instant,
@@ -76,6 +78,7 @@ impl Place {
             superseded: Vec::new(),
             successor: None,
             sharing: Vec::new(),
+            has_smc: false,
             directed: false,
             began: Instant::now(),
         }
@@ -116,6 +119,7 @@ impl Place {
 
     pub(super) fn forget_successors(&mut self) {
         self.successor = None;
+        self.has_smc = false;
         self.sharing.clear();
     }
 
@@ -126,6 +130,8 @@ impl Place {
         inherited: &[Inherited<'_>],
     ) {
         self.successor.get_or_insert(index);
+        let is_smc = |wish: Wish| wish.protocol == Protocol::Smc;
+        self.has_smc |= socket.wish.is_some_and(is_smc);
         if socket.options.has(flag::REUSEPORT) {
             let kept = match socket.outcome {
                 Outcome::Inherited(kept) => inherited.get(kept).map(|kept| kept.fd),
@@ -154,6 +160,10 @@ impl Place {
         if self.has_ended() {
             // None of the superseded sockets could be taken.
             return Ok(());
+        }
+        if self.has_smc {
+            // SO_REUSEPORT of a bound one has no effect: net/smc/af_smc.c, smc_bind().
+            return Err(Error::NotDirected(self.address.to_string()));
         }
         let alone = self.share(false);
         let hidden = alone.and_then(|()| self.hide());

@@ -6,6 +6,7 @@
 //! until then the kernel gives no connection to the successor.
 //! Source: kernel net/ipv4/inet_connection_sock.c, inet_csk_get_port().
 
+use std::io;
 use std::os::fd::AsFd;
 
 use libc::{SO_REUSEPORT, SOL_SOCKET};
@@ -15,26 +16,30 @@ use crate::error::Error;
 use crate::listen::{Disposition, Inherited, Listening, Outcome, flag};
 use crate::sys;
 
+/// Whether an inherited socket has SO_REUSEPORT.
+pub(super) fn is_shared(inherited: &Inherited<'_>) -> Result<bool, Error> {
+    if inherited.alone {
+        return Ok(false);
+    }
+    sys::option(inherited.fd, SOL_SOCKET, SO_REUSEPORT)
+        .map(|value| value != 0)
+        .map_err(|source| failed("getsockopt", inherited, source))
+}
+
 /// Lets other sockets be bound to the address of an inherited one.
 pub(super) fn share(inherited: &mut Inherited<'_>) -> Result<(), Error> {
-    if inherited.shared {
-        return Ok(());
-    }
-    let failed = |call: &str, source| {
-        let address = inherited.address.as_ref().map(ToString::to_string);
-        let address = address.unwrap_or_default();
-        Error::syscall(format!("{call}(SO_REUSEPORT) {address}"), source)
-    };
-    let before = match inherited.alone {
-        true => Ok(0),
-        false => sys::option(inherited.fd, SOL_SOCKET, SO_REUSEPORT),
-    };
-    if before.map_err(|source| failed("getsockopt", source))? == 0 {
+    if !inherited.shared && !is_shared(inherited)? {
         let set = sys::set_option(inherited.fd, SOL_SOCKET, SO_REUSEPORT, 1);
-        set.map_err(|source| failed("setsockopt", source))?;
+        set.map_err(|source| failed("setsockopt", inherited, source))?;
         inherited.shared = true;
     }
     Ok(())
+}
+
+fn failed(call: &str, inherited: &Inherited<'_>, source: io::Error) -> Error {
+    let address = inherited.address.as_ref().map(ToString::to_string);
+    let address = address.unwrap_or_default();
+    Error::syscall(format!("{call}(SO_REUSEPORT) {address}"), source)
 }
 
 /// Restores the inherited sockets after an opening that is not committed.

@@ -433,6 +433,24 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         Ok(())
     }
 
+    /// An SMC socket consists of a TCP socket that the kernel binds and of one that
+    /// the process sees: SO_REUSEPORT of a bound one has no effect.
+    /// Source: kernel net/smc/af_smc.c, smc_bind().
+    fn refuse_beside_smc(&mut self, index: usize) -> Result<(), Error> {
+        let inherited = &mut self.inherited[index];
+        if inherited.protocol()? != Protocol::Smc {
+            return Ok(());
+        }
+        let superseded = inherited.disposition == Disposition::Superseded;
+        if !superseded && handover::is_shared(inherited)? {
+            return Ok(());
+        }
+        let address = inherited.address.as_ref().map(ToString::to_string);
+        Err(Error::Unchangeable {
+            address: address.unwrap_or_default(),
+        })
+    }
+
     /// Lets other sockets be bound beside the inherited ones of a group.
     fn share(&mut self, group: usize) -> Result<(), Error> {
         if self.groups[group].shared {
@@ -440,6 +458,7 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         }
         let mut member = Some(self.groups[group].first);
         while let Some(index) = member {
+            self.refuse_beside_smc(index)?;
             handover::share(&mut self.inherited[index])?;
             member = self.behind[index];
         }

@@ -427,6 +427,41 @@ static void falls_back(void)
     WORKS(ngx_rs_listening_rollback(sockets, 2, &how, &error));
 }
 
+/* The kernel may lack SMC: it is enough that the caller says so. */
+static void leaves_smc(void)
+{
+    struct sockaddr_in address = inet4("127.0.0.1", 80);
+    ngx_rs_listening_t held = to_open(&address, 0);
+    ngx_rs_inherited_t old = NGX_RS_INHERITED_INIT;
+    ngx_rs_open_t how = NGX_RS_OPEN_INIT;
+    int i;
+
+    WORKS(ngx_rs_open_listening(&held, 1, NULL, &error));
+    old.fd = held.fd;
+    old.protocol = NGX_RS_IPPROTO_SMC;
+    how.tries = 5;
+    how.delay_ms = 1000;
+    how.report = report;
+    how.data = reports;
+    how.inherited = &old;
+    how.inherited_count = 1;
+    memset(reports, 0, sizeof(reports));
+    for (i = 0; i < 2; i++) {
+        ngx_rs_listening_t socket = to_open(&address, i == 0 ? 0 : 262);
+
+        FAILS(ngx_rs_open_listening(&socket, 1, &how, &error),
+              NGX_RS_ERR_UNSUPPORTED,
+              "the kernel binds no other socket beside the SMC socket on "
+              "127.0.0.1:80: restart the server, or remove the listener and "
+              "reload, then add it and reload");
+        CHECK(error.os_errno == 0 && socket.fd == -1);
+        CHECK(old.disposition == NGX_RS_UNUSED && old.shared == 0);
+        CHECK(option(held.fd, SO_REUSEPORT) == 0);
+    }
+    CHECK(reports[0] == 0);
+    CHECK(close(held.fd) == 0);
+}
+
 int main(void)
 {
     int before = dup(1), after;
@@ -434,6 +469,12 @@ int main(void)
     close(before);
     WORKS(ngx_rs_protocol_check(NGX_RS_IPPROTO_MPTCP, &error));
     WORKS(ngx_rs_protocol_check(IPPROTO_TCP, &error));
+    WORKS(ngx_rs_option_check(NGX_RS_IPPROTO_MPTCP,
+                              NGX_RS_OPTION_KEEPALIVE_TIMES, &error));
+    WORKS(ngx_rs_option_check(IPPROTO_TCP, NGX_RS_OPTION_FASTOPEN, &error));
+    FAILS(ngx_rs_option_check(NGX_RS_IPPROTO_SMC, NGX_RS_OPTION_FASTOPEN,
+                              &error),
+          NGX_RS_ERR_UNSUPPORTED, "smc sockets have no \"fastopen\"");
     opens_mptcp_and_tcp();
     retries_and_reports();
     hands_over(1);
@@ -444,6 +485,7 @@ int main(void)
     keeps_what_is_in_use();
     leaves_and_checks();
     assigns();
+    leaves_smc();
     falls_back();
     after = dup(1);
     CHECK(before == after && close(after) == 0);

@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
+use crate::backend::{BLOCK, block};
 use crate::sockets;
 use crate::without_mptcp;
 
@@ -22,6 +24,26 @@ pub enum Over {
     Mptcp,
     /// An SCTP socket, of one association.
     Sctp,
+    /// An SMC socket.
+    Smc,
+}
+
+impl Over {
+    /// Its number, which says so as well.
+    const fn protocol(self) -> i32 {
+        match self {
+            Self::Tcp => libc::IPPROTO_TCP,
+            Self::Mptcp => libc::IPPROTO_MPTCP,
+            Self::Sctp => libc::IPPROTO_SCTP,
+            Self::Smc => 256,
+        }
+    }
+
+    /// Whether the kernel has it.
+    pub fn is_there(self) -> bool {
+        let protocol = Some(self.protocol().into());
+        Socket::new(Domain::IPV4, Type::STREAM, protocol).is_ok()
+    }
 }
 
 /// A client's connection.
@@ -48,15 +70,11 @@ impl Connection {
         prepare: impl FnOnce(&Socket) -> io::Result<()>,
     ) -> io::Result<Self> {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-        let protocol = match over {
-            Over::Tcp => Protocol::TCP,
-            Over::Mptcp => {
-                without_mptcp::end_if_expected();
-                Protocol::MPTCP
-            }
-            Over::Sctp => Protocol::SCTP,
-        };
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+        if over == Over::Mptcp {
+            without_mptcp::end_if_expected();
+        }
+        let protocol = Some(over.protocol().into());
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, protocol)?;
         prepare(&socket)?;
         socket.connect_timeout(&address.into(), TIMEOUT)?;
         socket.set_read_timeout(Some(TIMEOUT))?;
@@ -136,6 +154,20 @@ impl Write for Connection {
     fn flush(&mut self) -> io::Result<()> {
         self.socket.flush()
     }
+}
+
+/// Sends blocks to a server that echoes them, and reads them meanwhile.
+pub fn each_way(over: Over, address: &str, blocks: usize) {
+    let mut connection = Connection::open(over, address).expect("it is served");
+    let mut sending = connection.try_clone().expect("a descriptor");
+    let sender =
+        thread::spawn(move || (0..blocks).try_for_each(|index| sending.write_all(&block(index))));
+    let mut bytes = vec![0; BLOCK];
+    for index in 0..blocks {
+        connection.read_exact(&mut bytes).expect("all comes back");
+        assert!(bytes == block(index), "block {index} differs");
+    }
+    sender.join().expect("no panic").expect("all is sent");
 }
 
 /// Counts connections that began as MPTCP on the listening side: requests for

@@ -247,7 +247,7 @@ fn http2_requests_are_answered_over_mptcp(_: Subsystem) {
                 let address = connection.local().to_string();
                 assert_eq!(line["mptcp_subflow_addrs"], address);
             }
-            Over::Tcp | Over::Sctp => assert_eq!(line, nothing()),
+            Over::Tcp | Over::Sctp | Over::Smc => assert_eq!(line, nothing()),
         }
     }
 }

@@ -2,17 +2,16 @@
 //! without SCTP each test checks that nginx refuses the configuration.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Shutdown, TcpListener};
 use std::process::Command;
 use std::thread;
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use crate::backend::{BLOCK, Backend, block};
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Over, each_way};
 use crate::harness::{Site, wait_until};
 use crate::http::response;
+use crate::lacking;
 use crate::server::Conf;
 use crate::sockets::listening_on;
 use crate::subsystem::{Subsystem, subsystem_tests};
@@ -36,15 +35,8 @@ subsystem_tests! {
 const ADDRESS: &str = "127.0.0.1:8080";
 const LISTEN: &str = "127.0.0.1:8080 protocol=sctp";
 
-/// Whether the kernel has SCTP; if not, nginx refuses the configuration.
 fn is_there(site: &Site, conf: &Conf) -> bool {
-    if Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::SCTP)).is_ok() {
-        return true;
-    }
-    let text = site.check(conf).fails();
-    let message = "socket() 127.0.0.1:8080 failed: sctp is not supported by this kernel";
-    assert!(text.contains(message), "{text}");
-    false
+    lacking::is_there(site, conf, Over::Sctp)
 }
 
 /// Whether an SCTP socket listens in the calling thread's namespace.
@@ -261,14 +253,5 @@ fn some_data_go_each_way_over_sctp(on: Subsystem) {
         return;
     }
     let _nginx = site.start(&conf);
-    let mut connection = Connection::open(Over::Sctp, ADDRESS).expect("SCTP is served");
-    let mut sending = connection.try_clone().expect("a descriptor");
-    let sender =
-        thread::spawn(move || (0..BLOCKS).try_for_each(|index| sending.write_all(&block(index))));
-    let mut bytes = vec![0; BLOCK];
-    for index in 0..BLOCKS {
-        connection.read_exact(&mut bytes).expect("all comes back");
-        assert!(bytes == block(index), "block {index} differs");
-    }
-    sender.join().expect("no panic").expect("all is sent");
+    each_way(Over::Sctp, ADDRESS, BLOCKS);
 }

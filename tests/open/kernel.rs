@@ -152,18 +152,26 @@ fn an_errno_that_is_no_refusal_ends_auto_too() {
 #[test]
 fn other_protocols_may_be_missing_too() {
     namespace::run(|| {
-        for (other, name) in [
-            (Protocol::Sctp, "sctp"),
-            (Protocol::Smc, "smc"),
-            (Protocol::Other(99), "protocol 99"),
+        for (other, why) in [
+            (
+                Protocol::Sctp,
+                "sctp is not supported by this kernel, module sctp is needed",
+            ),
+            (
+                Protocol::Smc,
+                "smc is not supported by this kernel, Linux 6.11 and module smc are needed",
+            ),
+            (
+                Protocol::Other(99),
+                "protocol 99 is not supported by this kernel",
+            ),
         ] {
             let number = other.number();
             seccomp::refuse(seccomp::SOCKET_PROTOCOL, number, libc::EPROTONOSUPPORT);
             let wish = Some(Wish::only(other));
             let error = open(&mut [stream("127.0.0.1:80", wish)]).expect_err("not there");
             assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
-            let message =
-                format!("socket() 127.0.0.1:80 failed: {name} is not supported by this kernel");
+            let message = format!("socket() 127.0.0.1:80 failed: {why}");
             assert_eq!(error.to_string(), message);
             assert!(open::check(other).is_err());
         }
