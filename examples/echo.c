@@ -90,6 +90,14 @@ static ngx_rs_inherited_t *inherit(size_t *count)
     return inherited;
 }
 
+static const char *name(int protocol)
+{
+    return protocol == NGX_RS_IPPROTO_MPTCP ? "MPTCP"
+           : protocol == IPPROTO_TCP        ? "TCP"
+           : protocol == IPPROTO_SCTP       ? "SCTP"
+                                            : "another protocol";
+}
+
 static void warn_of(void *data, uint32_t event, const ngx_rs_error_t *error)
 {
     (void) data;
@@ -111,8 +119,7 @@ static void open_all(ngx_rs_listening_t *sockets, size_t count)
 
     for (i = 0; i < count; i++) {
         printf("%s: %s, %s\n", text(sockets[i].sockaddr, sockets[i].socklen),
-               sockets[i].opened_protocol == NGX_RS_IPPROTO_MPTCP ? "MPTCP"
-                                                                  : "TCP",
+               name(sockets[i].opened_protocol),
                sockets[i].outcome == NGX_RS_INHERITED   ? "inherited"
                : sockets[i].outcome == NGX_RS_SUCCESSOR ? "replaced"
                                                         : "opened");
@@ -156,7 +163,8 @@ static void describe(const echo_t *echo)
 
     printf("%s", echo->info.kind == NGX_RS_CONNECTION_MPTCP      ? "MPTCP"
                  : echo->info.kind == NGX_RS_CONNECTION_FALLBACK ? "fallback"
-                                                                 : "TCP");
+                 : echo->info.kind == NGX_RS_CONNECTION_TCP      ? "TCP"
+                                                                 : "other");
     for (i = 0; i < echo->count; i++) {
         const ngx_rs_subflow_t *path = &echo->paths[i];
 

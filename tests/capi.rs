@@ -5,11 +5,15 @@
 mod common;
 
 use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{library, namespace};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const C: [&str; 6] = [
     "cc",
@@ -180,4 +184,48 @@ fn the_example_of_the_readme() {
             assert!(said.contains("MPTCP"), "{said}");
         });
     }
+}
+
+/// The program in C over SCTP, as far as the kernel has it.
+#[test]
+fn the_example_in_c_serves_sctp() {
+    let source = library::root().join("examples/echo.c");
+    let program = compile(&C, &source, &folder("sctp"), Link::Static);
+    namespace::run(|| {
+        let mut echo = Command::new(program);
+        echo.args(["127.0.0.1:7000", "protocol=sctp"]);
+        let sctp = Some(Protocol::SCTP);
+        let Ok(client) = Socket::new(Domain::IPV4, Type::STREAM, sctp) else {
+            let output = echo.output().expect("it was compiled");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let why = "sctp is not supported by this kernel, module sctp is needed";
+            assert!(!output.status.success() && said.contains(why), "{said}");
+            // The test harness does not capture this.
+            let line = b"the_example_in_c_serves_sctp: only the refusal was tested\n";
+            let _ = io::stderr().write_all(line);
+            return;
+        };
+        let echo = echo.stdout(Stdio::piped()).spawn();
+        let mut echo = echo.expect("it was compiled");
+        let said = echo.stdout.take().expect("it is a pipe");
+        let mut said = BufReader::new(said).lines().map_while(Result::ok);
+        assert_eq!(said.next().as_deref(), Some("127.0.0.1:7000: SCTP, opened"));
+        assert_eq!(said.next().as_deref(), Some("listening on 1 sockets"));
+        let address: SocketAddr = "127.0.0.1:7000".parse().expect("an address");
+        client.connect(&address.into()).expect("it listens");
+        client
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("any socket");
+        for number in 0..20 {
+            let message = vec![number; 4096];
+            (&client).write_all(&message).expect("it is connected");
+            let mut answer = vec![0; message.len()];
+            (&client).read_exact(&mut answer).expect("it echoes");
+            assert_eq!(answer, message);
+        }
+        drop(client);
+        assert_eq!(said.next().as_deref(), Some("other"));
+        echo.kill().expect("it runs");
+        echo.wait().expect("it is our child");
+    });
 }
