@@ -16,19 +16,35 @@ run() {
     timeout 2400 "$2" --color never --test-threads 4 "${@:3}" || status=1
 }
 
+leave_out() {
+    printf 'left out: %s\n' "$@"
+}
+
 # On a kernel without MPTCP these can only fail: they open MPTCP sockets
 # themselves, or clients in threads of their own.
 run_without_mptcp() {
     case $1 in
         ngx_rs_listen) run "$@" ;;
-        nginx) run "$@" --skip changes:: --skip together:: ;;
-        open) run "$1" "$2" not_built_in too_old other_protocols ;;
-        *) echo "left out: $1" ;;
+        nginx)
+            leave_out "nginx changes::" "nginx together::"
+            run "$@" --skip changes:: --skip together::
+            ;;
+        open)
+            leave_out "open, but for not_built_in, too_old, other_protocols"
+            run "$1" "$2" not_built_in too_old other_protocols
+            ;;
+        *) leave_out "$1" ;;
     esac
 }
 
+# Of the tests that ended early, without their subsystem.
+ended() {
+    sed -n "s/^$1: //p" "$NGX_RS_WITHOUT_MPTCP" \
+        | sed 's/::\(stream\|http\|mail\)$//' | sort -u
+}
+
 count() {
-    grep -c "$1" "$NGX_RS_WITHOUT_MPTCP"
+    grep -c "^$1: " "$NGX_RS_WITHOUT_MPTCP"
 }
 
 echo "kernel: $(uname -r)"
@@ -50,6 +66,8 @@ is_before() {
 if [ -v NGX_RS_WITHOUT_MPTCP ]; then
     echo "lacks: MPTCP: nginx refused it in $(count refused) tests," \
         "$(count 'not run') ended where they need it"
+    ended 'not run' | sed 's/^/left out, from where it needs MPTCP: /'
+    ended refused | sed 's/^/left out, from where nginx refuses MPTCP: /'
 elif is_before 6.5; then
     echo "lacks: counts of bytes, segments, subflows; times; TCP_FASTOPEN"
 elif is_before 6.10; then

@@ -23,6 +23,7 @@ logs=target/kernels
 list=$logs/tests
 format='%-9s %-22s %7s %7s %6s  %s\n'
 table=
+left_out=
 failed=0
 
 # The sum of what a pattern captures in a log.
@@ -50,6 +51,12 @@ run() {
     }
     version=$(sed -n 's/^kernel: //p' "$log")
     note+=$(sed -n 's/^lacks: //p' "$log")
+    for protocol in sctp smc; do
+        if grep -q "this kernel lacks $protocol" "$log"; then
+            note+=${note:+; }$protocol
+        fi
+    done
+    left_out+=$(sed -n "s/^left out\(.*\)/$release: left out\1/p" "$log")$'\n'
     [[ -z $version || $version = "${versions[$release]:-}"* ]] \
         || note="$note (no longer ${versions[$release]})"
     table+=$(printf "$format" "$release" "${version:--}" \
@@ -77,4 +84,7 @@ done
 echo
 printf "$format" Debian kernel passed failed time 'what the kernel lacks'
 printf '%s' "$table"
+echo
+echo "left out on all, as too slow in QEMU: $skipped"
+printf '%s' "$left_out" | grep . || true
 exit "$failed"

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::client::Over;
 use crate::harness::{Host, Outcome, Site, wait_until};
-use crate::namespace::set_sysctl;
+use crate::namespace::{set_sysctl, switch_mptcp_off};
 use crate::seccomp;
 use crate::server::Conf;
 use crate::strace::Fault;
@@ -49,19 +49,17 @@ fn fails_to_start(site: &Site, conf: &Conf) -> String {
 
 fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named(on: Subsystem) {
     let site = Site::new();
-    set_sysctl("mptcp/enabled", "0");
-    let message =
-        "socket() 127.0.0.1:8080 failed: MPTCP is switched off, set sysctl net.mptcp.enabled=1";
+    let message = format!("socket() 127.0.0.1:8080 failed: {}", switch_mptcp_off());
     for words in ["mptcp", "multipath", "mptcp=on", "protocol=mptcp"] {
         let conf = on.listen(&format!("127.0.0.1:8080 {words}"));
         let text = site.check(&conf).fails();
         assert!(
-            text.contains("[emerg]") && text.contains(message),
+            text.contains("[emerg]") && text.contains(&message),
             "{words}: {text}"
         );
         let text = fails_to_start(&site, &conf);
         assert!(
-            text.contains("[emerg]") && text.contains(message),
+            text.contains("[emerg]") && text.contains(&message),
             "{words}: {text}"
         );
     }
@@ -69,11 +67,10 @@ fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named(on: Subsystem) {
 
 fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
     let site = Site::new();
-    set_sysctl("mptcp/enabled", "0");
+    let reason = switch_mptcp_off();
     let conf = on.listen("127.0.0.1:8080 mptcp=auto");
     let warnings = |text: &str| {
-        let fallback =
-            |line: &&str| line.contains("falls back to TCP") && line.contains("net.mptcp.enabled");
+        let fallback = |line: &&str| line.contains("falls back to TCP") && line.contains(reason);
         let warnings: Vec<&str> = text
             .lines()
             .filter(|line| line.contains("[warn]"))
@@ -106,7 +103,7 @@ fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
 
 fn mptcp_auto_warns_once_for_all_listeners(on: Subsystem) {
     let site = Site::new();
-    set_sysctl("mptcp/enabled", "0");
+    switch_mptcp_off();
     let words = [
         "127.0.0.1:8080-8083 mptcp=auto",
         "127.0.0.2:8080 mptcp=auto",
@@ -119,13 +116,10 @@ fn a_reload_to_mptcp_that_is_switched_off_changes_nothing(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080"));
     let (listener, descriptors) = (nginx.listener(), nginx.descriptors());
-    set_sysctl("mptcp/enabled", "0");
+    let reason = switch_mptcp_off();
     let mptcp = on.listen("127.0.0.1:8080 mptcp");
     let log = nginx.try_reload(&mptcp).expect_err("the reload fails");
-    assert!(
-        log.contains("MPTCP is switched off, set sysctl net.mptcp.enabled=1"),
-        "{log}"
-    );
+    assert!(log.contains(reason), "{log}");
     assert_eq!(
         (nginx.listener(), nginx.descriptors()),
         (listener, descriptors)
@@ -138,7 +132,7 @@ fn a_reload_to_mptcp_that_is_switched_off_changes_nothing(on: Subsystem) {
 
 fn mptcp_off_does_not_need_mptcp_in_the_kernel(on: Subsystem) {
     let site = Site::new();
-    set_sysctl("mptcp/enabled", "0");
+    switch_mptcp_off();
     let conf = on.listen("127.0.0.1:8080 mptcp=off");
     let text = site.check(&conf).succeeds();
     assert!(!text.contains("[warn]"), "{text}");

@@ -105,6 +105,16 @@ pub fn set_sysctl(path: &str, value: &str) {
         .unwrap_or_else(|error| panic!("cannot set net/{path} to {value}: {error}"));
 }
 
+/// Lets the kernel refuse MPTCP in the calling thread's namespace, unless it has
+/// none at all. Returns the reason that nginx gives.
+pub fn switch_mptcp_off() -> &'static str {
+    if without_mptcp::is_expected() {
+        return without_mptcp::REASON;
+    }
+    set_sysctl("mptcp/enabled", "0");
+    "MPTCP is switched off, set sysctl net.mptcp.enabled=1"
+}
+
 /// The processes that live in a namespace, this one left out; one that has
 /// exited and only waits to be reaped does not live.
 pub fn processes(namespace: &PathBuf) -> Vec<Process> {

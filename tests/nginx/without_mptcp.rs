@@ -8,7 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::harness::Site;
 
-const REASON: &str = "this kernel was built without MPTCP, CONFIG_MPTCP is needed";
+/// What nginx says of such a kernel.
+pub const REASON: &str = "this kernel was built without MPTCP, CONFIG_MPTCP is needed";
 
 /// Parameters that make a listener MPTCP, or have nginx refuse it.
 const PARAMETERS: [&str; 5] = [
@@ -62,7 +63,9 @@ pub fn check_refusal(site: &Site) {
 fn end(how: &str) -> ! {
     let path = std::env::var_os("NGX_RS_WITHOUT_MPTCP").expect("it is expected");
     let file = OpenOptions::new().create(true).append(true).open(path);
-    let written = file.and_then(|mut file| writeln!(file, "{how}"));
+    let test = std::thread::current();
+    let test = test.name().unwrap_or("a thread of a test");
+    let written = file.and_then(|mut file| writeln!(file, "{how}: {test}"));
     written.expect("the record can be written");
     resume_unwind(Box::new(End))
 }
