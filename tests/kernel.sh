@@ -121,6 +121,7 @@ mkdir -p /dev/pts /dev/shm /lib/modules
 mount -t devpts -o ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount --bind "$kernel/lib/modules" /lib/modules
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 # No udev runs that would make /dev/net/tun.
 modprobe tun

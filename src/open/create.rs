@@ -5,19 +5,49 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 use socket2::{Domain, Type};
 
+use crate::address::SocketAddress;
 use crate::error::Error;
 use crate::listen::{Listening, flag};
 use crate::protocol::Protocol;
 use crate::sys;
 
+/// The interface that the kernel binds every new socket of this process to, if
+/// that was queried: `ip vrf exec` runs a program so, by way of its cgroup.
+#[derive(Default)]
+pub(super) struct Vrf(Option<i32>);
+
+impl Vrf {
+    /// Binds a new MPTCP socket to the interface. The kernel does so with the
+    /// socket that this process sees, and not with the TCP socket inside of it,
+    /// which the kernel binds and which listens; this sets both.
+    /// Source: kernel net/mptcp/subflow.c, mptcp_subflow_create_socket().
+    fn enter(&mut self, new: BorrowedFd<'_>, address: &SocketAddress) -> Result<(), Error> {
+        const NAME: i32 = libc::SO_BINDTOIFINDEX;
+        let failed =
+            |call, source| Error::syscall(format!("{call}(SO_BINDTOIFINDEX) {address}"), source);
+        let interface = match self.0 {
+            Some(interface) => interface,
+            None => {
+                sys::option(new, SOL_SOCKET, NAME).map_err(|source| failed("getsockopt", source))?
+            }
+        };
+        self.0 = Some(interface);
+        match interface {
+            0 => Ok(()),
+            _ => sys::set_option(new, SOL_SOCKET, NAME, interface)
+                .map_err(|source| failed("setsockopt", source)),
+        }
+    }
+}
+
 /// socket(2), its options, bind(2).
-pub(super) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> {
+pub(super) fn create(socket: &Listening, share: bool, vrf: &mut Vrf) -> Result<OwnedFd, Error> {
     let failed = |call: &str| format!("{call} {}", socket.address);
     let protocol = socket.is_inet_stream().then_some(socket.protocol);
     let protocol = protocol.filter(|&protocol| protocol != Protocol::Tcp);
@@ -27,6 +57,9 @@ pub(super) fn create(socket: &Listening, share: bool) -> Result<OwnedFd, Error> 
             let error = Error::socket(socket.protocol, failed("socket()"), source);
             error.refused(socket.protocol, || bind(socket, Protocol::Tcp))
         })?;
+    if protocol == Some(Protocol::Mptcp) {
+        vrf.enter(new.as_fd(), &socket.address)?;
+    }
     for (option, value) in OPTIONS.iter().zip(values(socket, share)) {
         let Some(value) = value else { continue };
         sys::set_option(new.as_fd(), option.level, option.name, value).map_err(|source| {

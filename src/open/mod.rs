@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::listen::{Disposition, Inherited, Listening, Outcome, flag};
 use crate::protocol::{Protocol, Wish};
 use crate::sys;
-use create::{bind, create, listen, may_bind, unlink};
+use create::{Vrf, bind, create, listen, may_bind, unlink};
 pub use handover::{commit, rollback};
 pub use support::{TcpOption, check, check_option};
 
@@ -122,6 +122,7 @@ struct Opening<'a, 'fd, 'how, 'report> {
     available: Vec<(Domain, Protocol, bool)>,
     /// Whether socket(2) makes TCP sockets, if that was queried.
     real_tcp: Option<bool>,
+    vrf: Vrf,
     reported: Reported,
     how: &'how mut Open<'report>,
     /// Whether everything is open.
@@ -183,6 +184,7 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
             behind,
             available: Vec::new(),
             real_tcp: None,
+            vrf: Vrf::default(),
             reported: Reported::default(),
             how,
             done: false,
@@ -398,7 +400,7 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         if let Some(group) = group {
             self.share(group)?;
         }
-        socket.fd = match create(socket, outcome == Outcome::Successor) {
+        socket.fd = match create(socket, outcome == Outcome::Successor, &mut self.vrf) {
             Err(error @ Error::Unsupported { .. })
                 if group.is_none() && socket.wish.is_some_and(|wish| wish.fallback) =>
             {

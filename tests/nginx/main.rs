@@ -75,4 +75,5 @@ mod transfer;
 mod unprivileged;
 mod upgrade;
 mod variables;
+mod vrf;
 mod without_mptcp;

@@ -1,0 +1,70 @@
+//! nginx that `ip vrf exec` runs: the kernel binds its sockets to a VRF.
+
+use std::io::Write;
+use std::process::Command;
+
+use crate::client::Over;
+use crate::harness::Site;
+use crate::namespace::{Peer, ip, join, plug_in};
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http, mail):
+        listeners_of_either_protocol_are_in_the_vrf;
+}
+
+fn listeners_of_either_protocol_are_in_the_vrf(on: Subsystem) {
+    let site = Site::new();
+    // Each test has its own, because their cgroups have the names of the VRFs.
+    let vrf = on.name();
+    let mut link = Command::new("ip");
+    link.args(["link", "add", vrf, "type", "vrf", "table", "10"]);
+    if !site.run(&mut link).status.success() {
+        // The test harness does not capture this.
+        let line = format!("vrf::{vrf}: not tested, this kernel lacks vrf\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        return;
+    }
+    let peer = Peer::new();
+    join("near", "far", peer.thread_id);
+    ip(&format!("link set {vrf} up"));
+    ip(&format!("link set near master {vrf}"));
+    plug_in("near", &["10.9.0.1/24", "fd09::1/64"]);
+    peer.run(|| plug_in("far", &["10.9.0.2/24", "fd09::2/64"]));
+
+    let listen = [
+        "8080",
+        "[::]:8080 ipv6only=on",
+        "10.9.0.1:8081",
+        "[fd09::1]:8081",
+    ];
+    let conf = |word: &str| {
+        let words = listen.map(|address| format!("{address} {word}"));
+        on.servers(&words.each_ref().map(String::as_str))
+    };
+    let serves = |mptcp: bool| {
+        let addresses = [
+            "10.9.0.1:8080",
+            "[fd09::1]:8080",
+            "10.9.0.1:8081",
+            "[fd09::1]:8081",
+        ];
+        for (over, expected) in [(Over::Tcp, false), (Over::Mptcp, mptcp)] {
+            for address in addresses {
+                let answer = peer.run(move || on.ask(over, address));
+                let (answer, is_mptcp) =
+                    answer.unwrap_or_else(|error| panic!("{address} over {over:?}: {error}"));
+                assert_eq!((answer.as_str(), is_mptcp), (on.answer(), expected));
+            }
+        }
+    };
+    let runner = ["ip", "vrf", "exec", vrf];
+    let nginx = site.start_under(&runner, &conf("mptcp"));
+    serves(true);
+    nginx.quit();
+    let nginx = site.start_under(&runner, &conf(""));
+    for (word, mptcp) in [("mptcp", true), ("", false), ("mptcp", true)] {
+        nginx.reload(&conf(word));
+        serves(mptcp);
+    }
+}
