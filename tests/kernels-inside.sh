@@ -24,7 +24,10 @@ leave_out() {
 # themselves, or clients in threads of their own.
 run_without_mptcp() {
     case $1 in
-        ngx_rs_listen) run "$@" ;;
+        ngx_rs_listen)
+            leave_out "ngx_rs_listen capi::tests::"
+            run "$@" --skip capi::tests::
+            ;;
         nginx)
             leave_out "nginx changes::" "nginx together::"
             run "$@" --skip changes:: --skip together::

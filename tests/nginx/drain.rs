@@ -15,6 +15,7 @@ use crate::sockets::listening_on;
 use crate::steady::Steady;
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::upgrade::upgrade;
+use crate::without_mptcp;
 
 subsystem_tests! {
     (stream, http, mail):
@@ -128,6 +129,7 @@ fn far_clients(
 }
 
 fn handshakes_under_way_on_a_long_path_are_served(on: Subsystem) {
+    without_mptcp::end_if_expected();
     let site = Site::new();
     let path = SlowPath::new(Duration::from_millis(100));
     for (listen, address) in [

@@ -15,6 +15,7 @@ use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
 use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::without_mptcp;
 
 subsystem_tests! {
     (stream, http, mail):
@@ -33,6 +34,9 @@ const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
 fn listener(address: &str, protocol: Protocol) -> Socket {
     let address: std::net::SocketAddr = address.parse().expect("an address");
     let domain = Domain::for_address(address);
+    if protocol == Protocol::MPTCP {
+        without_mptcp::end_if_expected();
+    }
     let socket = Socket::new(domain, Type::STREAM, Some(protocol)).expect("a socket");
     socket.set_reuse_address(true).expect("a new socket");
     socket.bind(&SockAddr::from(address)).expect("it is free");

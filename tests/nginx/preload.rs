@@ -5,6 +5,7 @@ use crate::harness::Site;
 use crate::sockets::Listener;
 use crate::steady::Steady;
 use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::without_mptcp;
 
 subsystem_tests! {
     (stream, http, mail):
@@ -41,6 +42,7 @@ fn reloads_keep_the_sockets_of_a_preloaded_nginx(on: Subsystem) {
 }
 
 fn the_module_can_come_to_a_preloaded_nginx(on: Subsystem) {
+    without_mptcp::end_if_expected();
     let site = Site::new();
     let conf = on.listen("127.0.0.1:8080");
     let nginx = site.start_under(&MPTCPIZE, &conf.clone().without_module());
