@@ -126,6 +126,7 @@ ip link set lo up
 # No udev runs that would make /dev/net/tun.
 modprobe tun
 stty -F /dev/ttyS1 $terminal
+ulimit -n 20000
 cd "$checkout"
 setsid --ctty --wait env -i HOME=/root LANG=C.UTF-8 TERM="$term" \
     CARGO_HOME="$cargo" CARGO_NET_OFFLINE=true \

@@ -329,7 +329,10 @@ fn draining_closes_nothing() {
         ))
     };
     let count = at_each_checkpoint(Server::draining, poll, is_whole);
-    assert!(count >= 2, "{count}");
+    assert_eq!(
+        count, 0,
+        "nothing is queried of a drain that has just begun"
+    );
 
     // Somewhat later it queries the kernel, and ends them.
     let later = || {
@@ -338,7 +341,7 @@ fn draining_closes_nothing() {
         server
     };
     let later = at_each_checkpoint(later, poll, is_whole);
-    assert!(later > count + 4, "{later}");
+    assert!(later > 4, "{later}");
 }
 
 #[test]

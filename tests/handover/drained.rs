@@ -426,6 +426,7 @@ fn a_descriptor_that_was_closed_and_opened_again_is_never_touched() {
         let sockets = supersede(&mut drain, text, &old, MPTCP, 2);
         reuse(old[0].as_raw_fd(), &stranger);
         reuse(fd(&sockets[0]).as_raw_fd(), &stranger);
+        thread::sleep(INTERVAL);
         let report = poll(&mut drain);
         assert!(report[0].ended, "not here any more");
         assert!(listens(&stranger) && !shares(&stranger));
