@@ -189,7 +189,7 @@ static int echo(struct pollfd *polled, echo_t *echo)
         size = recv(polled->fd, echo->data, sizeof(echo->data), MSG_DONTWAIT);
         echo->filled = size > 0 ? (size_t) size : 0;
         echo->sent = 0;
-        if (size > 0 && echo->info.kind == NGX_RS_CONNECTION_UNASKED)
+        if (size > 0 && echo->info.kind == NGX_RS_CONNECTION_UNQUERIED)
             ask(polled->fd, echo);
     }
     polled->events = echo->sent < echo->filled ? POLLOUT : POLLIN;

@@ -48,7 +48,7 @@
     { (uint32_t) sizeof(ngx_rs_draining_t), -1, 0, 0, 0 }
 #define NGX_RS_CONNECTION_INFO_INIT                                           \
     { (uint32_t) sizeof(ngx_rs_connection_info_t), 0,                         \
-      NGX_RS_CONNECTION_UNASKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+      NGX_RS_CONNECTION_UNQUERIED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #ifdef __cplusplus
 #define NGX_RS_SUBFLOW_INIT                                                   \
     { (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, {}, {}, 0, 0, 0, 0, 0, 0 }
@@ -334,7 +334,7 @@
 /**
  * Not queried yet.
  */
-#define NGX_RS_CONNECTION_UNASKED 0
+#define NGX_RS_CONNECTION_UNQUERIED 0
 
 /**
  * Neither TCP nor MPTCP: UDP, a unix domain socket.
@@ -756,7 +756,7 @@ typedef struct {
      */
     uint32_t flags;
     /**
-     * in,out: NGX_RS_CONNECTION_*. With NGX_RS_CONNECTION_UNASKED the fields below
+     * in,out: NGX_RS_CONNECTION_*. With NGX_RS_CONNECTION_UNQUERIED the fields below
      * are only written; otherwise they are read as well.
      */
     uint32_t kind;
@@ -1017,11 +1017,11 @@ void ngx_rs_listen_free(ngx_rs_listen_t *listen);
  *
  * sockets  in,out  `count` elements, borrowed for the call; `protocol` and the
  *                  flag NGX_RS_LISTENING_FALLBACK are written
- * asked    in      `asked_count` elements of which `sockaddr`, `type`,
+ * requested in     `requested_count` elements of which `sockaddr`, `type`,
  *                  `protocol` and NGX_RS_LISTENING_FALLBACK are read; those
  *                  with `protocol` 0 request none; borrowed for the call
  * error    out     optional, may be NULL; `arg_index` is the later of the two
- *                  elements of `asked` that contradict each other
+ *                  elements of `requested` that contradict each other
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,CONFLICT,PANIC}.
  * Any thread. Linear in both counts.
@@ -1030,8 +1030,8 @@ void ngx_rs_listen_free(ngx_rs_listen_t *listen);
  */
 ngx_rs_status_t ngx_rs_listening_assign(ngx_rs_listening_t *sockets,
                                         size_t count,
-                                        const ngx_rs_listening_t *asked,
-                                        size_t asked_count,
+                                        const ngx_rs_listening_t *requested,
+                                        size_t requested_count,
                                         ngx_rs_error_t *error);
 
 /**

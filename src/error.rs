@@ -35,7 +35,7 @@ pub enum Error {
     #[error("{message}")]
     Conflict {
         /// Index of the later of the two, among those that were given.
-        wish: usize,
+        request: usize,
         /// Names both addresses and what they ask for.
         message: String,
     },
@@ -153,11 +153,11 @@ impl Error {
         }
     }
 
-    /// With the index of a conflicting wish as its place in a longer list.
+    /// With the index of a conflicting request as its place in a longer list.
     pub(crate) fn placed(self, places: &[usize]) -> Self {
         match self {
-            Self::Conflict { wish, message } => Self::Conflict {
-                wish: places.get(wish).copied().unwrap_or(wish),
+            Self::Conflict { request, message } => Self::Conflict {
+                request: places.get(request).copied().unwrap_or(request),
                 message,
             },
             other => other,
@@ -179,11 +179,11 @@ impl Error {
         matches!(self, Self::Syscall { .. }) && self.os_errno() == libc::EADDRINUSE
     }
 
-    /// Index of the word (or of the wish, for a conflict) that is to blame.
+    /// Index of the word (or of the request, for a conflict) that is to blame.
     pub fn argument(&self) -> Option<usize> {
         match self {
             Self::Syntax { word, .. } => Some(*word),
-            Self::Conflict { wish, .. } => Some(*wish),
+            Self::Conflict { request, .. } => Some(*request),
             _ => None,
         }
     }

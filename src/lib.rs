@@ -75,4 +75,4 @@ pub use listen::{
     Address, BACKLOG, Disposition, Host, Inherited, Listen, Listening, Options, Outcome, flag,
 };
 pub use open::Open;
-pub use protocol::{Protocol, Wish};
+pub use protocol::{Protocol, Request};

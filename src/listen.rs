@@ -9,7 +9,7 @@ use socket2::{SockRef, Type};
 
 use crate::address::SocketAddress;
 use crate::error::Error;
-use crate::protocol::{Protocol, Wish};
+use crate::protocol::{Protocol, Request};
 use crate::sys;
 
 /// `NGX_LISTEN_BACKLOG` of nginx on Linux.
@@ -52,7 +52,7 @@ pub struct Listen {
     /// How.
     pub options: Options,
     /// Our parameter, where there is one.
-    pub wish: Option<Wish>,
+    pub request: Option<Request>,
 }
 
 /// The first word of the directive.
@@ -146,8 +146,8 @@ pub struct Listening {
     pub address: SocketAddress,
     /// `SOCK_STREAM` or `SOCK_DGRAM`.
     pub socket_type: Type,
-    /// Which protocol; without a wish, plain TCP (or UDP).
-    pub wish: Option<Wish>,
+    /// Which protocol; without a request, plain TCP (or UDP).
+    pub request: Option<Request>,
     /// How.
     pub options: Options,
 
@@ -188,7 +188,7 @@ impl Listening {
         Self {
             address,
             socket_type,
-            wish: None,
+            request: None,
             options: Options::default(),
             fd: None,
             outcome: Outcome::Untouched,

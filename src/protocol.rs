@@ -68,14 +68,14 @@ impl fmt::Display for Protocol {
 
 /// What a listen directive asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct Request {
     /// The protocol.
     pub protocol: Protocol,
     /// `mptcp=auto`: plain TCP will do where the kernel lacks the protocol.
     pub fallback: bool,
 }
 
-impl Wish {
+impl Request {
     /// `protocol` and nothing else.
     pub const fn only(protocol: Protocol) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl Wish {
 }
 
 /// The parameter that asks for it, as a user would write it.
-impl fmt::Display for Wish {
+impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.protocol, self.fallback) {
             (Protocol::Mptcp, true) => f.write_str("mptcp=auto"),

@@ -58,8 +58,10 @@ pub fn sockets(listen: &Listen) -> Result<Vec<Listening>, Error> {
 pub(crate) fn sockets_at(listen: &Listen, addresses: &[IpAddr]) -> Result<Vec<Listening>, Error> {
     let socket = |address| Listening {
         options: listen.options.clone(),
-        wish: listen.wish,
-        protocol: listen.wish.map_or(Protocol::Tcp, |wish| wish.protocol),
+        request: listen.request,
+        protocol: listen
+            .request
+            .map_or(Protocol::Tcp, |request| request.protocol),
         ..Listening::new(address, listen.options.socket_type())
     };
     match &listen.address {

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use ngx_rs_listen::assign::{Asked, wishes};
-use ngx_rs_listen::{Error, Listening, Options, Protocol, SocketAddress, Wish};
+use ngx_rs_listen::assign::{Requested, protocols};
+use ngx_rs_listen::{Error, Listening, Options, Protocol, Request, SocketAddress};
 use socket2::Type;
 
-const MPTCP: Wish = Wish::only(Protocol::Mptcp);
-const OFF: Wish = Wish::only(Protocol::Tcp);
-const SCTP: Wish = Wish::only(Protocol::Sctp);
+const MPTCP: Request = Request::only(Protocol::Mptcp);
+const OFF: Request = Request::only(Protocol::Tcp);
+const SCTP: Request = Request::only(Protocol::Sctp);
 
 fn address(text: &str) -> SocketAddress {
     match text.strip_prefix("unix:") {
@@ -22,20 +22,20 @@ fn sockets(addresses: &[&str]) -> Vec<Listening> {
     addresses.iter().map(socket).collect()
 }
 
-fn asked(wishes: &[(&str, Wish)]) -> Vec<Asked> {
-    let asked = wishes.iter().map(|&(text, wish)| Asked {
+fn asked(requests: &[(&str, Request)]) -> Vec<Requested> {
+    let asked = requests.iter().map(|&(text, request)| Requested {
         address: address(text),
-        wish,
+        request,
     });
     asked.collect()
 }
 
-/// The wishes of the sockets, or the error.
-fn assign(at: &[&str], asks: &[(&str, Wish)]) -> Result<Vec<Option<Wish>>, (usize, String)> {
+/// The requests of the sockets, or the error.
+fn assign(at: &[&str], asks: &[(&str, Request)]) -> Result<Vec<Option<Request>>, (usize, String)> {
     let mut sockets = sockets(at);
-    match wishes(&mut sockets, &asked(asks)) {
-        Ok(()) => Ok(sockets.iter().map(|socket| socket.wish).collect()),
-        Err(error @ Error::Conflict { wish, .. }) => Err((wish, error.to_string())),
+    match protocols(&mut sockets, &asked(asks)) {
+        Ok(()) => Ok(sockets.iter().map(|socket| socket.request).collect()),
+        Err(error @ Error::Conflict { request, .. }) => Err((request, error.to_string())),
         Err(error) => panic!("no conflict: {error}"),
     }
 }
@@ -44,11 +44,11 @@ fn assign(at: &[&str], asks: &[(&str, Wish)]) -> Result<Vec<Option<Wish>>, (usiz
 fn sockets_get_the_wishes_of_their_addresses() {
     let at = ["127.0.0.1:80", "127.0.0.1:81", "[::1]:80", "127.0.0.2:80"];
     let asks = [
-        ("[::1]:80", Wish::AUTO),
+        ("[::1]:80", Request::AUTO),
         ("127.0.0.1:80", MPTCP),
         ("127.0.0.2:80", OFF),
     ];
-    let wanted = vec![Some(MPTCP), None, Some(Wish::AUTO), Some(OFF)];
+    let wanted = vec![Some(MPTCP), None, Some(Request::AUTO), Some(OFF)];
     assert_eq!(assign(&at, &asks), Ok(wanted));
     assert_eq!(assign(&at, &[]), Ok(vec![None; 4]));
     assert_eq!(assign(&[], &[]), Ok(vec![]));
@@ -98,7 +98,7 @@ fn refuses_an_address_that_disagrees_with_its_wildcard() {
     let disagree = [
         (MPTCP, OFF, "mptcp=off"),
         (OFF, MPTCP, "mptcp"),
-        (MPTCP, Wish::AUTO, "mptcp=auto"),
+        (MPTCP, Request::AUTO, "mptcp=auto"),
         (MPTCP, SCTP, "protocol=sctp"),
     ];
     for (wildcard, specific, word) in disagree {
@@ -127,13 +127,13 @@ fn refuses_two_wishes_for_one_address() {
         (
             "[::]:80",
             MPTCP,
-            Wish::AUTO,
+            Request::AUTO,
             "\"mptcp=auto\" for [::]:80 contradicts \"mptcp\"",
         ),
         (
             "[fe80::1]:8080",
             SCTP,
-            Wish::only(Protocol::Other(7)),
+            Request::only(Protocol::Other(7)),
             "\"protocol=7\" for [fe80::1]:8080 contradicts \"protocol=sctp\"",
         ),
     ];
@@ -152,15 +152,15 @@ fn refuses_two_wishes_for_one_address() {
 #[test]
 fn families_and_ports_are_worlds_apart() {
     let message = "no listening socket for \"mptcp\" on ";
-    for (socket, wish) in [
+    for (socket, request) in [
         ("[::]:80", "127.0.0.1:80"),
         ("0.0.0.0:80", "[::1]:80"),
         ("0.0.0.0:80", "127.0.0.1:81"),
         ("127.0.0.1:80", "0.0.0.0:80"),
         ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
     ] {
-        let found = assign(&[socket], &[(wish, MPTCP)]);
-        assert_eq!(found, Err((0, format!("{message}{wish}"))));
+        let found = assign(&[socket], &[(request, MPTCP)]);
+        assert_eq!(found, Err((0, format!("{message}{request}"))));
     }
     let at = ["0.0.0.0:80", "[::]:80"];
     let asks = [("[::]:80", MPTCP)];
@@ -174,34 +174,34 @@ fn datagram_and_unix_sockets_take_no_wish() {
         Listening::new(address("127.0.0.1:53"), Type::STREAM),
         Listening::new(address("unix:/run/x"), Type::STREAM),
     ];
-    wishes(&mut sockets, &asked(&[("127.0.0.1:53", MPTCP)])).expect("there is a socket");
-    let found: Vec<_> = sockets.iter().map(|socket| socket.wish).collect();
+    protocols(&mut sockets, &asked(&[("127.0.0.1:53", MPTCP)])).expect("there is a socket");
+    let found: Vec<_> = sockets.iter().map(|socket| socket.request).collect();
     assert_eq!(found, [None, Some(MPTCP), None]);
 }
 
 #[test]
 fn plain_tcp_said_aloud_of_udp_or_unix_asks_for_nothing() {
     let mut udp = Listening::new(address("127.0.0.1:53"), Type::DGRAM);
-    udp.wish = Some(OFF);
-    assert!(Asked::of(udp).is_none());
+    udp.request = Some(OFF);
+    assert!(Requested::of(udp).is_none());
     let mut unix = Listening::new(address("unix:/run/x"), Type::STREAM);
-    unix.wish = Some(OFF);
-    assert!(Asked::of(unix).is_none());
+    unix.request = Some(OFF);
+    assert!(Requested::of(unix).is_none());
     let mut tcp = Listening::new(address("127.0.0.1:53"), Type::STREAM);
-    assert!(Asked::of(Listening::new(address("127.0.0.1:53"), Type::STREAM)).is_none());
-    tcp.wish = Some(OFF);
-    assert_eq!(Asked::of(tcp).map(|asked| asked.wish), Some(OFF));
+    assert!(Requested::of(Listening::new(address("127.0.0.1:53"), Type::STREAM)).is_none());
+    tcp.request = Some(OFF);
+    assert_eq!(Requested::of(tcp).map(|asked| asked.request), Some(OFF));
 }
 
 #[test]
 fn nothing_but_the_wish_is_changed() {
     let mut sockets = sockets(&["127.0.0.1:80"]);
     sockets[0].options.backlog = 7;
-    wishes(&mut sockets, &asked(&[("127.0.0.1:80", MPTCP)])).expect("there is a socket");
+    protocols(&mut sockets, &asked(&[("127.0.0.1:80", MPTCP)])).expect("there is a socket");
     let mut options = Options::default();
     options.backlog = 7;
     assert_eq!(sockets[0].options, options);
-    assert_eq!(sockets[0].wish, Some(MPTCP));
+    assert_eq!(sockets[0].request, Some(MPTCP));
 }
 
 /// Quadratic work would take minutes here, and so would a hash that collides.
@@ -230,12 +230,12 @@ fn large_configurations_are_assigned_in_linear_time() {
     let asks: Vec<_> = addresses
         .into_iter()
         .rev()
-        .map(|address| Asked {
+        .map(|address| Requested {
             address,
-            wish: MPTCP,
+            request: MPTCP,
         })
         .collect();
-    wishes(&mut sockets, &asks).expect("every address has a socket");
+    protocols(&mut sockets, &asks).expect("every address has a socket");
     assert_eq!(sockets.len(), 4 * 60_000 + 65_536);
-    assert!(sockets.iter().all(|socket| socket.wish == Some(MPTCP)));
+    assert!(sockets.iter().all(|socket| socket.request == Some(MPTCP)));
 }

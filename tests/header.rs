@@ -46,7 +46,7 @@ fn macros() -> String {
     {{ (uint32_t) sizeof(ngx_rs_draining_t), -1, 0, 0, 0 }}
 #define NGX_RS_CONNECTION_INFO_INIT                                           \
     {{ (uint32_t) sizeof(ngx_rs_connection_info_t), 0,                         \
-      NGX_RS_CONNECTION_UNASKED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }}
+      NGX_RS_CONNECTION_UNQUERIED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }}
 #ifdef __cplusplus
 #define NGX_RS_SUBFLOW_INIT                                                   \
     {{ (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, {{}}, {{}}, 0, 0, 0, 0, 0, 0 }}

@@ -66,7 +66,7 @@ fn print(listen: &Listen) -> String {
         }
     }
     words.extend(words::options(&listen.options));
-    words.extend(listen.wish.map(|wish| wish.to_string()));
+    words.extend(listen.request.map(|request| request.to_string()));
     words.join(" ")
 }
 

@@ -143,12 +143,12 @@ impl Call {
     fn assign(&mut self, bytes: &mut Bytes<'_>) {
         let stride = size_of::<ngx_rs_listening_t>();
         let (sockets, count) = self.sockets(bytes, |_, _| {});
-        let (asked, asked_count) = self.sockets(bytes, |_, _| {});
+        let (asked, requested_count) = self.sockets(bytes, |_, _| {});
         let count = Memory::count(bytes, count, stride);
-        let asked_count = Memory::count(bytes, asked_count, stride);
+        let requested_count = Memory::count(bytes, requested_count, stride);
         // SAFETY: everything is as long as it says.
         self.says(|error| unsafe {
-            ngx_rs_listening_assign(sockets, count, asked, asked_count, error)
+            ngx_rs_listening_assign(sockets, count, asked, requested_count, error)
         });
     }
 

@@ -6,8 +6,8 @@ use std::os::raw::c_int;
 
 use ngx_rs_listen::drain::Room;
 use ngx_rs_listen::{
-    Disposition, Drain, Inherited, Listening, Open, Outcome, Protocol, SocketAddress, Wish, flag,
-    open,
+    Disposition, Drain, Inherited, Listening, Open, Outcome, Protocol, Request, SocketAddress,
+    flag, open,
 };
 use socket2::Type;
 
@@ -247,10 +247,10 @@ fn inherited(bytes: &mut Bytes<'_>) -> Socket {
 
 fn socket(bytes: &mut Bytes<'_>) -> Listening {
     let mut socket = Listening::new(address(bytes), kind(bytes));
-    let wish = bytes.below(PROTOCOLS.len() + 2);
-    socket.wish = match PROTOCOLS.get(wish) {
-        Some(&protocol) => Some(Wish::only(protocol)),
-        None => bytes.bool().then_some(Wish::AUTO),
+    let request = bytes.below(PROTOCOLS.len() + 2);
+    socket.request = match PROTOCOLS.get(request) {
+        Some(&protocol) => Some(Request::only(protocol)),
+        None => bytes.bool().then_some(Request::AUTO),
     };
     let options = &mut socket.options;
     let switches = bytes.u8();

@@ -35,7 +35,7 @@ pub fn run(data: &[u8]) {
 fn accepted(listen: &Listen, owners: &[Owner], ours_only: bool) {
     let count = |owner| owners.iter().filter(|&&other| other == owner).count();
     assert!(ours_only || count(Owner::Unknown) == 0, "{owners:?}");
-    assert_eq!(count(Owner::Ours), usize::from(listen.wish.is_some()));
+    assert_eq!(count(Owner::Ours), usize::from(listen.request.is_some()));
     if let ngx_rs_listen::Address::Inet { host, ports, .. } = &listen.address {
         assert!(!ports.is_empty(), "{listen:?}");
         let few = ports.len() <= 100 && matches!(host, ngx_rs_listen::Host::Ip(_));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::convert;
 use super::memory::{Array, Versioned, field, known_flags};
 use super::types::*;
-use crate::connection::{Connection, Kind, Question, Subflow};
+use crate::connection::{Connection, Kind, Query, Subflow};
 use crate::error::Error;
 
 /// The caller's struct, if there is one, with what it said before.
@@ -30,8 +30,8 @@ impl About {
         })
     }
 
-    pub(super) fn question(&self, subflows: bool) -> Question {
-        Question {
+    pub(super) fn query(&self, subflows: bool) -> Query {
+        Query {
             subflows,
             figures: subflows,
             sparing: false,
@@ -77,7 +77,7 @@ pub(super) fn write_subflows(array: &Array<ngx_rs_subflow_t>, subflows: &[Subflo
 /// None if nothing was asked yet.
 fn from_c(info: &ngx_rs_connection_info_t) -> Result<Option<Connection>, Error> {
     let kind = match info.kind {
-        NGX_RS_CONNECTION_UNASKED => return Ok(None),
+        NGX_RS_CONNECTION_UNQUERIED => return Ok(None),
         NGX_RS_CONNECTION_OTHER => Kind::Other,
         NGX_RS_CONNECTION_TCP => Kind::Tcp,
         NGX_RS_CONNECTION_MPTCP => Kind::Mptcp,

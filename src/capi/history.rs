@@ -57,12 +57,12 @@ pub unsafe extern "C" fn ngx_rs_connection_query(
         let earlier = unsafe { handle.read_unaligned() };
         // SAFETY: from an earlier call, or NULL.
         let found = match unsafe { earlier.as_mut() } {
-            Some(connection) => connection.history.ask(fd, values)?,
+            Some(connection) => connection.history.query(fd, values)?,
             None => {
                 // SAFETY: our caller's contract.
                 let peer = unsafe { convert::peer(peer, socklen) }?;
                 let mut history = History::new(peer);
-                let found = history.ask(fd, values)?;
+                let found = history.query(fd, values)?;
                 place.write(Box::into_raw(Box::new(ngx_rs_connection_t { history })));
                 found
             }

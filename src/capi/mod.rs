@@ -245,11 +245,11 @@ pub unsafe extern "C" fn ngx_rs_listen_free(listen: *mut ngx_rs_listen_t) {
 ///
 /// sockets  in,out  `count` elements, borrowed for the call; `protocol` and the
 ///                  flag NGX_RS_LISTENING_FALLBACK are written
-/// asked    in      `asked_count` elements of which `sockaddr`, `type`,
+/// requested in     `requested_count` elements of which `sockaddr`, `type`,
 ///                  `protocol` and NGX_RS_LISTENING_FALLBACK are read; those
 ///                  with `protocol` 0 request none; borrowed for the call
 /// error    out     optional, may be NULL; `arg_index` is the later of the two
-///                  elements of `asked` that contradict each other
+///                  elements of `requested` that contradict each other
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,CONFLICT,PANIC}.
 /// Any thread. Linear in both counts.
@@ -259,25 +259,28 @@ pub unsafe extern "C" fn ngx_rs_listen_free(listen: *mut ngx_rs_listen_t) {
 pub unsafe extern "C" fn ngx_rs_listening_assign(
     sockets: *mut ngx_rs_listening_t,
     count: usize,
-    asked: *const ngx_rs_listening_t,
-    asked_count: usize,
+    requested: *const ngx_rs_listening_t,
+    requested_count: usize,
     error: *mut ngx_rs_error_t,
 ) -> ngx_rs_status_t {
     let body = || {
         // SAFETY: our caller's contract.
         let array = unsafe { Array::new("sockets", sockets, count) }?;
         // SAFETY: our caller's contract.
-        let asked = unsafe { Array::new("asked", asked.cast_mut(), asked_count) }?;
+        let requested = unsafe { Array::new("requested", requested.cast_mut(), requested_count) }?;
         let mut sockets = opening::read(&array)?;
-        let (mut places, mut wishes) = (room("asked", asked_count)?, room("asked", asked_count)?);
-        for (place, asked) in asked.iter().enumerate() {
-            if let Some(wish) = assign::Asked::of(opening::listening(&asked?)?) {
+        let (mut places, mut requests) = (
+            room("requested", requested_count)?,
+            room("requested", requested_count)?,
+        );
+        for (place, requested) in requested.iter().enumerate() {
+            if let Some(request) = assign::Requested::of(opening::listening(&requested?)?) {
                 places.push(place);
-                wishes.push(wish);
+                requests.push(request);
             }
         }
-        assign::wishes(&mut sockets, &wishes).map_err(|error| error.placed(&places))?;
-        opening::write_wishes(&array, &sockets);
+        assign::protocols(&mut sockets, &requests).map_err(|error| error.placed(&places))?;
+        opening::write_requests(&array, &sockets);
         Ok(())
     };
     // SAFETY: our caller's contract.
@@ -473,7 +476,7 @@ pub unsafe extern "C" fn ngx_rs_connection_info(
         let about = connection::About::new(info)?;
         // SAFETY: our caller's contract.
         let fd = unsafe { convert::descriptor(fd) }?;
-        let (now, _) = crate::connection::ask(fd, about.question(false))?;
+        let (now, _) = crate::connection::query(fd, about.query(false))?;
         about.write(now);
         Ok(())
     };
@@ -521,7 +524,7 @@ pub unsafe extern "C" fn ngx_rs_connection_subflows(
         let about = connection::About::new(info)?;
         // SAFETY: our caller's contract.
         let fd = unsafe { convert::descriptor(fd) }?;
-        let (now, found) = crate::connection::ask(fd, about.question(true))?;
+        let (now, found) = crate::connection::query(fd, about.query(true))?;
         connection::write_subflows(&array, &found);
         about.write(now);
         count.write(found.len());

@@ -13,7 +13,7 @@ use super::types::*;
 use crate::error::Error;
 use crate::listen::{self, Disposition, Inherited, Listening, Options, Outcome};
 use crate::open::{self, Open};
-use crate::protocol::{Protocol, Wish};
+use crate::protocol::{Protocol, Request};
 
 /// The caller's arrays, and how to open them.
 pub(super) struct Opening {
@@ -90,10 +90,10 @@ impl Opening {
             open::Report::Kept {
                 address,
                 protocol,
-                wish,
+                request,
             } => {
                 let text = format!(
-                    "\"{wish}\" for {address} has no effect: the process that passed the {protocol} \
+                    "\"{request}\" for {address} has no effect: the process that passed the {protocol} \
                      socket may still use it; reload after that process has quit, or set \
                      SocketProtocol= in the systemd socket unit"
                 );
@@ -247,12 +247,12 @@ pub(super) fn read(sockets: &Array<ngx_rs_listening_t>) -> Result<Vec<Listening>
 }
 
 /// Writes the protocols that ngx_rs_listening_assign has found.
-pub(super) fn write_wishes(array: &Array<ngx_rs_listening_t>, sockets: &[Listening]) {
+pub(super) fn write_requests(array: &Array<ngx_rs_listening_t>, sockets: &[Listening]) {
     for (index, socket) in sockets.iter().enumerate() {
         array.update(index, |element| {
-            element.protocol = wish_number(socket.wish);
+            element.protocol = request_number(socket.request);
             element.flags &= !NGX_RS_LISTENING_FALLBACK;
-            element.flags |= wish_flag(socket.wish);
+            element.flags |= request_flag(socket.request);
         });
     }
 }
@@ -291,23 +291,23 @@ pub(super) fn listening(from: &ngx_rs_listening_t) -> Result<Listening, Error> {
     if from.protocol != 0 {
         let protocol = convert::protocol::<ngx_rs_listening_t>(from.protocol)?;
         let fallback = from.flags & NGX_RS_LISTENING_FALLBACK != 0;
-        let wish = Wish { protocol, fallback };
-        if !wish.is_plain_tcp() && !socket.is_inet_stream() {
+        let request = Request { protocol, fallback };
+        if !request.is_plain_tcp() && !socket.is_inet_stream() {
             let problem = "needs a stream socket of IPv4 or IPv6";
             return Err(field::<ngx_rs_listening_t>("protocol", problem));
         }
-        socket.wish = Some(wish);
+        socket.request = Some(request);
     }
     Ok(socket)
 }
 
-fn wish_number(wish: Option<Wish>) -> i32 {
-    wish.map_or(0, |wish| wish.protocol.number())
+fn request_number(request: Option<Request>) -> i32 {
+    request.map_or(0, |request| request.protocol.number())
 }
 
-fn wish_flag(wish: Option<Wish>) -> u32 {
-    match wish {
-        Some(wish) if wish.fallback => NGX_RS_LISTENING_FALLBACK,
+fn request_flag(request: Option<Request>) -> u32 {
+    match request {
+        Some(request) if request.fallback => NGX_RS_LISTENING_FALLBACK,
         _ => 0,
     }
 }
@@ -353,14 +353,14 @@ pub(super) fn to_c(socket: &Listening, address: &SockAddr) -> ngx_rs_listening_t
     let zero = |value, flag| if value == Some(0) { flag } else { 0 };
     ngx_rs_listening_t {
         flags: options.flags
-            | wish_flag(socket.wish)
+            | request_flag(socket.request)
             | zero(options.rcvbuf_bytes, NGX_RS_LISTENING_RCVBUF_0)
             | zero(options.sndbuf_bytes, NGX_RS_LISTENING_SNDBUF_0)
             | zero(options.fastopen, NGX_RS_LISTENING_FASTOPEN_0),
         sockaddr: address.as_ptr().cast(),
         socklen: address.len(),
         r#type: socket.socket_type.into(),
-        protocol: wish_number(socket.wish),
+        protocol: request_number(socket.request),
         backlog: options.backlog,
         rcvbuf: options.rcvbuf_bytes.unwrap_or(0),
         sndbuf: options.sndbuf_bytes.unwrap_or(0),

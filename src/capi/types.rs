@@ -359,7 +359,7 @@ pub struct ngx_rs_draining_t {
 }
 
 /// Not queried yet.
-pub const NGX_RS_CONNECTION_UNASKED: u32 = 0;
+pub const NGX_RS_CONNECTION_UNQUERIED: u32 = 0;
 /// Neither TCP nor MPTCP: UDP, a unix domain socket.
 pub const NGX_RS_CONNECTION_OTHER: u32 = 1;
 /// Plain TCP, from the beginning.
@@ -383,7 +383,7 @@ pub struct ngx_rs_connection_info_t {
     pub size: u32,
     /// in: 0 or NGX_RS_CONNECTION_MPTCP_ONLY
     pub flags: u32,
-    /// in,out: NGX_RS_CONNECTION_*. With NGX_RS_CONNECTION_UNASKED the fields below
+    /// in,out: NGX_RS_CONNECTION_*. With NGX_RS_CONNECTION_UNQUERIED the fields below
     /// are only written; otherwise they are read as well.
     pub kind: u32,
     /// 0

@@ -165,7 +165,7 @@ pub(super) struct Info {
 }
 
 impl Info {
-    pub(super) fn ask(kernel: &impl Kernel) -> io::Result<Self> {
+    pub(super) fn query(kernel: &impl Kernel) -> io::Result<Self> {
         let mut bytes = [0; mptcp_info::SIZE];
         let length = kernel.option(SOL_MPTCP, MPTCP_INFO, &mut bytes)?;
         Ok(Self { bytes, length })
@@ -214,7 +214,7 @@ pub(super) struct Full {
 
 impl Full {
     /// `paths`: with the addresses and figures of the subflows.
-    pub(super) fn ask(kernel: &impl Kernel, room: usize, paths: bool) -> io::Result<Self> {
+    pub(super) fn query(kernel: &impl Kernel, room: usize, paths: bool) -> io::Result<Self> {
         let (subflow, tcp) = match paths {
             true => (mptcp_subflow_info::SIZE, tcp_info::SIZE),
             false => (size_of::<u32>(), SHORT_TCP),
@@ -318,14 +318,14 @@ pub(super) struct PerSubflow {
 
 impl PerSubflow {
     pub(super) fn addresses(kernel: &impl Kernel, room: usize) -> io::Result<Self> {
-        Self::ask(kernel, MPTCP_SUBFLOW_ADDRS, mptcp_subflow_addrs::SIZE, room)
+        Self::query(kernel, MPTCP_SUBFLOW_ADDRS, mptcp_subflow_addrs::SIZE, room)
     }
 
     pub(super) fn tcp_info(kernel: &impl Kernel, room: usize) -> io::Result<Self> {
-        Self::ask(kernel, MPTCP_TCPINFO, tcp_info::SIZE, room)
+        Self::query(kernel, MPTCP_TCPINFO, tcp_info::SIZE, room)
     }
 
-    fn ask(kernel: &impl Kernel, option: c_int, size: usize, room: usize) -> io::Result<Self> {
+    fn query(kernel: &impl Kernel, option: c_int, size: usize, room: usize) -> io::Result<Self> {
         use mptcp_subflow_data::*;
         let mut bytes = vec![0; SIZE + room * size];
         let mut write = |at, size: usize| {
@@ -369,7 +369,7 @@ pub(super) struct TcpInfo {
 }
 
 impl TcpInfo {
-    pub(super) fn ask(kernel: &impl Kernel) -> io::Result<Self> {
+    pub(super) fn query(kernel: &impl Kernel) -> io::Result<Self> {
         let mut bytes = [0; tcp_info::SIZE];
         let length = kernel.option(libc::IPPROTO_TCP, libc::TCP_INFO, &mut bytes)?;
         Ok(Self { bytes, length })

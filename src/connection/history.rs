@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicU8;
 
 use super::answer::Kernel;
-use super::{Asking, Connection, Figures, HAS, Kind, Question, Subflow};
+use super::{Connection, Figures, HAS, Kind, Query, Querying, Subflow};
 use crate::error::Error;
 
 /// Paths that are remembered: the latest ones, and those that are open.
@@ -138,11 +138,11 @@ impl History {
     ///
     /// # Errors
     /// [`Error::Syscall`]: `fd` is no socket.
-    pub fn ask(&mut self, fd: BorrowedFd<'_>, values: Values) -> Result<Kind, Error> {
-        self.ask_kernel(&fd, &HAS, values)
+    pub fn query(&mut self, fd: BorrowedFd<'_>, values: Values) -> Result<Kind, Error> {
+        self.query_kernel(&fd, &HAS, values)
     }
 
-    pub(super) fn ask_kernel(
+    pub(super) fn query_kernel(
         &mut self,
         kernel: &impl Kernel,
         has: &AtomicU8,
@@ -156,19 +156,15 @@ impl History {
             SubflowRtt,
             SubflowRetransmits,
         ]);
-        let question = Question {
+        let query = Query {
             subflows: figures || values.any(&[Subflows, SubflowsTotal, SubflowAddrs]),
             figures,
             sparing: true,
             mptcp_only: true,
             before,
         };
-        let asking = Asking {
-            kernel,
-            has,
-            question,
-        };
-        let (now, subflows) = asking.all()?;
+        let querying = Querying { kernel, has, query };
+        let (now, subflows) = querying.all()?;
         Ok(self.take_in(now, subflows))
     }
 

@@ -26,7 +26,7 @@ pub use state::{Connection, Figures, Kind, Subflow};
 
 /// What to ask for.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Question {
+pub struct Query {
     /// The addresses of the subflows.
     pub subflows: bool,
     /// And their figures.
@@ -67,7 +67,7 @@ pub struct Question {
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
 pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
-    ask(fd, Question::default()).map(|(connection, _)| connection)
+    query(fd, Query::default()).map(|(connection, _)| connection)
 }
 
 /// Asks for a connection's state and for its subflows, the first subflow first,
@@ -95,23 +95,23 @@ pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
 pub fn subflows(fd: BorrowedFd<'_>) -> Result<(Connection, Vec<Subflow>), Error> {
-    let question = Question {
+    let all = Query {
         subflows: true,
         figures: true,
-        ..Question::default()
+        ..Query::default()
     };
-    ask(fd, question)
+    query(fd, all)
 }
 
-/// Asks as little as the question needs.
+/// Asks as little as the query needs.
 ///
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
-pub fn ask(fd: BorrowedFd<'_>, question: Question) -> Result<(Connection, Vec<Subflow>), Error> {
-    Asking {
+pub fn query(fd: BorrowedFd<'_>, query: Query) -> Result<(Connection, Vec<Subflow>), Error> {
+    Querying {
         kernel: &fd,
         has: &HAS,
-        question,
+        query,
     }
     .all()
 }
@@ -122,10 +122,10 @@ pub fn ask(fd: BorrowedFd<'_>, question: Question) -> Result<(Connection, Vec<Su
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
 pub fn made_for(fd: BorrowedFd<'_>) -> Result<Kind, Error> {
-    Asking {
+    Querying {
         kernel: &fd,
         has: &HAS,
-        question: Question::default(),
+        query: Query::default(),
     }
     .made_for()
 }
@@ -142,22 +142,22 @@ const INFO: u8 = 2;
 /// None of the two.
 const NEITHER: u8 = 3;
 
-struct Asking<'a, K> {
+struct Querying<'a, K> {
     kernel: &'a K,
     has: &'a AtomicU8,
-    question: Question,
+    query: Query,
 }
 
-impl<K: Kernel> Asking<'_, K> {
+impl<K: Kernel> Querying<'_, K> {
     fn all(&self) -> Result<(Connection, Vec<Subflow>), Error> {
-        let kind = match self.question.before {
+        let kind = match self.query.before {
             Some(kind) => kind,
             None => self.made_for()?,
         };
         match kind {
             Kind::Mptcp => self.mptcp(),
             Kind::Fallback => self.tcp(kind),
-            Kind::Tcp if !self.question.mptcp_only => self.tcp(kind),
+            Kind::Tcp if !self.query.mptcp_only => self.tcp(kind),
             Kind::Tcp | Kind::Other => Ok((Connection::new(kind), Vec::new())),
         }
     }
@@ -203,12 +203,12 @@ impl<K: Kernel> Asking<'_, K> {
 
     /// From Linux 5.16 to 6.4.
     fn info(&self) -> Result<Option<(Connection, Vec<Subflow>)>, Error> {
-        let Question {
+        let Query {
             subflows,
             sparing,
             before,
             ..
-        } = self.question;
+        } = self.query;
         if sparing && subflows && before.is_some() {
             let subflows = self.subflows()?;
             return Ok(subflows.map(|subflows| {
@@ -217,7 +217,7 @@ impl<K: Kernel> Asking<'_, K> {
                 (connection, subflows)
             }));
         }
-        let Some(info) = there("MPTCP_INFO", Info::ask(self.kernel))? else {
+        let Some(info) = there("MPTCP_INFO", Info::query(self.kernel))? else {
             return Ok(None);
         };
         let subflows = match subflows && !sparing {
@@ -228,7 +228,7 @@ impl<K: Kernel> Asking<'_, K> {
     }
 
     fn tcp(&self, kind: Kind) -> Result<(Connection, Vec<Subflow>), Error> {
-        let answer = TcpInfo::ask(self.kernel).map_err(failed("TCP_INFO"))?;
+        let answer = TcpInfo::query(self.kernel).map_err(failed("TCP_INFO"))?;
         let connection = answer.connection(kind);
         let path = self.one_path(connection.figures)?;
         Ok((connection, path))
@@ -239,7 +239,7 @@ impl<K: Kernel> Asking<'_, K> {
     fn full_info(&self) -> Result<Option<Full>, Error> {
         let mut room = answer::ROOM;
         loop {
-            let answer = Full::ask(self.kernel, room, self.question.subflows);
+            let answer = Full::query(self.kernel, room, self.query.subflows);
             match there("MPTCP_FULL_INFO", answer)? {
                 Some(full) if full.count() > room => room = full.count(),
                 other => return Ok(other),
@@ -259,7 +259,7 @@ impl<K: Kernel> Asking<'_, K> {
                 room = addresses.count;
                 continue;
             }
-            let tcp_info = match self.question.figures {
+            let tcp_info = match self.query.figures {
                 true => there("MPTCP_TCPINFO", PerSubflow::tcp_info(self.kernel, room))?,
                 false => None,
             };
@@ -269,7 +269,7 @@ impl<K: Kernel> Asking<'_, K> {
 
     /// The addresses of a connection that has no subflows.
     fn one_path(&self, figures: Option<Figures>) -> Result<Vec<Subflow>, Error> {
-        if !self.question.subflows || self.question.sparing {
+        if !self.query.subflows || self.query.sparing {
             return Ok(Vec::new());
         }
         let pair = self.kernel.addresses();

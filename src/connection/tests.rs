@@ -102,7 +102,7 @@ fn full(size: usize) -> Fake {
         paths: two_paths(),
         sizes: (linux::mptcp_subflow_info::SIZE, TCP_INFO),
         addresses: Some((at("10.0.0.1:443"), at("10.0.0.2:5000"))),
-        asked: RefCell::default(),
+        queried: RefCell::default(),
     }
 }
 
@@ -155,31 +155,31 @@ fn plain_tcp(state: u8) -> Fake {
 }
 
 /// Asks in a process that knows so much already; gives back what it knows then.
-fn ask(kernel: &Fake, has: u8, question: Question) -> (Connection, Vec<Subflow>, u8) {
+fn query(kernel: &Fake, has: u8, query: Query) -> (Connection, Vec<Subflow>, u8) {
     let has = AtomicU8::new(has);
-    kernel.asked.borrow_mut().clear();
-    let asking = Asking {
+    kernel.queried.borrow_mut().clear();
+    let querying = Querying {
         kernel,
         has: &has,
-        question,
+        query,
     };
-    let (connection, subflows) = asking.all().expect("the kernel answers");
+    let (connection, subflows) = querying.all().expect("the kernel answers");
     (connection, subflows, has.into_inner())
 }
 
-const NO_ADDRESSES: Question = Question {
+const NO_ADDRESSES: Query = Query {
     subflows: false,
     figures: false,
     sparing: false,
     mptcp_only: false,
     before: None,
 };
-const ADDRESSES: Question = Question {
+const ADDRESSES: Query = Query {
     subflows: true,
     figures: true,
     ..NO_ADDRESSES
 };
-const MPTCP_ONLY: Question = Question {
+const MPTCP_ONLY: Query = Query {
     mptcp_only: true,
     ..NO_ADDRESSES
 };
@@ -261,7 +261,7 @@ fn numbered(paths: &[Path]) -> Vec<Subflow> {
         .collect()
 }
 
-/// The first question of a process to each version, and all later ones.
+/// The first query of a process to each version, and all later ones.
 #[test]
 fn every_version_says_what_it_knows() {
     let unnumbered: Vec<Subflow> = two_paths().iter().map(|path| subflow(None, path)).collect();
@@ -274,7 +274,7 @@ fn every_version_says_what_it_knows() {
     let full_info = vec!["SO_PROTOCOL", "MPTCP_FULL_INFO"];
     let info = vec!["SO_PROTOCOL", "MPTCP_INFO"];
     let neither = vec!["SO_PROTOCOL", "TCP_MAXSEG"];
-    // Name, kernel, what it says, addresses, what is learnt, later questions.
+    // Name, kernel, what it says, addresses, what is learnt, later queries.
     let versions = [
         ("5.6", v5_6(), &unknown, vec![], NEITHER, &neither),
         ("5.13", v5_13(), &unknown, vec![], NEITHER, &neither),
@@ -316,18 +316,18 @@ fn every_version_says_what_it_knows() {
         ),
     ];
     for (version, kernel, said, addresses, learnt, later) in versions {
-        let (connection, subflows, has) = ask(&kernel, UNTRIED, NO_ADDRESSES);
+        let (connection, subflows, has) = query(&kernel, UNTRIED, NO_ADDRESSES);
         assert_eq!((&connection, has), (said, learnt), "{version}");
         assert_eq!(subflows, [], "{version}");
 
-        let (connection, _, has) = ask(&kernel, learnt, MPTCP_ONLY);
+        let (connection, _, has) = query(&kernel, learnt, MPTCP_ONLY);
         assert_eq!((&connection, has), (said, learnt), "{version}");
-        assert_eq!(*kernel.asked.borrow(), *later, "{version}");
+        assert_eq!(*kernel.queried.borrow(), *later, "{version}");
 
-        let (connection, subflows, _) = ask(&kernel, learnt, ADDRESSES);
+        let (connection, subflows, _) = query(&kernel, learnt, ADDRESSES);
         assert_eq!((&connection, subflows), (said, addresses), "{version}");
         let more = if learnt == INFO { 2 } else { 0 };
-        assert_eq!(kernel.asked.borrow().len(), 2 + more, "{version}");
+        assert_eq!(kernel.queried.borrow().len(), 2 + more, "{version}");
     }
 }
 
@@ -343,12 +343,12 @@ fn the_first_question_tries_what_the_kernel_has() {
     ];
     let kernels = [(full(96), 2), (v5_16(), 3), (v5_13(), 4), (v5_6(), 4)];
     for (kernel, count) in kernels {
-        ask(&kernel, UNTRIED, NO_ADDRESSES);
-        assert_eq!(*kernel.asked.borrow(), all[..count]);
+        query(&kernel, UNTRIED, NO_ADDRESSES);
+        assert_eq!(*kernel.queried.borrow(), all[..count]);
     }
     let kernel = fallback(libc::EOPNOTSUPP, ESTABLISHED);
-    let (_, _, has) = ask(&kernel, UNTRIED, NO_ADDRESSES);
-    assert_eq!(*kernel.asked.borrow(), all);
+    let (_, _, has) = query(&kernel, UNTRIED, NO_ADDRESSES);
+    assert_eq!(*kernel.queried.borrow(), all);
     // It might be any kernel.
     assert_eq!(has, UNTRIED);
 }
@@ -365,12 +365,12 @@ fn tells_a_fallback() {
     for errno in [libc::EOPNOTSUPP, libc::ENOPROTOOPT] {
         for has in [UNTRIED, FULL_INFO, INFO, NEITHER] {
             let kernel = fallback(errno, ESTABLISHED);
-            let (connection, subflows, after) = ask(&kernel, has, NO_ADDRESSES);
+            let (connection, subflows, after) = query(&kernel, has, NO_ADDRESSES);
             assert_eq!(connection, of_tcp(Kind::Fallback), "{errno} {has}");
             assert_eq!((subflows, after), (vec![], has), "{errno} {has}");
             let count = if has == UNTRIED { 5 } else { 3 };
-            assert_eq!(kernel.asked.borrow().len(), count, "{errno} {has}");
-            let (_, subflows, _) = ask(&kernel, has, ADDRESSES);
+            assert_eq!(kernel.queried.borrow().len(), count, "{errno} {has}");
+            let (_, subflows, _) = query(&kernel, has, ADDRESSES);
             assert_eq!(subflows, slice::from_ref(&one), "{errno} {has}");
         }
     }
@@ -379,7 +379,7 @@ fn tells_a_fallback() {
     kernel.paths.clear();
     let info = kernel.mptcp_info.as_mut().expect("set above");
     put(info, linux::mptcp_info::FLAGS, &3_u32.to_ne_bytes());
-    let (connection, subflows, _) = ask(&kernel, FULL_INFO, ADDRESSES);
+    let (connection, subflows, _) = query(&kernel, FULL_INFO, ADDRESSES);
     assert_eq!((connection.kind, subflows), (Kind::Fallback, vec![]));
     assert_eq!(connection.bytes_sent, Some(1000));
 }
@@ -387,21 +387,21 @@ fn tells_a_fallback() {
 #[test]
 fn of_plain_tcp_as_much_as_asked_for() {
     let kernel = plain_tcp(ESTABLISHED);
-    let (connection, subflows, has) = ask(&kernel, UNTRIED, NO_ADDRESSES);
+    let (connection, subflows, has) = query(&kernel, UNTRIED, NO_ADDRESSES);
     assert_eq!(connection, of_tcp(Kind::Tcp));
     assert_eq!((subflows, has), (vec![], UNTRIED));
-    assert_eq!(*kernel.asked.borrow(), ["SO_PROTOCOL", "TCP_INFO"]);
+    assert_eq!(*kernel.queried.borrow(), ["SO_PROTOCOL", "TCP_INFO"]);
 
-    let (_, subflows, _) = ask(&kernel, UNTRIED, ADDRESSES);
+    let (_, subflows, _) = query(&kernel, UNTRIED, ADDRESSES);
     assert_eq!(subflows[0].remote, at("10.0.0.2:5000"));
 
-    let both = Question {
+    let both = Query {
         mptcp_only: true,
         ..ADDRESSES
     };
-    let (connection, subflows, _) = ask(&kernel, UNTRIED, both);
+    let (connection, subflows, _) = query(&kernel, UNTRIED, both);
     assert_eq!((connection, subflows), (Connection::new(Kind::Tcp), vec![]));
-    assert_eq!(*kernel.asked.borrow(), ["SO_PROTOCOL"]);
+    assert_eq!(*kernel.queried.borrow(), ["SO_PROTOCOL"]);
 }
 
 #[test]
@@ -409,12 +409,12 @@ fn of_other_sockets_nothing() {
     for protocol in [0, libc::IPPROTO_UDP, libc::IPPROTO_SCTP] {
         let mut kernel = full(96);
         kernel.protocol = Ok(protocol);
-        let (connection, subflows, _) = ask(&kernel, UNTRIED, ADDRESSES);
+        let (connection, subflows, _) = query(&kernel, UNTRIED, ADDRESSES);
         assert_eq!(
             (connection, subflows),
             (Connection::new(Kind::Other), vec![])
         );
-        assert_eq!(*kernel.asked.borrow(), ["SO_PROTOCOL"]);
+        assert_eq!(*kernel.queried.borrow(), ["SO_PROTOCOL"]);
     }
 }
 

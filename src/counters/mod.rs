@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::connection::{self, Kind, Question};
+use crate::connection::{self, Kind, Query};
 use crate::error::Error;
 use crate::parse::Subsystem;
 use crate::protocol::Protocol;
@@ -248,11 +248,11 @@ impl Counters {
         let _ = open.fetch_update(Relaxed, Relaxed, |open| open.checked_sub(1));
         let row = &self.rows[row];
         let last = fd.filter(|_| counted.kind == Kind::Mptcp).map(|fd| {
-            let question = Question {
+            let query = Query {
                 before: Some(Kind::Mptcp),
-                ..Question::default()
+                ..Query::default()
             };
-            connection::ask(fd, question)
+            connection::query(fd, query)
         });
         let Some(Ok((now, _))) = last else {
             row.closed[place(counted.kind)].fetch_add(1, Relaxed);

@@ -11,7 +11,7 @@ use socket2::{Domain, SockRef};
 use crate::address::SocketAddress;
 use crate::error::Error;
 use crate::listen::{Inherited, Listening, Outcome, flag};
-use crate::protocol::{Protocol, Wish};
+use crate::protocol::{Protocol, Request};
 use crate::sys::{self, Watched};
 
 /// How long a superseded socket drains at most: two packets in a row of a
@@ -130,8 +130,8 @@ impl Place {
         inherited: &[Inherited<'_>],
     ) {
         self.successor.get_or_insert(index);
-        let is_smc = |wish: Wish| wish.protocol == Protocol::Smc;
-        self.has_smc |= socket.wish.is_some_and(is_smc);
+        let is_smc = |request: Request| request.protocol == Protocol::Smc;
+        self.has_smc |= socket.request.is_some_and(is_smc);
         if socket.options.has(flag::REUSEPORT) {
             let kept = match socket.outcome {
                 Outcome::Inherited(kept) => inherited.get(kept).map(|kept| kept.fd),

@@ -18,7 +18,7 @@ use crate::address::{AddressMap, SocketAddress};
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::listen::{Disposition, Inherited, Listening, Outcome, flag};
-use crate::protocol::{Protocol, Wish};
+use crate::protocol::{Protocol, Request};
 use crate::sys;
 use create::{Vrf, bind, create, listen, may_bind, unlink};
 pub use handover::{commit, rollback};
@@ -64,7 +64,7 @@ pub enum Report<'a> {
         /// Its protocol.
         protocol: Protocol,
         /// The requested protocol.
-        wish: Wish,
+        request: Request,
     },
     /// `mptcp=off` has no effect, because a preloaded library or a BPF program
     /// turns every TCP socket of this process into an MPTCP socket: once for all
@@ -241,7 +241,7 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         } else {
             self.open(socket, group)?;
         }
-        if socket.wish.is_some_and(Wish::is_plain_tcp) && !self.has_real_tcp() {
+        if socket.request.is_some_and(Request::is_plain_tcp) && !self.has_real_tcp() {
             self.report_not_tcp(&socket.address);
         }
         Ok(())
@@ -268,34 +268,34 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
             self.report_kept(socket, protocol);
             return Ok(protocol);
         }
-        let Some(wish) = socket.wish else {
+        let Some(request) = socket.request else {
             let passed = model.filter(|&model| self.inherited[model].passed);
             return passed.map_or(Ok(Protocol::Tcp), |model| self.inherited[model].protocol());
         };
-        if !wish.fallback {
-            return Ok(wish.protocol);
+        if !request.fallback {
+            return Ok(request.protocol);
         }
         if let Some(next) = next {
-            if self.inherited[next].protocol()? == wish.protocol {
-                return Ok(wish.protocol);
+            if self.inherited[next].protocol()? == request.protocol {
+                return Ok(request.protocol);
             }
         }
         let domain = socket.address.domain();
-        if self.available.contains(&(domain, wish.protocol, false)) {
+        if self.available.contains(&(domain, request.protocol, false)) {
             return Ok(Protocol::Tcp);
         }
-        match self.supports(socket, wish.protocol) {
+        match self.supports(socket, request.protocol) {
             Ok(()) => {}
             Err(error @ Error::Unsupported { .. }) => {
-                self.available.push((domain, wish.protocol, false));
+                self.available.push((domain, request.protocol, false));
                 self.report_fallback(&error);
                 return Ok(Protocol::Tcp);
             }
             Err(error) => return Err(error),
         }
         // An inherited socket cannot be kept any more once it is superseded.
-        match group.map_or(Ok(()), |_| may_bind(socket, wish.protocol)) {
-            Ok(()) => Ok(wish.protocol),
+        match group.map_or(Ok(()), |_| may_bind(socket, request.protocol)) {
+            Ok(()) => Ok(request.protocol),
             Err(error) => {
                 self.report_fallback(&error);
                 Ok(Protocol::Tcp)
@@ -310,16 +310,19 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
     }
 
     fn report_kept(&mut self, socket: &Listening, protocol: Protocol) {
-        let Some(wish) = socket.wish.filter(|wish| wish.protocol != protocol) else {
+        let Some(request) = socket
+            .request
+            .filter(|request| request.protocol != protocol)
+        else {
             return;
         };
-        let enough = wish.fallback && protocol == Protocol::Tcp;
+        let enough = request.fallback && protocol == Protocol::Tcp;
         if !enough && !std::mem::replace(&mut self.reported.kept, true) {
             let address = &socket.address;
             self.report(Report::Kept {
                 address,
                 protocol,
-                wish,
+                request,
             });
         }
     }
@@ -402,7 +405,7 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
         }
         socket.fd = match create(socket, outcome == Outcome::Successor, &mut self.vrf) {
             Err(error @ Error::Unsupported { .. })
-                if group.is_none() && socket.wish.is_some_and(|wish| wish.fallback) =>
+                if group.is_none() && socket.request.is_some_and(|request| request.fallback) =>
             {
                 self.report_fallback(&error);
                 socket.protocol = Protocol::Tcp;

@@ -12,7 +12,7 @@ mod value;
 
 use crate::error::Error;
 use crate::listen::{Listen, Options, flag};
-use crate::protocol::{Protocol, Wish};
+use crate::protocol::{Protocol, Request};
 use address::is_unix;
 pub use subsystem::Subsystem;
 use value::{number, seconds, size};
@@ -42,10 +42,10 @@ pub enum Owner {
 ///
 /// ```
 /// use ngx_rs_listen::parse::{self, Rules};
-/// use ngx_rs_listen::{Protocol, Wish, flag};
+/// use ngx_rs_listen::{Protocol, Request, flag};
 ///
 /// let listen = parse::listen(&[b"443", b"ssl", b"mptcp"], &Rules::default())?;
-/// assert_eq!(listen.wish, Some(Wish::only(Protocol::Mptcp)));
+/// assert_eq!(listen.request, Some(Request::only(Protocol::Mptcp)));
 /// assert!(listen.options.has(flag::SSL));
 ///
 /// let wrong = parse::listen(&[b"443", b"udp", b"mptcp"], &Rules::default());
@@ -79,11 +79,11 @@ pub fn listen(words: &[&[u8]], rules: &Rules) -> Result<Listen, Error> {
     if !rules.ours_only {
         draft.check_datagram(words)?;
     }
-    draft.check_wish(words)?;
+    draft.check_request(words)?;
     Ok(Listen {
         address,
         options: draft.options,
-        wish: draft.wish.map(|(wish, _)| wish),
+        request: draft.request.map(|(request, _)| request),
     })
 }
 
@@ -181,7 +181,7 @@ fn find(word: &[u8], subsystem: Subsystem) -> Option<(Meaning, &[u8])> {
 #[derive(Default)]
 struct Draft {
     options: Options,
-    wish: Option<(Wish, usize)>,
+    request: Option<(Request, usize)>,
     seen: Seen,
 }
 
@@ -198,10 +198,10 @@ impl Draft {
         let invalid = |name| format!("invalid {name} {}", quoted(word));
         let (meaning, value) = match find(word, rules.subsystem) {
             Some((Meaning::Mptcp, value)) => {
-                return self.wish(words, index, mptcp(word, value)?);
+                return self.request(words, index, mptcp(word, value)?);
             }
             Some((Meaning::Protocol, value)) => {
-                return self.wish(words, index, protocol(word, value)?);
+                return self.request(words, index, protocol(word, value)?);
             }
             Some((Meaning::Flag(flags), _)) => {
                 options.flags |= flags;
@@ -242,9 +242,9 @@ impl Draft {
     }
 
     /// Takes one of our own parameters: there may be one.
-    fn wish(&mut self, words: &[&[u8]], index: usize, wish: Wish) -> Result<(), String> {
+    fn request(&mut self, words: &[&[u8]], index: usize, request: Request) -> Result<(), String> {
         let word = words[index];
-        match self.wish.replace((wish, index)) {
+        match self.request.replace((request, index)) {
             None => Ok(()),
             Some((_, earlier)) if words[earlier] == word => {
                 Err(format!("duplicate {} parameter", quoted(word)))
@@ -289,8 +289,8 @@ impl Draft {
     }
 
     /// Refuses another protocol where there is no choice.
-    fn check_wish(&self, words: &[&[u8]]) -> Result<(), Error> {
-        let Some((_, index)) = self.wish.filter(|(wish, _)| !wish.is_plain_tcp()) else {
+    fn check_request(&self, words: &[&[u8]]) -> Result<(), Error> {
+        let Some((_, index)) = self.request.filter(|(request, _)| !request.is_plain_tcp()) else {
             return Ok(());
         };
         let other: &[u8] = match () {
@@ -308,12 +308,12 @@ impl Draft {
     }
 }
 
-fn mptcp(word: &[u8], value: &[u8]) -> Result<Wish, String> {
+fn mptcp(word: &[u8], value: &[u8]) -> Result<Request, String> {
     match value {
-        b"" if !word.ends_with(b"=") => Ok(Wish::only(Protocol::Mptcp)),
-        b"on" => Ok(Wish::only(Protocol::Mptcp)),
-        b"auto" => Ok(Wish::AUTO),
-        b"off" => Ok(Wish::only(Protocol::Tcp)),
+        b"" if !word.ends_with(b"=") => Ok(Request::only(Protocol::Mptcp)),
+        b"on" => Ok(Request::only(Protocol::Mptcp)),
+        b"auto" => Ok(Request::AUTO),
+        b"off" => Ok(Request::only(Protocol::Tcp)),
         _ => Err(format!(
             "invalid mptcp {}, it must be \"on\", \"off\" or \"auto\"",
             quoted(word)
@@ -321,10 +321,10 @@ fn mptcp(word: &[u8], value: &[u8]) -> Result<Wish, String> {
     }
 }
 
-fn protocol(word: &[u8], value: &[u8]) -> Result<Wish, String> {
+fn protocol(word: &[u8], value: &[u8]) -> Result<Request, String> {
     Protocol::from_name(value)
         .or_else(|| number(value).and_then(Protocol::from_number))
-        .map(Wish::only)
+        .map(Request::only)
         .ok_or_else(|| {
             format!(
                 "invalid protocol {}, it must be \"tcp\", \"mptcp\", \"sctp\", \"smc\" or a number from 1 to 65535",

@@ -49,11 +49,11 @@ static void replaces(int thread)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 20000 + (unsigned) thread);
     ngx_rs_listening_t first = to_open(&address, 0);
-    ngx_rs_listening_t wish = to_open(&address, NGX_RS_IPPROTO_MPTCP);
+    ngx_rs_listening_t request = to_open(&address, NGX_RS_IPPROTO_MPTCP);
     ngx_rs_error_t error = NGX_RS_ERROR_INIT;
     int fd, round;
 
-    WORKS(ngx_rs_listening_assign(&first, 1, &wish, 1, &error));
+    WORKS(ngx_rs_listening_assign(&first, 1, &request, 1, &error));
     CHECK(first.protocol == NGX_RS_IPPROTO_MPTCP);
     WORKS(ngx_rs_open_listening(&first, 1, NULL, &error));
     asks(&first, &address);

@@ -5,11 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use ngx_rs_listen::{Error, Inherited, Listening, Open, Protocol, SocketAddress, Wish, open};
+use ngx_rs_listen::{Error, Inherited, Listening, Open, Protocol, Request, SocketAddress, open};
 use socket2::{Domain, SockRef, Socket, Type};
 
-pub const MPTCP: Wish = Wish::only(Protocol::Mptcp);
-pub const OFF: Wish = Wish::only(Protocol::Tcp);
+pub const MPTCP: Request = Request::only(Protocol::Mptcp);
+pub const OFF: Request = Request::only(Protocol::Tcp);
 
 /// `127.0.0.1:80`, `[::1]:80` or `unix:PATH`.
 pub fn address(text: &str) -> SocketAddress {
@@ -24,9 +24,9 @@ pub fn inet(text: &str) -> SocketAddr {
 }
 
 /// A stream socket to open.
-pub fn stream(text: &str, wish: Option<Wish>) -> Listening {
+pub fn stream(text: &str, request: Option<Request>) -> Listening {
     let mut socket = Listening::new(address(text), Type::STREAM);
-    socket.wish = wish;
+    socket.request = request;
     socket
 }
 

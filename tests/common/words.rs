@@ -9,7 +9,11 @@ pub fn of(listen: &Listen) -> Vec<Vec<u8>> {
     let mut words = vec![address(&listen.address)];
     let options = options(&listen.options);
     words.extend(options.into_iter().map(String::into_bytes));
-    words.extend(listen.wish.map(|wish| wish.to_string().into_bytes()));
+    words.extend(
+        listen
+            .request
+            .map(|request| request.to_string().into_bytes()),
+    );
     words
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ngx_rs_listen::Protocol;
-use ngx_rs_listen::connection::{self, Connection, Kind, Question};
+use ngx_rs_listen::connection::{self, Connection, Kind, Query};
 use socket2::Socket;
 
 use crate::common::{library, linux, namespace, socket};
@@ -123,13 +123,13 @@ fn sockets_that_are_not_connected() {
 fn what_is_no_socket_is_an_error() {
     let file = File::open("/dev/null").expect("everybody has it");
     let fd = file.as_fd();
-    for question in [false, true] {
-        let question = Question {
-            subflows: question,
-            mptcp_only: question,
-            ..Question::default()
+    for query in [false, true] {
+        let query = Query {
+            subflows: query,
+            mptcp_only: query,
+            ..Query::default()
         };
-        let error = connection::ask(fd, question).expect_err("it is no socket");
+        let error = connection::query(fd, query).expect_err("it is no socket");
         assert_eq!(error.to_string(), "getsockopt(SO_PROTOCOL) failed");
         assert_eq!(error.os_errno(), libc::ENOTSOCK);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ngx_rs_listen::drain::{self, Draining, Room};
 use ngx_rs_listen::open::Report;
 use ngx_rs_listen::{
-    Disposition, Drain, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, open,
+    Disposition, Drain, Inherited, Listening, Open, Outcome, Protocol, Request, flag, open,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -27,9 +27,9 @@ fn new() -> Drain {
 }
 
 /// `count` sockets to open at one address; several share it by SO_REUSEPORT.
-fn requested(text: &str, wish: Wish, count: usize) -> Vec<Listening> {
+fn requested(text: &str, request: Request, count: usize) -> Vec<Listening> {
     let socket = |_| {
-        let mut socket = stream(text, Some(wish));
+        let mut socket = stream(text, Some(request));
         if count > 1 {
             socket.options.flags |= flag::REUSEPORT;
         }
@@ -65,11 +65,11 @@ fn supersede(
     drain: &mut Drain,
     text: &str,
     old: &[Socket],
-    wish: Wish,
+    request: Request,
     count: usize,
 ) -> Vec<Listening> {
     let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
-    let mut sockets = requested(text, wish, count);
+    let mut sockets = requested(text, request, count);
     hand_over(drain, &mut sockets, &mut inherited);
     let begun = drain.begin(&sockets, &mut inherited, Room::default());
     begun.expect("new connections can be directed");

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use ngx_rs_listen::open::Report;
-use ngx_rs_listen::{Disposition, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, open};
+use ngx_rs_listen::{
+    Disposition, Inherited, Listening, Open, Outcome, Protocol, Request, flag, open,
+};
 use socket2::{Domain, Socket, Type};
 
 use crate::common::library;
@@ -34,8 +36,8 @@ fn reported(sockets: &mut [Listening], inherited: &mut [Inherited<'_>]) -> Vec<S
             Report::Kept {
                 address,
                 protocol,
-                wish,
-            } => format!("{address} is {protocol}, not {wish}"),
+                request,
+            } => format!("{address} is {protocol}, not {request}"),
             Report::NotTcp(address) => format!("{address} is not TCP"),
             other => format!("{other:?}"),
         });
@@ -63,11 +65,11 @@ fn dispositions(inherited: &[Inherited<'_>]) -> Vec<Disposition> {
 #[test]
 fn the_same_socket_goes_on_untouched() {
     namespace::run(|| {
-        for (text, wish, number) in [
+        for (text, request, number) in [
             ("127.0.0.1:80", MPTCP, Protocol::Mptcp),
             ("[::1]:80", MPTCP, Protocol::Mptcp),
             ("0.0.0.0:81", OFF, Protocol::Tcp),
-            ("[::]:81", Wish::AUTO, Protocol::Mptcp),
+            ("[::]:81", Request::AUTO, Protocol::Mptcp),
         ] {
             let old = listener(text, number, false);
             let clients = connect(
@@ -77,7 +79,7 @@ fn the_same_socket_goes_on_untouched() {
                 3,
             );
             let before = namespace::descriptors();
-            let mut sockets = [stream(text, Some(wish))];
+            let mut sockets = [stream(text, Some(request))];
             let mut inherited = [Inherited::new(&old)];
             open_beside(&mut sockets, &mut inherited).expect("it goes on");
             assert_eq!(outcomes(&sockets), [Outcome::Inherited(0)]);
@@ -250,7 +252,7 @@ fn auto_keeps_what_is_there_when_mptcp_is_switched_off() {
             ..Open::default()
         };
         let texts = ["127.0.0.1:80", "127.0.0.1:81", "[::1]:80"];
-        let mut sockets = texts.map(|text| stream(text, Some(Wish::AUTO)));
+        let mut sockets = texts.map(|text| stream(text, Some(Request::AUTO)));
         let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
         open::listening(&mut sockets, &mut inherited, &mut how).expect("all go on");
         assert_eq!(outcomes(&sockets), [0, 1, 2].map(Outcome::Inherited));
@@ -339,12 +341,12 @@ fn a_socket_that_another_process_may_use_keeps_its_protocol_in_any_case() {
     namespace::run(|| {
         let old = both();
         let in_use = |old| Inherited::new(old).in_use();
-        for (wishes, wanted) in [
+        for (requests, wanted) in [
             ([None, None], vec![]),
             ([Some(OFF), Some(MPTCP)], vec![]),
-            ([Some(OFF), Some(Wish::AUTO)], vec![]),
+            ([Some(OFF), Some(Request::AUTO)], vec![]),
             // Plain TCP is what "auto" accepts.
-            ([Some(Wish::AUTO), None], vec![]),
+            ([Some(Request::AUTO), None], vec![]),
             // Once for all sockets.
             (
                 [Some(MPTCP), Some(OFF)],
@@ -356,7 +358,7 @@ fn a_socket_that_another_process_may_use_keeps_its_protocol_in_any_case() {
             ),
         ] {
             let mut inherited = old.each_ref().map(in_use);
-            let mut sockets = [0, 1].map(|index| stream(TEXTS[index], wishes[index]));
+            let mut sockets = [0, 1].map(|index| stream(TEXTS[index], requests[index]));
             assert_eq!(reported(&mut sockets, &mut inherited), wanted);
             assert_eq!(outcomes(&sockets), [0, 1].map(Outcome::Inherited));
             assert_eq!(protocols(&sockets), TCP_AND_MPTCP);
@@ -436,9 +438,9 @@ fn a_socket_that_a_preload_made_mptcp_is_kept_as_tcp() {
             assert_eq!(protocol(old), Protocol::Mptcp.number());
         }
         // One report for all that request plain TCP, none without.
-        for (wish, said) in [(Some(OFF), "127.0.0.1:80 is not TCP"), (None, "")] {
+        for (request, said) in [(Some(OFF), "127.0.0.1:80 is not TCP"), (None, "")] {
             let mut inherited = old.each_ref().map(Inherited::new);
-            let mut sockets = texts.map(|text| stream(text, wish));
+            let mut sockets = texts.map(|text| stream(text, request));
             let reports = reported(&mut sockets, &mut inherited);
             assert_eq!(reports.join(", "), said);
             assert_eq!(outcomes(&sockets), [0, 1, 2].map(Outcome::Inherited));

@@ -1,7 +1,9 @@
 //! An address changes its protocol: the old socket serves until the commit,
 //! the new one from then on.
 
-use ngx_rs_listen::{Disposition, Inherited, Listening, Open, Outcome, Protocol, Wish, flag, open};
+use ngx_rs_listen::{
+    Disposition, Inherited, Listening, Open, Outcome, Protocol, Request, flag, open,
+};
 use socket2::Socket;
 
 use crate::common::namespace;
@@ -18,14 +20,14 @@ fn prepare(sockets: &mut [Listening], inherited: &mut [Inherited<'_>]) {
 }
 
 /// Switches the protocol of one address, and watches who is served by whom.
-fn switch(text: &str, old: Socket, wish: Wish) -> Listening {
+fn switch(text: &str, old: Socket, request: Request) -> Listening {
     let mut inherited = [Inherited::new(&old)];
-    let mut sockets = [stream(text, Some(wish))];
+    let mut sockets = [stream(text, Some(request))];
     prepare(&mut sockets, &mut inherited);
     let [mut socket] = sockets;
     assert_eq!(socket.outcome, Outcome::Successor);
     assert_eq!(inherited[0].disposition(), Disposition::Superseded);
-    assert_eq!(protocol(fd(&socket)), wish.protocol.number());
+    assert_eq!(protocol(fd(&socket)), request.protocol.number());
     assert!(listens(&old) && !listens(fd(&socket)));
 
     let clients = connect(text, CLIENTS);
@@ -54,8 +56,8 @@ fn from_tcp_to_mptcp_and_back() {
         for text in ["127.0.0.1:80", "[::1]:80"] {
             let before = namespace::descriptors();
             let mut socket: Socket = listener(text, Protocol::Tcp, false);
-            for wish in [MPTCP, OFF, MPTCP, OFF] {
-                let new = switch(text, socket, wish);
+            for request in [MPTCP, OFF, MPTCP, OFF] {
+                let new = switch(text, socket, request);
                 socket = new.fd.expect("it was opened").into();
             }
             drop(socket);
@@ -87,7 +89,7 @@ fn the_address_is_the_new_ones_own_from_the_commit_on() {
 fn auto_supersedes_tcp_where_mptcp_is_there() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Tcp, false);
-        let socket = switch("127.0.0.1:80", old, Wish::AUTO);
+        let socket = switch("127.0.0.1:80", old, Request::AUTO);
         assert_eq!(socket.protocol, Protocol::Mptcp);
     });
 }

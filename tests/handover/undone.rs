@@ -29,11 +29,11 @@ fn can_be_joined(text: &str) -> bool {
 fn rolling_back_makes_the_old_socket_what_it_was() {
     namespace::run(|| {
         for text in ["127.0.0.1:80", "[::1]:80"] {
-            for (number, wish) in [(Protocol::Tcp, MPTCP), (Protocol::Mptcp, OFF)] {
+            for (number, request) in [(Protocol::Tcp, MPTCP), (Protocol::Mptcp, OFF)] {
                 let old = listener(text, number, false);
                 let before = namespace::descriptors();
                 let mut inherited = [Inherited::new(&old)];
-                let mut sockets = [stream(text, Some(wish))];
+                let mut sockets = [stream(text, Some(request))];
                 prepared(&mut sockets, &mut inherited);
                 assert!(shares(&old) && can_be_joined(text));
 

@@ -21,7 +21,7 @@ impl Backend {
         Self::new(echo)
     }
 
-    /// The same, once it has agreed to an HTTP client's wish to go on with
+    /// The same, once it has agreed to an HTTP client's request to go on with
     /// another protocol.
     pub fn upgraded_echo() -> Self {
         Self::new(|mut connection| {

@@ -45,12 +45,12 @@ fn whichever_address_is_in_use() {
 #[test]
 fn an_address_that_is_not_ours() {
     namespace::run(|| {
-        for (text, wish) in [
+        for (text, request) in [
             ("192.0.2.1:80", Some(MPTCP)),
             ("192.0.2.1:80", None),
             ("[2001:db8::1]:80", Some(MPTCP)),
         ] {
-            let error = fails(vec![mptcp(&at(80)), stream(text, wish), mptcp(&at(81))]);
+            let error = fails(vec![mptcp(&at(80)), stream(text, request), mptcp(&at(81))]);
             assert_eq!(error.to_string(), format!("bind() to {text} failed"));
             assert_eq!(error.os_errno(), libc::EADDRNOTAVAIL);
         }

@@ -1,7 +1,7 @@
 //! Kernels without MPTCP, or without another protocol.
 
 use ngx_rs_listen::open::Report;
-use ngx_rs_listen::{Error, Listening, Open, Protocol, Wish, open};
+use ngx_rs_listen::{Error, Listening, Open, Protocol, Request, open};
 
 use crate::common::socket::*;
 use crate::common::{linux, namespace, seccomp};
@@ -49,7 +49,7 @@ fn without_mptcp(prepare: impl FnOnce() + Send, errno: i32, why: &str) {
         assert!(error.to_string().ends_with(why), "{error}");
 
         // `auto` says so once, whatever the number of sockets and families.
-        let auto = Some(Wish::AUTO);
+        let auto = Some(Request::AUTO);
         let texts = ["127.0.0.1:80", "[::1]:80", "127.0.0.1:81", "[::1]:81"];
         let mut sockets = texts.map(|text| stream(text, auto));
         let said = reports(&mut sockets).expect("TCP will do");
@@ -122,8 +122,8 @@ fn a_sandbox_lacks_mptcp() {
 fn where_tcp_is_refused_too_mptcp_is_not_to_blame() {
     namespace::run(|| {
         seccomp::refuse(seccomp::SOCKET_DOMAIN, libc::AF_INET6, libc::EAFNOSUPPORT);
-        for wish in [MPTCP, Wish::AUTO] {
-            let mut sockets = [stream("[::1]:80", Some(wish))];
+        for request in [MPTCP, Request::AUTO] {
+            let mut sockets = [stream("[::1]:80", Some(request))];
             let error = reports(&mut sockets).expect_err("there is no IPv6");
             assert!(matches!(error, Error::Syscall { .. }), "{error:?}");
             assert_eq!(error.to_string(), "socket() [::1]:80 failed");
@@ -136,8 +136,8 @@ fn where_tcp_is_refused_too_mptcp_is_not_to_blame() {
 fn an_errno_that_is_no_refusal_ends_auto_too() {
     namespace::run(|| {
         seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, libc::EMFILE);
-        for wish in [MPTCP, Wish::AUTO] {
-            let mut sockets = [stream("127.0.0.1:80", Some(wish))];
+        for request in [MPTCP, Request::AUTO] {
+            let mut sockets = [stream("127.0.0.1:80", Some(request))];
             let error = reports(&mut sockets).expect_err("no descriptors");
             assert!(matches!(error, Error::Syscall { .. }), "{error:?}");
             assert_eq!(error.to_string(), "socket() 127.0.0.1:80 failed");
@@ -168,8 +168,8 @@ fn other_protocols_may_be_missing_too() {
         ] {
             let number = other.number();
             seccomp::refuse(seccomp::SOCKET_PROTOCOL, number, libc::EPROTONOSUPPORT);
-            let wish = Some(Wish::only(other));
-            let error = open(&mut [stream("127.0.0.1:80", wish)]).expect_err("not there");
+            let request = Some(Request::only(other));
+            let error = open(&mut [stream("127.0.0.1:80", request)]).expect_err("not there");
             assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
             let message = format!("socket() 127.0.0.1:80 failed: {why}");
             assert_eq!(error.to_string(), message);

@@ -1,6 +1,6 @@
 //! Only looking, and leaving to the caller what the caller can do.
 
-use ngx_rs_listen::{Open, Outcome, Protocol, Wish, open};
+use ngx_rs_listen::{Open, Outcome, Protocol, Request, open};
 
 use crate::common::namespace;
 use crate::common::socket::*;
@@ -10,11 +10,11 @@ fn checking_opens_nothing() {
     namespace::run(|| {
         let before = namespace::descriptors();
         let texts = ["127.0.0.1:80", "[::1]:80", "127.0.0.1:81", "127.0.0.1:82"];
-        let wishes = [Some(MPTCP), Some(MPTCP), Some(Wish::AUTO), None];
+        let requests = [Some(MPTCP), Some(MPTCP), Some(Request::AUTO), None];
         let mut sockets: Vec<_> = texts
             .iter()
-            .zip(wishes)
-            .map(|(text, wish)| stream(text, wish))
+            .zip(requests)
+            .map(|(text, request)| stream(text, request))
             .collect();
         sockets.push(udp("127.0.0.1:80"));
         sockets.push(tcp("unix:/no-such-directory/x"));
@@ -64,7 +64,7 @@ fn plain_sockets_can_be_left_to_the_caller() {
             udp("127.0.0.1:82"),
             tcp(path),
             mptcp("127.0.0.1:83"),
-            stream("127.0.0.1:84", Some(Wish::AUTO)),
+            stream("127.0.0.1:84", Some(Request::AUTO)),
         ];
         let before = namespace::descriptors();
         let mut how = Open {
@@ -89,7 +89,7 @@ fn plain_sockets_can_be_left_to_the_caller() {
 fn what_falls_back_is_left_to_the_caller_too() {
     namespace::run(|| {
         namespace::set_mptcp(false);
-        let mut sockets = [stream("127.0.0.1:80", Some(Wish::AUTO))];
+        let mut sockets = [stream("127.0.0.1:80", Some(Request::AUTO))];
         let mut how = Open {
             leave_tcp: true,
             ..Open::default()

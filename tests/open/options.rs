@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 use ngx_rs_listen::open::{TcpOption, check_option};
-use ngx_rs_listen::{Error, Listening, Protocol, Wish, parse, resolve};
+use ngx_rs_listen::{Error, Listening, Protocol, Request, parse, resolve};
 
 use crate::common::socket::*;
 use crate::common::{linux, namespace};
@@ -60,12 +60,12 @@ fn options_are_on_the_socket_of_either_protocol() {
         ("bind", IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 0),
     ];
     namespace::run(|| {
-        for wish in ["mptcp", "mptcp=auto", "mptcp=off"] {
+        for request in ["mptcp", "mptcp=auto", "mptcp=off"] {
             for address in ["127.0.0.1:80", "[::1]:80"] {
                 for (words, level, name, value) in cases {
-                    let directive = format!("{address} {words} {wish}");
+                    let directive = format!("{address} {words} {request}");
                     let is_fastopen = name == libc::TCP_FASTOPEN && level == IPPROTO_TCP;
-                    if is_fastopen && wish != "mptcp=off" && !linux::has_mptcp_fastopen() {
+                    if is_fastopen && request != "mptcp=off" && !linux::has_mptcp_fastopen() {
                         let error = try_open(&directive).expect_err("the kernel lacks it");
                         let message = format!("setsockopt(TCP_FASTOPEN, 16) {address} failed");
                         assert_eq!(error.to_string(), message);
@@ -83,12 +83,12 @@ fn options_are_on_the_socket_of_either_protocol() {
 fn ipv6_sockets_leave_ipv4_alone_unless_told_otherwise() {
     let cases = [("bind", 1), ("ipv6only=on", 1), ("ipv6only=off", 0)];
     namespace::run(|| {
-        for wish in ["mptcp", "mptcp=off"] {
+        for request in ["mptcp", "mptcp=off"] {
             for (words, value) in cases {
-                let sockets = opened(&format!("[::]:80 {words} {wish}"));
+                let sockets = opened(&format!("[::]:80 {words} {request}"));
                 let found = option(fd(&sockets[0]), IPPROTO_IPV6, libc::IPV6_V6ONLY);
-                assert_eq!(found, value, "{words} {wish}");
-                assert_eq!(is_free("0.0.0.0:80"), value == 1, "{words} {wish}");
+                assert_eq!(found, value, "{words} {request}");
+                assert_eq!(is_free("0.0.0.0:80"), value == 1, "{words} {request}");
             }
         }
     });
@@ -105,10 +105,10 @@ fn both_families_can_have_their_wildcard() {
 #[test]
 fn the_backlog_reaches_the_kernel() {
     namespace::run(|| {
-        for wish in ["mptcp", "mptcp=off"] {
+        for request in ["mptcp", "mptcp=off"] {
             for (words, length) in [("bind", 511), ("backlog=64", 64), ("backlog=1024", 1024)] {
-                let sockets = opened(&format!("127.0.0.1:80 {words} {wish}"));
-                assert_eq!(backlog(fd(&sockets[0])), length, "{words} {wish}");
+                let sockets = opened(&format!("127.0.0.1:80 {words} {request}"));
+                assert_eq!(backlog(fd(&sockets[0])), length, "{words} {request}");
             }
         }
     });
@@ -134,8 +134,8 @@ fn four_workers_can_have_a_socket_each() {
 fn an_option_that_the_kernel_refuses_is_an_error() {
     namespace::run(|| {
         let before = namespace::descriptors();
-        for wish in [MPTCP, OFF, Wish::AUTO] {
-            let mut socket = stream("127.0.0.1:80", Some(wish));
+        for request in [MPTCP, OFF, Request::AUTO] {
+            let mut socket = stream("127.0.0.1:80", Some(request));
             socket.options.keepcnt = Some(1_000_000);
             let error = open(&mut [socket]).expect_err("no kernel sends so many probes");
             let message = "setsockopt(TCP_KEEPCNT, 1000000) 127.0.0.1:80 failed";

@@ -15,11 +15,11 @@ fn the_end_of_the_stream_is_no_byte() {
         // Nobody knows.
         (CLOSE, 700),
     ] {
-        let (connection, ..) = ask(&plain_tcp(state), UNTRIED, NO_ADDRESSES);
+        let (connection, ..) = query(&plain_tcp(state), UNTRIED, NO_ADDRESSES);
         assert_eq!(connection.bytes_received, Some(received), "{state}");
         assert_eq!(connection.subflows, None, "{state}");
         let kernel = fallback(libc::EOPNOTSUPP, state);
-        let (connection, ..) = ask(&kernel, UNTRIED, NO_ADDRESSES);
+        let (connection, ..) = query(&kernel, UNTRIED, NO_ADDRESSES);
         assert_eq!(connection.bytes_received, Some(received), "{state}");
         assert_eq!(connection.subflows, Some(u32::from(state != CLOSE)));
     }
@@ -41,7 +41,7 @@ fn subflows_that_never_came_are_not_counted() {
         put(info, LOCAL_ADDR_USED, &[0]);
         put(info, ADD_ADDR_ACCEPTED, &[0]);
         used.map(|at| put(info, at, &[1]));
-        let (connection, ..) = ask(&kernel, FULL_INFO, NO_ADDRESSES);
+        let (connection, ..) = query(&kernel, FULL_INFO, NO_ADDRESSES);
         assert_eq!(connection.subflows, Some(2));
         assert_eq!(connection.subflows_total, Some(total), "{used:?}");
     }
@@ -62,13 +62,13 @@ fn what_it_was_before_saves_questions() {
         (full(96), Kind::Other, &[]),
     ];
     for (kernel, kind, asked) in cases {
-        let question = Question {
+        let again = Query {
             before: Some(kind),
             ..MPTCP_ONLY
         };
-        let (connection, ..) = ask(&kernel, UNTRIED, question);
+        let (connection, ..) = query(&kernel, UNTRIED, again);
         assert_eq!(connection.kind, kind);
-        assert_eq!(*kernel.asked.borrow(), asked, "{kind:?}");
+        assert_eq!(*kernel.queried.borrow(), asked, "{kind:?}");
     }
 }
 
@@ -78,7 +78,7 @@ fn answers_may_end_anywhere() {
     for length in 0..=96 {
         let mut kernel = full(96);
         kernel.mptcp_info = Ok(mptcp_info(96)[..length].to_vec());
-        let (connection, ..) = ask(&kernel, INFO, NO_ADDRESSES);
+        let (connection, ..) = query(&kernel, INFO, NO_ADDRESSES);
         let whole = timed();
         let said = Connection {
             kind: Kind::Mptcp,
@@ -100,7 +100,7 @@ fn answers_may_end_anywhere() {
     for length in 0..=TCP_INFO {
         let mut kernel = plain_tcp(ESTABLISHED);
         kernel.tcp_info = Ok(tcp_info(ESTABLISHED)[..length].to_vec());
-        let (connection, ..) = ask(&kernel, UNTRIED, NO_ADDRESSES);
+        let (connection, ..) = query(&kernel, UNTRIED, NO_ADDRESSES);
         let whole = of_tcp(Kind::Tcp);
         let said = Connection {
             bytes_sent: whole.bytes_sent.filter(|_| length >= 216),
@@ -136,7 +136,7 @@ fn elements_may_be_short() {
         ((4, 1), 0, None),
     ] {
         let kernel = Fake { sizes, ..full(96) };
-        let (connection, subflows, _) = ask(&kernel, FULL_INFO, ADDRESSES);
+        let (connection, subflows, _) = query(&kernel, FULL_INFO, ADDRESSES);
         let said = Connection {
             retransmits,
             ..timed()
@@ -160,7 +160,7 @@ fn a_dead_first_subflow_is_none() {
     let mut kernel = full(96);
     kernel.paths[0] = path(1, "10.0.0.2:5000", CLOSE);
     kernel.paths.push(path(7, "10.0.0.3:5002", SYN_SENT));
-    let (connection, subflows, _) = ask(&kernel, FULL_INFO, ADDRESSES);
+    let (connection, subflows, _) = query(&kernel, FULL_INFO, ADDRESSES);
     let said = Connection {
         subflows: Some(1),
         retransmits: Some(15),
@@ -170,7 +170,7 @@ fn a_dead_first_subflow_is_none() {
     assert_eq!(subflows, numbered(&two_paths()[1..]));
 
     kernel.paths = vec![path(0, "10.0.0.2:0", CLOSE), two_paths().remove(1)];
-    let (connection, subflows, _) = ask(&kernel, FULL_INFO, ADDRESSES);
+    let (connection, subflows, _) = query(&kernel, FULL_INFO, ADDRESSES);
     let said = Connection {
         subflows: Some(1),
         retransmits: Some(5),
@@ -183,7 +183,7 @@ fn a_dead_first_subflow_is_none() {
         paths: kernel.paths,
         ..v5_16()
     };
-    let (_, subflows, _) = ask(&kernel, INFO, ADDRESSES);
+    let (_, subflows, _) = query(&kernel, INFO, ADDRESSES);
     assert_eq!(subflows, [subflow(None, &two_paths()[1])]);
 }
 
@@ -198,7 +198,7 @@ fn what_is_over_has_no_token() {
         paths: vec![path(0, "10.0.0.2:0", CLOSE)],
         ..full(96)
     };
-    let (connection, subflows, _) = ask(&kernel, FULL_INFO, ADDRESSES);
+    let (connection, subflows, _) = query(&kernel, FULL_INFO, ADDRESSES);
     let said = Connection {
         token: None,
         subflows: Some(0),
@@ -212,7 +212,7 @@ fn what_is_over_has_no_token() {
         full_info: Err(libc::EOPNOTSUPP),
         ..kernel
     };
-    let (connection, ..) = ask(&kernel, INFO, NO_ADDRESSES);
+    let (connection, ..) = query(&kernel, INFO, NO_ADDRESSES);
     assert_eq!((connection.token, connection.subflows), (None, Some(0)));
 }
 
@@ -225,36 +225,36 @@ fn asks_again_for_more_subflows_than_there_was_room_for() {
     for (count, times) in [(0, 1), (16, 1), (17, 2), (300, 2)] {
         let mut kernel = full(96);
         kernel.paths = many(count);
-        let (connection, subflows, _) = ask(&kernel, FULL_INFO, ADDRESSES);
+        let (connection, subflows, _) = query(&kernel, FULL_INFO, ADDRESSES);
         assert_eq!(subflows, numbered(&kernel.paths), "{count}");
         assert_eq!(connection.subflows, Some(count as u32), "{count}");
         let total = (count > 0).then_some(count as u32);
         assert_eq!(connection.subflows_total, total, "{count}");
-        assert_eq!(kernel.asked.borrow().len(), 1 + times, "{count}");
+        assert_eq!(kernel.queried.borrow().len(), 1 + times, "{count}");
 
         let mut kernel = v5_16();
         kernel.paths = many(count);
-        let (_, subflows, _) = ask(&kernel, INFO, ADDRESSES);
+        let (_, subflows, _) = query(&kernel, INFO, ADDRESSES);
         let remotes = subflows.iter().map(|subflow| subflow.remote);
         assert!(
             remotes.eq(kernel.paths.iter().map(|path| path.remote)),
             "{count}"
         );
-        assert_eq!(kernel.asked.borrow().len(), 3 + times, "{count}");
+        assert_eq!(kernel.queried.borrow().len(), 3 + times, "{count}");
     }
 }
 
 /// EPERM is what a seccomp filter of a container says.
 #[test]
 fn errors_name_the_option() {
-    let fails = |kernel: &Fake, question, errno, text: &str| {
+    let fails = |kernel: &Fake, query, errno, text: &str| {
         let has = AtomicU8::new(UNTRIED);
-        let asking = Asking {
+        let querying = Querying {
             kernel,
             has: &has,
-            question,
+            query,
         };
-        let error = asking.all().expect_err("it must fail");
+        let error = querying.all().expect_err("it must fail");
         let said = format!("getsockopt({text}) failed");
         assert_eq!((error.to_string(), error.os_errno()), (said, errno));
         assert_eq!(has.into_inner(), UNTRIED);

@@ -41,7 +41,7 @@ pub(super) struct Fake {
     /// getsockname() and getpeername()
     pub(super) addresses: Option<(SocketAddr, SocketAddr)>,
     /// What was asked.
-    pub(super) asked: RefCell<Vec<&'static str>>,
+    pub(super) queried: RefCell<Vec<&'static str>>,
 }
 
 fn error<T>(errno: i32) -> io::Result<T> {
@@ -100,7 +100,7 @@ impl Path {
 
 impl Fake {
     fn note(&self, name: &'static str) {
-        self.asked.borrow_mut().push(name);
+        self.queried.borrow_mut().push(name);
     }
 
     /// mptcp_getsockopt_subflow_addrs(), mptcp_getsockopt_tcpinfo(): the option is

@@ -6,13 +6,13 @@ use crate::connection::history::{History, Value, Values};
 const ALL: u32 = (1 << 12) - 1;
 
 /// Asks as History does, of a kernel that is known already.
-fn asks(history: &mut History, kernel: &Fake, has: u8, values: u32) -> Vec<&'static str> {
+fn queries(history: &mut History, kernel: &Fake, has: u8, values: u32) -> Vec<&'static str> {
     let has = AtomicU8::new(has);
-    kernel.asked.borrow_mut().clear();
+    kernel.queried.borrow_mut().clear();
     let values = Values::from_bits(values).expect("known values");
-    let asked = history.ask_kernel(kernel, &has, values);
+    let asked = history.query_kernel(kernel, &has, values);
     asked.expect("the kernel answers");
-    kernel.asked.borrow().clone()
+    kernel.queried.borrow().clone()
 }
 
 fn says(history: &History, value: Value) -> String {
@@ -37,7 +37,7 @@ fn every_value_has_its_number() {
 #[test]
 fn values_are_written_as_in_a_log() {
     let mut history = accepted();
-    asks(&mut history, &full(96), FULL_INFO, ALL);
+    queries(&mut history, &full(96), FULL_INFO, ALL);
     for (value, text) in [
         (Value::Kind, "on"),
         (Value::Subflows, "2"),
@@ -88,8 +88,8 @@ fn as_few_system_calls_as_each_kernel_allows() {
         (plain_tcp(ESTABLISHED), FULL_INFO, ALL, &first[..1], &[]),
     ] {
         let mut history = accepted();
-        assert_eq!(asks(&mut history, &kernel, has, values), begin);
-        assert_eq!(asks(&mut history, &kernel, has, values), later);
+        assert_eq!(queries(&mut history, &kernel, has, values), begin);
+        assert_eq!(queries(&mut history, &kernel, has, values), later);
     }
 }
 
@@ -100,19 +100,19 @@ fn older_kernels_have_their_subflows_counted() {
     let mut history = accepted();
     let info = kernel.mptcp_info.as_mut().expect("set above");
     put(info, linux::mptcp_info::SUBFLOWS, &[0]);
-    asks(&mut history, &kernel, INFO, ALL);
+    queries(&mut history, &kernel, INFO, ALL);
     assert_eq!(says(&history, Value::SubflowsTotal), "1");
     assert_eq!(says(&history, Value::SubflowAddrs), "10.0.0.2:5000");
     assert_eq!(says(&history, Value::SubflowRtt), "-");
 
-    asks(&mut history, &kernel, INFO, ALL);
+    queries(&mut history, &kernel, INFO, ALL);
     assert_eq!(says(&history, Value::Subflows), "2");
     assert_eq!(says(&history, Value::SubflowsTotal), "2");
     assert_eq!(says(&history, Value::SubflowRtt), "20.345,20.345");
 
     // Another one in the place of the second.
     kernel.paths[1] = path(0, "10.0.0.3:5002", ESTABLISHED);
-    asks(&mut history, &kernel, INFO, ALL);
+    queries(&mut history, &kernel, INFO, ALL);
     assert_eq!(says(&history, Value::Subflows), "2");
     assert_eq!(says(&history, Value::SubflowsTotal), "3");
     let all = "10.0.0.2:5000,[fd00::2]:5001,10.0.0.3:5002";
@@ -121,7 +121,7 @@ fn older_kernels_have_their_subflows_counted() {
     // Before 5.16 they are not listed.
     let mut history = accepted();
     for _ in 0..2 {
-        asks(&mut history, &v5_6(), NEITHER, ALL);
+        queries(&mut history, &v5_6(), NEITHER, ALL);
         assert_eq!(says(&history, Value::Kind), "on");
         assert_eq!(says(&history, Value::SubflowsTotal), "-");
     }
@@ -131,14 +131,14 @@ fn older_kernels_have_their_subflows_counted() {
 fn a_path_that_has_ended_keeps_its_last_figures() {
     let mut kernel = full(96);
     let mut history = accepted();
-    asks(&mut history, &kernel, FULL_INFO, ALL);
+    queries(&mut history, &kernel, FULL_INFO, ALL);
     kernel.paths.remove(0);
     let second = &mut kernel.paths[0].tcp_info;
     put(second, linux::tcp_info::BYTES_SENT, &5000_u64.to_ne_bytes());
     put(second, linux::tcp_info::RTT, &1_u32.to_ne_bytes());
     // The same address and port again.
     kernel.paths.push(path(3, "10.0.0.2:5000", ESTABLISHED));
-    asks(&mut history, &kernel, FULL_INFO, ALL);
+    queries(&mut history, &kernel, FULL_INFO, ALL);
     let all = "10.0.0.2:5000,[fd00::2]:5001,10.0.0.2:5000";
     assert_eq!(says(&history, Value::SubflowAddrs), all);
     assert_eq!(says(&history, Value::SubflowBytesSent), "800,4900,800");
@@ -146,7 +146,7 @@ fn a_path_that_has_ended_keeps_its_last_figures() {
 
     // A reset takes everything away.
     kernel.paths.clear();
-    asks(&mut history, &kernel, FULL_INFO, ALL);
+    queries(&mut history, &kernel, FULL_INFO, ALL);
     assert_eq!(says(&history, Value::SubflowAddrs), all);
     assert_eq!(says(&history, Value::Subflows), "2");
 }
@@ -155,7 +155,7 @@ fn a_path_that_has_ended_keeps_its_last_figures() {
 fn a_fallback_has_one_path_with_the_figures_of_tcp() {
     let mut history = accepted();
     let kernel = fallback(libc::EOPNOTSUPP, ESTABLISHED);
-    asks(&mut history, &kernel, FULL_INFO, ALL);
+    queries(&mut history, &kernel, FULL_INFO, ALL);
     assert_eq!(says(&history, Value::Kind), "fallback");
     assert_eq!(says(&history, Value::SubflowsTotal), "1");
     assert_eq!(says(&history, Value::SubflowAddrs), "10.0.0.2:5000");
@@ -167,7 +167,7 @@ fn a_fallback_has_one_path_with_the_figures_of_tcp() {
 #[test]
 fn of_plain_tcp_no_value_is_known() {
     let mut history = accepted();
-    asks(&mut history, &plain_tcp(ESTABLISHED), FULL_INFO, ALL);
+    queries(&mut history, &plain_tcp(ESTABLISHED), FULL_INFO, ALL);
     for number in 0..12 {
         let value = Value::from_number(number).expect("a value");
         assert_eq!(history.text(value), None, "{value:?}");
@@ -181,7 +181,7 @@ fn the_oldest_paths_that_have_ended_are_forgotten() {
     let mut history = accepted();
     for count in 2..40 {
         kernel.paths[1] = path(count, &format!("10.0.0.3:{count}"), ESTABLISHED);
-        asks(&mut history, &kernel, FULL_INFO, ALL);
+        queries(&mut history, &kernel, FULL_INFO, ALL);
     }
     let addresses = says(&history, Value::SubflowAddrs);
     let addresses: Vec<_> = addresses.split(',').collect();
