@@ -1,12 +1,12 @@
-//! Which protocol each listening socket gets, when several listen directives
-//! end up on one socket.
+//! Which protocol each listening socket gets. Several listen directives may share
+//! one socket.
 
 use crate::address::{AddressMap, SocketAddress};
 use crate::error::Error;
 use crate::listen::Listening;
 use crate::protocol::{Protocol, Request};
 
-/// What one listen directive asks for, at one address.
+/// The protocol that one listen directive requests at one address.
 #[derive(Clone, Debug)]
 pub struct Requested {
     /// The address.
@@ -16,9 +16,9 @@ pub struct Requested {
 }
 
 impl Requested {
-    /// What a parsed directive asks for at one of its addresses, if anything:
-    /// elsewhere than on a stream socket of IPv4 or IPv6 there is no choice,
-    /// and `mptcp=off` says nothing.
+    /// The request of a parsed directive at one of its addresses. None if the
+    /// directive requests no protocol, or if the socket is not a stream socket
+    /// of IPv4 or IPv6.
     pub fn of(socket: Listening) -> Option<Self> {
         let request = socket.request.filter(|_| socket.is_inet_stream())?;
         let address = socket.address;
@@ -26,16 +26,16 @@ impl Requested {
     }
 }
 
-/// What is known of an address.
+/// The request and the socket of an address.
 #[derive(Default)]
 struct Known {
     request: Option<Request>,
     has_socket: bool,
 }
 
-/// Gives every socket the request of its address. An address without a socket of
-/// its own is served by the wildcard of its family and port, and has to agree
-/// with it. Linear in the number of both.
+/// Sets the request of every socket to that of its address. The wildcard socket of
+/// the same family and port serves an address without its own socket, so both
+/// must request the same protocol. Linear in the number of both.
 ///
 /// # Errors
 /// [`Error::Conflict`], with the index of the later directive in `requested`.

@@ -31,12 +31,12 @@ pub enum Error {
         address: String,
     },
 
-    /// Two listen directives ask for different protocols on one socket.
+    /// Two listen directives request different protocols for one socket.
     #[error("{message}")]
     Conflict {
         /// Index of the later of the two, among those that were given.
         request: usize,
-        /// Names both addresses and what they ask for.
+        /// Names both addresses and the protocols that they request.
         message: String,
     },
 
@@ -45,7 +45,7 @@ pub enum Error {
     Unsupported {
         /// The call and the socket: `socket() 127.0.0.1:80`.
         call: String,
-        /// What was asked for.
+        /// The requested protocol.
         protocol: Protocol,
         /// What socket(2) answered.
         source: io::Error,

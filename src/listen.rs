@@ -1,4 +1,4 @@
-//! What a listen directive says, and the sockets that it asks for.
+//! A parsed listen directive, and the sockets that it requests.
 
 use std::ffi::c_int;
 use std::net::{IpAddr, Ipv4Addr};
@@ -51,14 +51,14 @@ pub struct Listen {
     pub address: Address,
     /// How.
     pub options: Options,
-    /// Our parameter, where there is one.
+    /// The requested protocol, if a parameter of this library is there.
     pub request: Option<Request>,
 }
 
 /// The first word of the directive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// `unix:PATH`; the path as it stands there.
+    /// `unix:PATH`, with the path as written.
     Unix(Vec<u8>),
     /// Everything else.
     Inet {
@@ -71,7 +71,7 @@ pub enum Address {
     },
 }
 
-/// What stands before the port.
+/// The host part of an address, before the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
     /// An address.
@@ -97,7 +97,7 @@ pub struct Options {
     pub rcvbuf_bytes: Option<i32>,
     /// `sndbuf=`
     pub sndbuf_bytes: Option<i32>,
-    /// `fastopen=`: how many connections may wait for their handshake's end.
+    /// `fastopen=`: how many connections may be in handshake.
     pub fastopen: Option<i32>,
     /// `so_keepalive=IDLE::`
     pub keepidle_sec: Option<i32>,
@@ -128,7 +128,7 @@ impl Options {
         self.flags & flag != 0
     }
 
-    /// What socket(2) is asked for.
+    /// The type of socket, for socket(2).
     pub fn socket_type(&self) -> Type {
         if self.has(flag::UDP | flag::QUIC) {
             Type::DGRAM
@@ -153,7 +153,7 @@ pub struct Listening {
 
     /// The new socket: non-blocking, and kept across exec.
     pub fd: Option<OwnedFd>,
-    /// What became of it.
+    /// What opening did for it.
     pub outcome: Outcome,
     /// The protocol that it has, or that the caller should give it.
     pub protocol: Protocol,
@@ -196,7 +196,7 @@ impl Listening {
         }
     }
 
-    /// Whether the protocol can be chosen here at all.
+    /// Whether the socket's protocol can be requested.
     pub(crate) fn is_inet_stream(&self) -> bool {
         self.socket_type == Type::STREAM && self.address.as_path().is_none()
     }
@@ -216,9 +216,9 @@ pub struct Inherited<'a> {
     pub(crate) address: Option<SocketAddress>,
     pub(crate) socket_type: Option<Type>,
     pub(crate) protocol: Option<Protocol>,
-    /// Whether it is known not to have SO_REUSEPORT.
+    /// Whether the caller says that it does not have SO_REUSEPORT.
     pub(crate) alone: bool,
-    /// Whether it is kept, whatever its protocol, where none is requested.
+    /// Whether it is kept, whatever its protocol, if none is requested.
     pub(crate) passed: bool,
     /// Whether another process may use it.
     pub(crate) in_use: bool,
@@ -234,7 +234,7 @@ pub enum Disposition {
     /// No socket was requested at its address.
     #[default]
     Unused,
-    /// It goes on to serve.
+    /// It stays in use.
     Kept,
     /// New sockets of another protocol take its address over: after the commit
     /// close it, or let it drain: see [`crate::Drain`].

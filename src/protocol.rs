@@ -22,7 +22,7 @@ pub enum Protocol {
 /// `IPPROTO_SMC`, which libc lacks.
 pub(crate) const IPPROTO_SMC: i32 = 256;
 
-/// Name, protocol, number: the one table of the protocols we have a name for.
+/// Name, protocol, number: the protocols that have a name here.
 const NAMES: [(&str, Protocol, i32); 4] = [
     ("tcp", Protocol::Tcp, libc::IPPROTO_TCP),
     ("mptcp", Protocol::Mptcp, libc::IPPROTO_MPTCP),
@@ -66,12 +66,12 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What a listen directive asks for.
+/// The protocol that a listen directive requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The protocol.
     pub protocol: Protocol,
-    /// `mptcp=auto`: plain TCP will do where the kernel lacks the protocol.
+    /// `mptcp=auto`: use plain TCP if the kernel does not support the protocol.
     pub fallback: bool,
 }
 
@@ -90,13 +90,14 @@ impl Request {
         fallback: true,
     };
 
-    /// Whether it is what a listener without any parameter of ours is.
+    /// Whether it is the protocol of a listener without a parameter of this
+    /// library.
     pub fn is_plain_tcp(self) -> bool {
         self.protocol == Protocol::Tcp
     }
 }
 
-/// The parameter that asks for it, as a user would write it.
+/// The parameter of the directive, as a user writes it.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.protocol, self.fallback) {

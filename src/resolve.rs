@@ -13,7 +13,7 @@ use crate::protocol::Protocol;
 use crate::sys;
 
 /// The IP addresses that the directive names, each once; none for `unix:`.
-/// Asks the name servers if it must.
+/// Queries the name servers if the address is a host name.
 ///
 /// # Errors
 /// [`Error::HostNotFound`].
@@ -34,7 +34,7 @@ pub fn addresses(listen: &Listen) -> Result<Vec<IpAddr>, Error> {
     }
 }
 
-/// The sockets that the directive asks for: of each address all ports, in
+/// The sockets that the directive requests: of each address all ports, in
 /// nginx's order.
 ///
 /// ```

@@ -74,7 +74,7 @@ pub(super) fn write_subflows(array: &Array<ngx_rs_subflow_t>, subflows: &[Subflo
     }
 }
 
-/// None if nothing was asked yet.
+/// None before the first query.
 fn from_c(info: &ngx_rs_connection_info_t) -> Result<Option<Connection>, Error> {
     let kind = match info.kind {
         NGX_RS_CONNECTION_UNQUERIED => return Ok(None),

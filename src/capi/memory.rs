@@ -546,7 +546,7 @@ mod tests {
             let wanted = "argument \"size\" is not the size of v_t";
             assert_eq!(message(Array::<V2>::allocate(size, 3)), wanted);
         }
-        // Not without a field that was asked for.
+        // Not without a field that was requested.
         let (_memory, array) = Array::<V2>::allocate(SIZE_V1, 1).expect("a right size");
         let value = V2 {
             option: 1,

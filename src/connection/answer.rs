@@ -15,11 +15,11 @@ use crate::sys::linux::{
 };
 use crate::sys::{self, FullInfo};
 
-/// How many subflows are asked for: the first, and the eight more that Linux's
+/// How many subflows are queried: the first, and the eight more that Linux's
 /// own path manager makes at most, and some that are about to close.
 pub(super) const ROOM: usize = 16;
 
-/// Whom to ask: the kernel, or in tests the answers of another.
+/// The kernel, or in tests the answers of another one.
 pub(super) trait Kernel {
     /// getsockopt(2): returns how long the answer is.
     fn option(&self, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<usize>;

@@ -1,5 +1,5 @@
-//! What is known of a connection that is asked several times: what the kernel
-//! forgets stays known.
+//! What is known of a connection that is queried several times. A value that the
+//! kernel no longer reports keeps its last value.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -21,8 +21,8 @@ pub enum Value {
     Kind = 0,
     /// [`Connection::subflows`]
     Subflows = 1,
-    /// [`Connection::subflows_total`]; from Linux 5.16 to 6.4 those that were
-    /// seen when the kernel was asked.
+    /// [`Connection::subflows_total`]; from Linux 5.16 to 6.4 the number of
+    /// subflows that were open at one of the queries.
     SubflowsTotal = 2,
     /// The other host's address of each path, in the order in which they were
     /// seen first; as all values of paths, separated by commas.
@@ -128,13 +128,13 @@ impl History {
         }
     }
 
-    /// Asks the kernel for as much as these values need, and returns the kind of
-    /// connection.
+    /// Queries the kernel for as much as these values need, and returns the kind
+    /// of connection.
     ///
-    /// The first time these are two system calls for MPTCP, one for TCP, and
-    /// three after a fallback, later one less. Of Linux 5.16 to 6.4 the figures
-    /// of paths cost one more from the second time on, and the addresses are
-    /// not asked for the first time.
+    /// The first query takes two system calls for MPTCP, one for TCP, and three
+    /// after a fallback; later queries take one less. With Linux 5.16 to 6.4 the
+    /// first query does not report addresses, and from the second one on the
+    /// figures of paths take one system call more.
     ///
     /// # Errors
     /// [`Error::Syscall`]: `fd` is no socket.

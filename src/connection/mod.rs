@@ -1,9 +1,9 @@
-//! What the kernel says of a connection.
+//! What the kernel reports about a connection.
 //!
-//! What it says depends on its version: MPTCP_INFO is there from Linux 5.16,
-//! MPTCP_FULL_INFO from 6.5, and both have grown since; before 5.16 it tells no
-//! more than MPTCP from a fallback. Whatever it does not say is None here, never
-//! 0.
+//! That depends on the version of the kernel. Linux 5.16 added MPTCP_INFO, and
+//! Linux 6.5 MPTCP_FULL_INFO; both have grown since. An older kernel reports only
+//! whether MPTCP has fallen back. A value that the kernel does not report is None,
+//! never 0.
 //!
 //! Source: RFC 8684; kernel net/mptcp/sockopt.c, include/uapi/linux/mptcp.h.
 
@@ -24,26 +24,27 @@ use answer::{Full, Info, Kernel, PerSubflow, TcpInfo};
 pub use history::{History, Value, Values};
 pub use state::{Connection, Figures, Kind, Subflow};
 
-/// What to ask for.
+/// What to query.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Query {
     /// The addresses of the subflows.
     pub subflows: bool,
     /// And their figures.
     pub figures: bool,
-    /// From Linux 5.16 to 6.4, which need a system call for the state and one
-    /// for the addresses: only the state, or only the addresses and the number
-    /// of subflows if there is a kind `before`. With that, no address of the one
-    /// path that is left after a fallback.
+    /// Save system calls: Linux 5.16 to 6.4 needs one for the state and one for
+    /// the addresses. Query only the state first, and only the addresses and the
+    /// number of subflows if `before` is known. After a fallback, do not query
+    /// the addresses of the one path.
     pub sparing: bool,
-    /// Of plain TCP nothing but that it is TCP, which saves system calls.
+    /// If the connection is plain TCP, query nothing else, which saves system
+    /// calls.
     pub mptcp_only: bool,
-    /// What it was before, which saves one: plain TCP never becomes MPTCP, nor
-    /// does what has fallen back.
+    /// The kind that an earlier query found, which saves a system call: plain TCP
+    /// never becomes MPTCP, and a fallback is final.
     pub before: Option<Kind>,
 }
 
-/// Asks for a connection's state: two system calls for TCP and MPTCP, three
+/// Queries a connection's state: two system calls for TCP and MPTCP, three
 /// after a fallback; two more at most until the process has met MPTCP.
 ///
 /// ```
@@ -58,7 +59,7 @@ pub struct Query {
 /// client.write_all(b"hello")?;
 ///
 /// let connection = connection::info(client.as_fd())?;
-/// assert_eq!(connection.kind, Kind::Tcp); // this client asks for no more
+/// assert_eq!(connection.kind, Kind::Tcp); // this client does not use MPTCP
 /// assert_eq!(connection.token, None);
 /// assert_eq!(connection.bytes_sent, Some(5));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -70,10 +71,9 @@ pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
     query(fd, Query::default()).map(|(connection, _)| connection)
 }
 
-/// Asks for a connection's state and for its subflows, the first subflow first,
-/// as long as it is there. Of plain TCP, and after a fallback, for the one pair
-/// of addresses: two system calls more than [`info`]. For MPTCP none more from
-/// Linux 6.5, two more from 5.16; before that the kernel does not tell.
+/// Queries a connection's state and its subflows, the first subflow first as long
+/// as it exists. Plain TCP and a fallback have one pair of addresses: two system calls more than [`info`]. For MPTCP none more from
+/// Linux 6.5, two more from 5.16; an older kernel does not report them.
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -103,7 +103,7 @@ pub fn subflows(fd: BorrowedFd<'_>) -> Result<(Connection, Vec<Subflow>), Error>
     query(fd, all)
 }
 
-/// Asks as little as the query needs.
+/// Queries no more than `query` needs.
 ///
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
@@ -116,8 +116,8 @@ pub fn query(fd: BorrowedFd<'_>, query: Query) -> Result<(Connection, Vec<Subflo
     .all()
 }
 
-/// What the socket was made for, MPTCP or another: one system call, which does
-/// not tell of a fallback.
+/// The protocol that the socket was created with, in one system call: a fallback
+/// is still MPTCP.
 ///
 /// # Errors
 /// [`Error::Syscall`]: `fd` is no socket.
@@ -234,8 +234,8 @@ impl<K: Kernel> Querying<'_, K> {
         Ok((connection, path))
     }
 
-    /// Asks again only if there are more subflows than Linux's own path manager
-    /// makes.
+    /// Queries again only if there are more subflows than Linux's own path manager
+    /// creates.
     fn full_info(&self) -> Result<Option<Full>, Error> {
         let mut room = answer::ROOM;
         loop {
@@ -247,7 +247,7 @@ impl<K: Kernel> Querying<'_, K> {
         }
     }
 
-    /// Asks again only if there are more subflows, as above.
+    /// Queries again only if there are more subflows, as above.
     fn subflows(&self) -> Result<Option<Vec<Subflow>>, Error> {
         let mut room = answer::ROOM;
         loop {

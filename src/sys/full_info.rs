@@ -26,7 +26,8 @@ impl FullInfo {
     /// Bytes before `mptcp_info`.
     pub(crate) const HEAD: usize = offset_of!(Self, mptcp_info);
 
-    /// Asks for that many subflows, with so many bytes of each in both arrays.
+    /// A query for `room` subflows, with room for so many bytes of each subflow
+    /// in both arrays.
     pub(crate) fn new(room: usize, subflow: usize, tcp: usize) -> Self {
         Self {
             size_tcpinfo_kernel: 0,

@@ -49,7 +49,7 @@ static void wrong_arrays(void)
     FAILS(ngx_rs_open_listening(NULL, 1, NULL, &error), NGX_RS_ERR_ARGUMENT,
           "array \"sockets\" is NULL");
     FAILS(ngx_rs_listening_assign(NULL, 0, NULL, 1, &error),
-          NGX_RS_ERR_ARGUMENT, "array \"asked\" is NULL");
+          NGX_RS_ERR_ARGUMENT, "array \"requested\" is NULL");
     refused(sockets, (size_t) -1, "\" is too long");
     refused(sockets, (size_t) -1 / sizeof(sockets[0]), "\" is too long");
     sockets[1].size = sizeof(sockets[1]) + 8;

@@ -127,7 +127,7 @@ static void hands_over(int commit)
         old[i] = init;
         old[i].fd = before[i].fd;
     }
-    /* What is known already need not be asked. */
+    /* What is known already need not be requested. */
     old[1].sockaddr = before[1].sockaddr;
     old[1].socklen = before[1].socklen;
     old[1].type = SOCK_STREAM;
@@ -377,17 +377,17 @@ static void assigns(void)
     struct sockaddr_in any = inet4("0.0.0.0", 80);
     struct sockaddr_in home = inet4("127.0.0.1", 80);
     ngx_rs_listening_t socket = to_open(&any, 0);
-    ngx_rs_listening_t asked[3] = { to_open(&home, 0), to_open(&any, 262),
+    ngx_rs_listening_t requested[3] = { to_open(&home, 0), to_open(&any, 262),
                                     to_open(&home, 262) };
 
-    asked[1].flags = asked[2].flags = NGX_RS_LISTENING_FALLBACK;
-    WORKS(ngx_rs_listening_assign(&socket, 1, asked, 3, &error));
+    requested[1].flags = requested[2].flags = NGX_RS_LISTENING_FALLBACK;
+    WORKS(ngx_rs_listening_assign(&socket, 1, requested, 3, &error));
     CHECK(socket.protocol == NGX_RS_IPPROTO_MPTCP);
     CHECK(socket.flags == NGX_RS_LISTENING_FALLBACK);
 
     /* The index counts those that ask for nothing. */
-    asked[2].flags = 0;
-    FAILS(ngx_rs_listening_assign(&socket, 1, asked, 3, &error),
+    requested[2].flags = 0;
+    FAILS(ngx_rs_listening_assign(&socket, 1, requested, 3, &error),
           NGX_RS_ERR_CONFLICT,
           "127.0.0.1:80 shares the socket of 0.0.0.0:80, "
           "which needs \"mptcp\" too");
