@@ -73,7 +73,10 @@ pub fn protocols(sockets: &mut [Listening], requested: &[Requested]) -> Result<(
         let message = match shared.filter(|(_, shared)| shared.has_socket) {
             Some((_, shared)) if shared.request.unwrap_or(PLAIN) == *request => continue,
             Some((wildcard, _)) => {
-                format!("{address} shares the socket of {wildcard}, which needs \"{request}\" too")
+                format!(
+                    "nginx uses one socket for {wildcard} and {address}: \
+                     add \"{request}\" to both"
+                )
             }
             None => format!("no listening socket for \"{request}\" on {address}"),
         };

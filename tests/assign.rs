@@ -77,7 +77,7 @@ fn an_address_without_a_socket_shares_that_of_the_wildcard() {
 
         let alone = assign(&[wildcard], &[(specific, MPTCP)]);
         let message =
-            format!("{specific} shares the socket of {wildcard}, which needs \"mptcp\" too");
+            format!("nginx uses one socket for {wildcard} and {specific}: add \"mptcp\" to both");
         assert_eq!(alone, Err((0, message)));
         // Plain TCP is what the wildcard has if nobody asks.
         assert_eq!(assign(&[wildcard], &[(specific, OFF)]), Ok(vec![None]));
@@ -103,8 +103,9 @@ fn refuses_an_address_that_disagrees_with_its_wildcard() {
     ];
     for (wildcard, specific, word) in disagree {
         let asks = [("0.0.0.0:80", wildcard), ("127.0.0.1:80", specific)];
-        let message =
-            format!("127.0.0.1:80 shares the socket of 0.0.0.0:80, which needs \"{word}\" too");
+        let message = format!(
+            "nginx uses one socket for 0.0.0.0:80 and 127.0.0.1:80: add \"{word}\" to both"
+        );
         assert_eq!(assign(&["0.0.0.0:80"], &asks), Err((1, message)));
     }
 }

@@ -103,7 +103,7 @@ fn messages_are_ours() {
         " parameter`",
         "invalid mptcp ",
         "invalid protocol ",
-        " shares the socket of ",
+        "nginx uses one socket for ",
         " contradicts ",
         "MPTCP is switched off, set sysctl net.mptcp.enabled=1",
         "this kernel is too old for MPTCP, Linux 5.6 is needed",

@@ -389,8 +389,8 @@ static void assigns(void)
     requested[2].flags = 0;
     FAILS(ngx_rs_listening_assign(&socket, 1, requested, 3, &error),
           NGX_RS_ERR_CONFLICT,
-          "127.0.0.1:80 shares the socket of 0.0.0.0:80, "
-          "which needs \"mptcp\" too");
+          "nginx uses one socket for 0.0.0.0:80 and 127.0.0.1:80: "
+          "add \"mptcp\" to both");
     CHECK(error.arg_index == 2);
     CHECK(socket.protocol == NGX_RS_IPPROTO_MPTCP);
     WORKS(ngx_rs_listening_assign(&socket, 1, NULL, 0, &error));

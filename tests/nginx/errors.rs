@@ -238,7 +238,8 @@ fn an_address_inside_a_tcp_wildcard_cannot_be_mptcp(on: Subsystem) {
         ("[::]:8080", "[::1]:8080", "[::]:8080"),
     ];
     for (wildcard, address, socket) in pairs {
-        let message = format!("{address} shares the socket of {socket}, which needs \"mptcp\" too");
+        let message =
+            format!("nginx uses one socket for {socket} and {address}: add \"mptcp\" to both");
         let words = [wildcard.to_owned(), format!("{address} mptcp")];
         for words in [[&*words[0], &*words[1]], [&*words[1], &*words[0]]] {
             let text = site.check(&on.servers(&words)).fails();
