@@ -24,8 +24,8 @@ case $VERSION_CODENAME in
 esac
 
 tests/packages.sh binutils curl gcc iproute2 libc6-dev libnginx-mod-mail \
-    libnginx-mod-stream make nftables nginx openssl procps strace valgrind \
-    $headers
+    libnginx-mod-stream make nftables nginx openssl procps prometheus strace \
+    valgrind $headers
 
 case $1 in
     loaded)
