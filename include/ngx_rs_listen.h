@@ -430,6 +430,11 @@
 #define NGX_RS_VALUE_SUBFLOW_RETRANS 11
 
 /**
+ * Open a TCP socket if the kernel does not support the protocol.
+ */
+#define NGX_RS_CONNECT_FALLBACK 1
+
+/**
  * The listener is not counted.
  */
 #define NGX_RS_NO_ROW UINT32_MAX
@@ -1178,6 +1183,32 @@ ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
                                            size_t *count,
                                            ngx_rs_connection_info_t *info,
                                            ngx_rs_error_t *error);
+
+/**
+ * Opens a stream socket for connect(2), with a requested protocol.
+ *
+ * address  in      the destination, AF_INET or AF_INET6; borrowed for the call
+ * socklen  in      its size in bytes
+ * protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
+ * flags    in      0, or NGX_RS_CONNECT_FALLBACK: open a TCP socket if the
+ *                  kernel does not support the protocol, or a policy forbids it
+ * fd       out     the socket: non-blocking, closed on exec, owned by the
+ *                  caller, released with close(2); written only on success;
+ *                  the pointer is borrowed for the call
+ * opened_protocol out  IPPROTO_* that it has; borrowed for the call
+ * error    out     optional, may be NULL; `message` says what is missing
+ *
+ * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
+ * Any thread. One system call; after a fallback three.
+ * Source: socket(2); RFC 8684.
+ */
+ngx_rs_status_t ngx_rs_connect_socket(const struct sockaddr *address,
+                                      uint32_t socklen,
+                                      int32_t protocol,
+                                      uint32_t flags,
+                                      int32_t *fd,
+                                      int32_t *opened_protocol,
+                                      ngx_rs_error_t *error);
 
 /**
  * How much memory counters need. A page of it that is never written takes none.

@@ -55,6 +55,7 @@
 
 pub mod assign;
 pub mod capi;
+pub mod connect;
 pub mod connection;
 pub mod counters;
 pub mod drain;

@@ -114,7 +114,8 @@ pub(super) unsafe fn sockaddr<T: Versioned>(
 
 /// # Safety
 /// `address` is NULL or points to `length` bytes.
-pub(super) unsafe fn peer(
+pub(super) unsafe fn inet(
+    argument: &str,
     address: *const libc::sockaddr,
     length: u32,
 ) -> Result<Option<SocketAddr>, Error> {
@@ -126,8 +127,10 @@ pub(super) unsafe fn peer(
     match address.ok().and_then(|address| address.as_socket()) {
         Some(address) => Ok(Some(address)),
         None => {
-            let message = "argument \"peer\" is neither an IPv4 nor an IPv6 address";
-            Err(Error::Argument(message.into()))
+            let message = "is neither an IPv4 nor an IPv6 address";
+            Err(Error::Argument(format!(
+                "argument \"{argument}\" {message}"
+            )))
         }
     }
 }

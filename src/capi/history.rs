@@ -60,7 +60,7 @@ pub unsafe extern "C" fn ngx_rs_connection_query(
             Some(connection) => connection.history.query(fd, values)?,
             None => {
                 // SAFETY: our caller's contract.
-                let peer = unsafe { convert::peer(peer, socklen) }?;
+                let peer = unsafe { convert::inet("peer", peer, socklen) }?;
                 let mut history = History::new(peer);
                 let found = history.query(fd, values)?;
                 place.write(Box::into_raw(Box::new(ngx_rs_connection_t { history })));

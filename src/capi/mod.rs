@@ -8,6 +8,7 @@
 #[cfg(panic = "abort")]
 compile_error!("the panic guard of the C ABI needs panic = \"unwind\"");
 
+mod connect;
 mod connection;
 mod convert;
 mod counters;
@@ -28,6 +29,7 @@ use crate::error::Error;
 use crate::open::{self, TcpOption};
 use crate::parse;
 use crate::resolve;
+pub use connect::*;
 pub use counters::*;
 pub use drain::*;
 use guard::guard;

@@ -484,6 +484,9 @@ pub struct ngx_rs_connection_t {
     pub(super) history: History,
 }
 
+/// Open a TCP socket if the kernel does not support the protocol.
+pub const NGX_RS_CONNECT_FALLBACK: u32 = 1;
+
 /// The listener is not counted.
 pub const NGX_RS_NO_ROW: u32 = u32::MAX;
 

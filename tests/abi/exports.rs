@@ -5,8 +5,9 @@ use std::process::Command;
 use crate::common::library;
 
 /// Every export, sorted.
-pub const EXPORTS: [&str; 27] = [
+pub const EXPORTS: [&str; 28] = [
     "ngx_rs_abi_version",
+    "ngx_rs_connect_socket",
     "ngx_rs_connection_free",
     "ngx_rs_connection_info",
     "ngx_rs_connection_query",

@@ -1,0 +1,59 @@
+
+/*
+ * Copyright (C) the ngx-rs-listen authors
+ */
+
+
+#ifndef _NGX_RS_UPSTREAM_H_INCLUDED_
+#define _NGX_RS_UPSTREAM_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+#include <ngx_event_connect.h>
+
+
+#pragma GCC visibility push(hidden)
+
+
+/* what http and stream share of "mptcp" in "upstream", and $upstream_mptcp */
+
+typedef struct {
+    ngx_uint_t   protocol;      /* NGX_RSM_UPSTREAM_* */
+    void        *init;          /* what us->peer.init was */
+} ngx_rsm_upstream_conf_t;
+
+
+#define NGX_RSM_UPSTREAM_OFF   0
+#define NGX_RSM_UPSTREAM_ON    1
+#define NGX_RSM_UPSTREAM_AUTO  2
+
+
+/* of a request or session: what each server that was tried spoke */
+
+typedef struct {
+    ngx_array_t            *states;     /* nginx's */
+    size_t                  connect_time;   /* offset in a state */
+    size_t                  name;           /* likewise */
+    ngx_array_t             kinds;      /* of uint32_t */
+    ngx_peer_connection_t  *peer;       /* to the last one */
+} ngx_rsm_upstream_ctx_t;
+
+
+char *ngx_rsm_upstream_directive(ngx_conf_t *cf,
+    ngx_rsm_upstream_conf_t *conf);
+ngx_rsm_upstream_ctx_t *ngx_rsm_upstream_find_ctx(ngx_pool_t *pool,
+    ngx_array_t *states);
+ngx_rsm_upstream_ctx_t *ngx_rsm_upstream_create_ctx(ngx_pool_t *pool,
+    ngx_array_t *states, size_t connect_time, size_t name);
+ngx_int_t ngx_rsm_upstream_wrap(ngx_pool_t *pool, ngx_peer_connection_t *pc,
+    ngx_rsm_upstream_conf_t *conf, ngx_rsm_upstream_ctx_t *ctx);
+ngx_int_t ngx_rsm_upstream_variable(ngx_rsm_upstream_ctx_t *ctx,
+    ngx_pool_t *pool, ngx_variable_value_t *v);
+
+
+#pragma GCC visibility pop
+
+
+#endif /* _NGX_RS_UPSTREAM_H_INCLUDED_ */

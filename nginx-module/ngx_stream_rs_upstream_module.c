@@ -1,0 +1,214 @@
+
+/*
+ * Copyright (C) the ngx-rs-listen authors
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_stream.h>
+#include "ngx_rs_upstream.h"
+
+
+static void *ngx_stream_rs_upstream_create_main_conf(ngx_conf_t *cf);
+static void *ngx_stream_rs_upstream_create_srv_conf(ngx_conf_t *cf);
+static ngx_int_t ngx_stream_rs_upstream_add_variable(ngx_conf_t *cf);
+static ngx_int_t ngx_stream_rs_upstream_init(ngx_conf_t *cf);
+static char *ngx_stream_rs_upstream(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static ngx_int_t ngx_stream_rs_upstream_init_peer(ngx_stream_session_t *s,
+    ngx_stream_upstream_srv_conf_t *us);
+static ngx_int_t ngx_stream_rs_upstream_variable(ngx_stream_session_t *s,
+    ngx_stream_variable_value_t *v, uintptr_t data);
+
+
+typedef struct {
+    ngx_uint_t  used;           /* $upstream_mptcp is */
+} ngx_stream_rs_upstream_main_conf_t;
+
+
+static ngx_command_t  ngx_stream_rs_upstream_commands[] = {
+
+    { ngx_string("mptcp"),
+      NGX_STREAM_UPS_CONF|NGX_CONF_NOARGS|NGX_CONF_TAKE1,
+      ngx_stream_rs_upstream,
+      NGX_STREAM_SRV_CONF_OFFSET,
+      0,
+      NULL },
+
+      ngx_null_command
+};
+
+
+static ngx_stream_module_t  ngx_stream_rs_upstream_module_ctx = {
+    ngx_stream_rs_upstream_add_variable,   /* preconfiguration */
+    ngx_stream_rs_upstream_init,           /* postconfiguration */
+
+    ngx_stream_rs_upstream_create_main_conf, /* create main configuration */
+    NULL,                                  /* init main configuration */
+
+    ngx_stream_rs_upstream_create_srv_conf, /* create server configuration */
+    NULL                                   /* merge server configuration */
+};
+
+
+ngx_module_t  ngx_stream_rs_upstream_module = {
+    NGX_MODULE_V1,
+    &ngx_stream_rs_upstream_module_ctx,    /* module context */
+    ngx_stream_rs_upstream_commands,       /* module directives */
+    NGX_STREAM_MODULE,                     /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    NULL,                                  /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static ngx_str_t  ngx_stream_rs_upstream_name = ngx_string("upstream_mptcp");
+
+
+static void *
+ngx_stream_rs_upstream_create_main_conf(ngx_conf_t *cf)
+{
+    return ngx_pcalloc(cf->pool, sizeof(ngx_stream_rs_upstream_main_conf_t));
+}
+
+
+static void *
+ngx_stream_rs_upstream_create_srv_conf(ngx_conf_t *cf)
+{
+    ngx_rsm_upstream_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_rsm_upstream_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    conf->protocol = NGX_CONF_UNSET_UINT;
+
+    return conf;
+}
+
+
+static ngx_int_t
+ngx_stream_rs_upstream_add_variable(ngx_conf_t *cf)
+{
+    ngx_stream_variable_t  *var;
+
+    var = ngx_stream_add_variable(cf, &ngx_stream_rs_upstream_name,
+                                 NGX_STREAM_VAR_NOCACHEABLE);
+    if (var == NULL) {
+        return NGX_ERROR;
+    }
+
+    var->get_handler = ngx_stream_rs_upstream_variable;
+
+    return NGX_OK;
+}
+
+
+/* all other modules have set up their upstreams: ours is the outermost */
+
+static ngx_int_t
+ngx_stream_rs_upstream_init(ngx_conf_t *cf)
+{
+    ngx_uint_t                         i;
+    ngx_stream_variable_t              *var;
+    ngx_rsm_upstream_conf_t           *conf;
+    ngx_stream_core_main_conf_t         *cmcf;
+    ngx_stream_upstream_srv_conf_t     **us;
+    ngx_stream_upstream_main_conf_t     *umcf;
+    ngx_stream_rs_upstream_main_conf_t  *rumcf;
+
+    umcf = ngx_stream_conf_get_module_main_conf(cf, ngx_stream_upstream_module);
+    us = umcf->upstreams.elts;
+
+    for (i = 0; i < umcf->upstreams.nelts; i++) {
+
+        if (us[i]->srv_conf == NULL) {
+            continue;
+        }
+
+        conf = ngx_stream_conf_upstream_srv_conf(us[i],
+                                              ngx_stream_rs_upstream_module);
+
+        if (conf->protocol == NGX_RSM_UPSTREAM_ON
+            || conf->protocol == NGX_RSM_UPSTREAM_AUTO)
+        {
+            conf->init = us[i]->peer.init;
+            us[i]->peer.init = ngx_stream_rs_upstream_init_peer;
+        }
+    }
+
+    rumcf = ngx_stream_conf_get_module_main_conf(cf,
+                                              ngx_stream_rs_upstream_module);
+    cmcf = ngx_stream_conf_get_module_main_conf(cf, ngx_stream_core_module);
+    var = cmcf->variables.elts;
+
+    for (i = 0; i < cmcf->variables.nelts; i++) {
+        if (var[i].name.len == ngx_stream_rs_upstream_name.len
+            && ngx_strncmp(var[i].name.data, ngx_stream_rs_upstream_name.data,
+                           ngx_stream_rs_upstream_name.len)
+               == 0)
+        {
+            rumcf->used = 1;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static char *
+ngx_stream_rs_upstream(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    return ngx_rsm_upstream_directive(cf, conf);
+}
+
+
+static ngx_int_t
+ngx_stream_rs_upstream_init_peer(ngx_stream_session_t *s,
+    ngx_stream_upstream_srv_conf_t *us)
+{
+    ngx_rsm_upstream_ctx_t            *ctx;
+    ngx_rsm_upstream_conf_t           *conf;
+    ngx_stream_upstream_init_peer_pt     init;
+    ngx_stream_rs_upstream_main_conf_t  *rumcf;
+
+    conf = ngx_stream_conf_upstream_srv_conf(us, ngx_stream_rs_upstream_module);
+    init = conf->init;
+
+    if (init(s, us) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    rumcf = ngx_stream_get_module_main_conf(s, ngx_stream_rs_upstream_module);
+    ctx = NULL;
+
+    if (rumcf->used) {
+        ctx = ngx_rsm_upstream_create_ctx(s->connection->pool,
+                        s->upstream_states,
+                        offsetof(ngx_stream_upstream_state_t, connect_time),
+                        offsetof(ngx_stream_upstream_state_t, peer));
+        if (ctx == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    return ngx_rsm_upstream_wrap(s->connection->pool, &s->upstream->peer,
+                                 conf, ctx);
+}
+
+
+static ngx_int_t
+ngx_stream_rs_upstream_variable(ngx_stream_session_t *s,
+    ngx_stream_variable_value_t *v, uintptr_t data)
+{
+    return ngx_rsm_upstream_variable(
+        ngx_rsm_upstream_find_ctx(s->connection->pool, s->upstream_states),
+        s->connection->pool, v);
+}
