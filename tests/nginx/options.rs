@@ -1,7 +1,7 @@
 //! nginx's own listen parameters on an MPTCP socket, read back from it.
 
 use crate::client::{Connection, Over};
-use crate::harness::Site;
+use crate::harness::{Host, Site};
 use crate::linux;
 use crate::sockets::Listener;
 use crate::strace::Fault;
@@ -115,7 +115,10 @@ fn an_option_that_the_kernel_lacks_is_tried_once_and_named(on: Subsystem) {
         let strace = fault.strace("1");
         let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
         let text = site.run(&mut site.nginx_under(&strace, &["-t"])).succeeds();
-        is_said_once(&text, message);
+        // nginx 1.18 keeps its notices to itself in a test of the configuration.
+        if Host::get().version >= (1, 19, 0) {
+            is_said_once(&text, message);
+        }
         let injected = site.injected();
         assert!(
             injected.len() == 1 && injected[0].contains(option),

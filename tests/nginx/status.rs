@@ -19,7 +19,7 @@ subsystem_tests! {
         counters_survive_reloads_and_changes_of_protocol,
         a_killed_worker_takes_only_its_open_connections_along,
         counters_are_exact_under_load,
-        a_fallback_is_counted_as_such,
+        a_connection_that_falls_back_is_counted_as_such,
         the_paths_of_a_connection_are_counted;
     (http):
         prometheus_accepts_the_text,
@@ -253,7 +253,7 @@ fn counters_are_exact_under_load(on: Subsystem) {
     assert!(last[0] >= all / 2, "{last:?}");
 }
 
-fn a_fallback_is_counted_as_such(on: Subsystem) {
+fn a_connection_that_falls_back_is_counted_as_such(on: Subsystem) {
     let site = Site::new();
     let network = Middlebox::new(Strips::AfterHandshake);
     let address = format!("{}:8080", SERVER[0]);
