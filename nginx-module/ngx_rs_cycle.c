@@ -361,6 +361,10 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
                        ? 0 : socket->opened_protocol;
 #endif
 
+#if (NGX_RS_HAVE_LISTENING_MULTIPATH)
+        ls->multipath = (socket->opened_protocol == NGX_RS_IPPROTO_MPTCP);
+#endif
+
         switch (socket->outcome) {
 
         case NGX_RS_OPENED:
@@ -382,6 +386,10 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 
 #if (NGX_RS_HAVE_LISTENING_PROTOCOL)
             ls->protocol = old->protocol;
+#endif
+
+#if (NGX_RS_HAVE_LISTENING_MULTIPATH)
+            ls->multipath = old->multipath;
 #endif
             continue;
 
