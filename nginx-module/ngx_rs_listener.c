@@ -114,9 +114,9 @@ ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls, int protocol,
 
 /*
  * SCTP has neither TCP_NODELAY nor TCP_CORK, and nginx closes a connection for
- * which it cannot set them.  One recv() returns one message at most, and nginx
- * takes less than it has room for as a sign that there is no more to read.
- * SMC is as TCP.
+ * which it cannot set them.  One recv() returns one message at most, and
+ * FIONREAD knows the next message only: nginx takes either for all that there
+ * is to read, and waits for an event that does not come.  SMC is as TCP.
  */
 
 void
@@ -150,6 +150,7 @@ ngx_rsm_recv(ngx_connection_t *c, u_char *buf, size_t size)
 
     if (n > 0) {
         c->read->ready = 1;
+        c->read->available = -1;
     }
 
     return n;
@@ -165,6 +166,7 @@ ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
 
     if (n > 0) {
         c->read->ready = 1;
+        c->read->available = -1;
     }
 
     return n;

@@ -158,7 +158,13 @@ impl Write for Connection {
 
 /// Sends blocks to a server that echoes them, and reads them meanwhile.
 pub fn each_way(over: Over, address: &str, blocks: usize) {
-    let mut connection = Connection::open(over, address).expect("it is served");
+    // With small ones SCTP drops packets, and waits a second for each.
+    let with_buffers = |socket: &Socket| {
+        socket.set_recv_buffer_size(4 << 20)?;
+        socket.set_send_buffer_size(4 << 20)
+    };
+    let connection = Connection::open_with(over, address, with_buffers);
+    let mut connection = connection.expect("it is served");
     let mut sending = connection.try_clone().expect("a descriptor");
     let sender =
         thread::spawn(move || (0..blocks).try_for_each(|index| sending.write_all(&block(index))));

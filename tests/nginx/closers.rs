@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use socket2::SockRef;
+
 use crate::harness::{Site, wait_until};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
@@ -84,7 +86,11 @@ fn a_worker_acts_only_on_descriptors_that_it_still_has(on: Subsystem) {
         for pid in nginx.workers() {
             for (socket, _) in crate::sockets::sockets(pid) {
                 let number = |name| crate::sockets::number(&socket, libc::SOL_SOCKET, name);
-                if number(libc::SO_ACCEPTCONN).is_ok_and(|listens| listens == 0) {
+                let address = SockRef::from(&socket).local_addr();
+                let address = address.ok().and_then(|address| address.as_socket());
+                // A superseded socket that has ended still has its port.
+                let is_new = address.is_some_and(|address| address.port() == 0);
+                if is_new && number(libc::SO_ACCEPTCONN).is_ok_and(|listens| listens == 0) {
                     let shares = number(libc::SO_REUSEPORT);
                     assert!(
                         shares.is_ok_and(|shares| shares == 0),

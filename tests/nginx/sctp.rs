@@ -28,7 +28,7 @@ subsystem_tests! {
         files_and_keep_alive_are_served_over_sctp,
         tls_and_http2_are_served_over_sctp;
     (stream):
-        some_data_go_each_way_over_sctp,
+        a_hundred_megabytes_go_each_way_over_sctp,
         tls_is_read_ahead_over_sctp;
 }
 
@@ -240,13 +240,12 @@ fn tls_is_read_ahead_over_sctp(on: Subsystem) {
     );
 }
 
-fn some_data_go_each_way_over_sctp(on: Subsystem) {
-    // One MB each way at the same time stalls on Linux 6.1: see README, limits.
-    const BLOCKS: usize = 2;
+fn a_hundred_megabytes_go_each_way_over_sctp(on: Subsystem) {
+    const BLOCKS: usize = 1600;
     let site = Site::new();
     let backend = Backend::echo();
     let conf = on.conf(&format!(
-        "server {{ listen {LISTEN}; proxy_pass {}; }}\n",
+        "server {{ listen {LISTEN} rcvbuf=4m sndbuf=4m; proxy_buffer_size 64k; proxy_pass {}; }}\n",
         backend.address
     ));
     if !is_there(&site, &conf) {
