@@ -10,7 +10,7 @@ use crate::client::{Connection, Over, each_way};
 use crate::harness::{Site, wait_until};
 use crate::http::response;
 use crate::lacking;
-use crate::server::Conf;
+use crate::server::{Conf, Nginx};
 use crate::sockets::Listener;
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::upgrade::{retire, upgrade};
@@ -24,6 +24,8 @@ subsystem_tests! {
         fastopen_has_no_effect_on_smc_and_the_others_have;
     (http):
         files_and_keep_alive_are_served_over_smc;
+    (stream, http):
+        workers_can_be_added_to_smc_listeners_that_share_an_address;
     (stream):
         data_go_each_way_over_smc;
 }
@@ -68,6 +70,30 @@ fn smc_and_tcp_clients_are_served_over_smc(on: Subsystem) {
         (0..20).for_each(|_| is_answered(on));
         nginx.quit();
     }
+}
+
+fn workers_can_be_added_to_smc_listeners_that_share_an_address(on: Subsystem) {
+    let site = Site::new();
+    let alone = on.listen(LISTEN);
+    if !is_there(&site, &alone) {
+        return;
+    }
+    let shared = on.listen(&format!("{LISTEN} reuseport"));
+    let smc_listeners = |nginx: &Nginx| {
+        let listeners = nginx.listeners();
+        listeners.iter().filter(|one| is_smc(one)).count()
+    };
+    let nginx = site.start(&shared.clone().workers(2));
+    nginx.reload(&shared.clone().workers(3));
+    assert_eq!(smc_listeners(&nginx), 3);
+    (0..20).for_each(|_| is_answered(on));
+    nginx.quit();
+
+    let nginx = site.start(&alone);
+    let log = nginx.try_reload(&shared.workers(2)).expect_err("refused");
+    let reason = "the kernel binds no other socket beside the SMC socket";
+    assert!(log.contains(reason) && !log.contains("bind()"), "{log}");
+    is_answered(on);
 }
 
 fn a_reload_and_an_upgrade_keep_the_smc_listener(on: Subsystem) {

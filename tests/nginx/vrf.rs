@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::client::Over;
 use crate::harness::Site;
 use crate::namespace::{Peer, ip, join, plug_in};
+use crate::server::WITHOUT_NETWORK_CAPABILITIES;
 use crate::subsystem::{Subsystem, subsystem_tests};
 
 subsystem_tests! {
@@ -60,6 +61,10 @@ fn listeners_of_either_protocol_are_in_the_vrf(on: Subsystem) {
     };
     let runner = ["ip", "vrf", "exec", vrf];
     let nginx = site.start_under(&runner, &conf("mptcp"));
+    serves(true);
+    nginx.quit();
+    let confined = [&runner[..], &WITHOUT_NETWORK_CAPABILITIES].concat();
+    let nginx = site.start_under(&confined, &conf("mptcp"));
     serves(true);
     nginx.quit();
     let nginx = site.start_under(&runner, &conf(""));
