@@ -71,8 +71,9 @@ kernels: packages module	## test on Debian's kernels in QEMU, 5.10 to 7.2
 	@tests/kernels.sh $(KERNELS)
 
 # For CI: one kernel, and the tests that depend on the kernel most.
-KERNEL_TESTS = connections drained kernel:: logged_paths:: options:: \
-               paths::subflows states:: tells variables::
+KERNEL_TESTS = changes:: connections drain:: drained kept:: kernel:: \
+               logged_paths:: options:: paths::subflows sctp states:: \
+               superseded:: tells undone:: variables:: vrf::
 
 kernels-short:
 	@$(MAKE) --no-print-directory kernels KERNELS=bookworm \

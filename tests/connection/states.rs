@@ -15,11 +15,13 @@ use socket2::Socket;
 use crate::common::{library, linux, namespace, socket};
 use crate::talk::{IPV4, IPV6, MAPPED, inet, info, new, pair, send, subflows, until};
 
-/// With the times of another answer, which are nobody's to foretell.
+/// With the times and the state of TCP of another answer, which are nobody's to
+/// foretell.
 pub fn timed(mut said: Connection, other: &Connection) -> Connection {
     said.last_data_sent = other.last_data_sent;
     said.last_data_received = other.last_data_received;
     said.last_ack_received = other.last_ack_received;
+    said.figures = other.figures;
     said
 }
 
@@ -98,7 +100,7 @@ fn of_other_sockets_nothing_is_known() {
             assert_eq!(said.kind, Kind::Other);
             // All else is unknown.
             let text = format!("{said:?}");
-            assert_eq!(text.matches(": None").count(), 10, "{text}");
+            assert_eq!(text.matches(": None").count(), 11, "{text}");
             assert_eq!(subflows(&socket), []);
         }
     });
