@@ -124,6 +124,11 @@ fn connections() {
 }
 
 #[test]
+fn histories() {
+    check("history");
+}
+
+#[test]
 fn mistakes() {
     check("mistakes");
 }

@@ -13,11 +13,14 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::memory::Versioned;
 use super::{
-    NGX_RS_DRAINING, NGX_RS_FAILED, NGX_RS_OPEN_PREPARE, NGX_RS_SUCCESSOR, NGX_RS_SUPERSEDED,
-    NGX_RS_UNKNOWN, ngx_rs_connection_info, ngx_rs_connection_info_t, ngx_rs_connection_subflows,
-    ngx_rs_drain_begin, ngx_rs_drain_free, ngx_rs_drain_poll, ngx_rs_drain_t, ngx_rs_draining_t,
-    ngx_rs_error_t, ngx_rs_inherited_t, ngx_rs_listening_commit, ngx_rs_listening_rollback,
-    ngx_rs_listening_t, ngx_rs_open_listening, ngx_rs_open_t, ngx_rs_status_t, ngx_rs_subflow_t,
+    NGX_RS_CONNECTION_MPTCP, NGX_RS_CONNECTION_TCP, NGX_RS_DRAINING, NGX_RS_FAILED,
+    NGX_RS_OPEN_PREPARE, NGX_RS_SUCCESSOR, NGX_RS_SUPERSEDED, NGX_RS_UNKNOWN,
+    NGX_RS_VALUE_SUBFLOW_BYTES_SENT, ngx_rs_connection_free, ngx_rs_connection_info,
+    ngx_rs_connection_info_t, ngx_rs_connection_query, ngx_rs_connection_subflows,
+    ngx_rs_connection_t, ngx_rs_connection_text, ngx_rs_drain_begin, ngx_rs_drain_free,
+    ngx_rs_drain_poll, ngx_rs_drain_t, ngx_rs_draining_t, ngx_rs_error_t, ngx_rs_inherited_t,
+    ngx_rs_listening_commit, ngx_rs_listening_rollback, ngx_rs_listening_t, ngx_rs_open_listening,
+    ngx_rs_open_t, ngx_rs_status_t, ngx_rs_subflow_t,
 };
 use crate::protocol::Protocol;
 use crate::sys::{self, Watched};
@@ -416,6 +419,87 @@ fn questions_about_a_connection_close_nothing() {
             is_open,
         );
         assert!(count >= 2, "{count}");
+    }
+}
+
+/// A connection that is queried, and what is known of it.
+struct Queried {
+    _client: OwnedFd,
+    server: OwnedFd,
+    watched: [Watched; 2],
+    handle: *mut ngx_rs_connection_t,
+    kind: u32,
+}
+
+impl Queried {
+    fn new(protocol: Protocol) -> Self {
+        let (client, server) = connection(protocol);
+        Self {
+            watched: [&client, &server].map(|fd| watch(fd.as_raw_fd())),
+            _client: client,
+            server,
+            handle: ptr::null_mut(),
+            kind: u32::MAX,
+        }
+    }
+
+    fn query(&mut self) -> ngx_rs_status_t {
+        let values = 1 << NGX_RS_VALUE_SUBFLOW_BYTES_SENT;
+        let (fd, handle, kind) = (
+            self.server.as_raw_fd(),
+            &raw mut self.handle,
+            &raw mut self.kind,
+        );
+        let none = ptr::null();
+        call!(ngx_rs_connection_query(handle, fd, values, none, 0, kind))
+    }
+
+    fn is_whole(&self) -> bool {
+        let is_open = |socket: &Watched| matches!(socket.get(), Ok(Some(_)));
+        self.watched.iter().all(is_open)
+    }
+}
+
+impl Drop for Queried {
+    fn drop(&mut self) {
+        // SAFETY: from ngx_rs_connection_query, or NULL.
+        unsafe { ngx_rs_connection_free(self.handle) };
+    }
+}
+
+#[test]
+fn queries_close_nothing_and_a_panic_spoils_no_handle() {
+    for (protocol, kind) in [
+        (Protocol::Tcp, NGX_RS_CONNECTION_TCP),
+        (Protocol::Mptcp, NGX_RS_CONNECTION_MPTCP),
+    ] {
+        let first = || Queried::new(protocol);
+        let count = at_each_checkpoint(first, Queried::query, |queried| {
+            assert!(queried.is_whole());
+            let done = queried.kind == kind;
+            assert!(done || queried.kind == u32::MAX, "written only on success");
+            assert_eq!(!queried.handle.is_null(), done);
+        });
+        assert!(count >= 1, "{count}");
+
+        let later = || {
+            let mut queried = Queried::new(protocol);
+            assert_eq!(queried.query(), OK);
+            queried
+        };
+        let again = |queried: &mut Queried| {
+            let handle = queried.handle;
+            let status = queried.query();
+            assert_eq!(queried.handle, handle);
+            let (mut text, mut length) = ([0; 64], usize::MAX);
+            let (value, to) = (NGX_RS_VALUE_SUBFLOW_BYTES_SENT, text.as_mut_ptr());
+            let known = call!(ngx_rs_connection_text(handle, value, to, 64, &mut length));
+            assert!(known == OK && length <= text.len());
+            status
+        };
+        at_each_checkpoint(later, again, |queried| {
+            assert!(queried.is_whole() && queried.kind == kind);
+        });
     }
 }
 

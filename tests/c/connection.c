@@ -70,6 +70,16 @@ static int same(const struct sockaddr_storage *one,
            && address->sin_addr.s_addr == other->sin_addr.s_addr;
 }
 
+/* 1,000 bytes have come. */
+static void has_figures(const ngx_rs_subflow_t *path)
+{
+    CHECK(path->bytes_sent == 0 && path->bytes_received == 1000);
+    CHECK(path->retransmits == 0);
+    CHECK(path->rtt_us > 0 && path->rtt_us < 1000000);
+    CHECK(path->congestion_window > 0);
+    CHECK(path->tcp_state == 1); /* TCP_ESTABLISHED */
+}
+
 /* The one path of the accepted socket. */
 static void has_one_path(int fd, ngx_rs_connection_info_t *info, int64_t id)
 {
@@ -81,6 +91,7 @@ static void has_one_path(int fd, ngx_rs_connection_info_t *info, int64_t id)
     WORKS(ngx_rs_connection_subflows(fd, paths, 16, &count, info, &error));
     CHECK(count == 1 && paths[0].id == id);
     CHECK(paths[0].size == sizeof(paths[0]) && paths[1].size == 0);
+    has_figures(&paths[0]);
     CHECK(getsockname(fd, (struct sockaddr *) &address, &length) == 0);
     CHECK(same(&paths[0].local, &address));
     CHECK(getpeername(fd, (struct sockaddr *) &address, &length) == 0);
@@ -195,6 +206,7 @@ static void rooms(void)
                                      &error));
     CHECK(count == 1 && newer[0].known.id == counted(1));
     CHECK(newer[0].known.size == sizeof(newer[0]));
+    has_figures(&newer[0].known);
     CHECK(newer[0].newer == NGX_RS_UNKNOWN && newer[1].newer == 77);
     closed(fds);
 }
@@ -279,7 +291,7 @@ static void wrong_arrays(int fd)
     FAILS(ngx_rs_connection_subflows(fd, &path, (size_t) -1, &count, NULL,
                                      &error),
           NGX_RS_ERR_ARGUMENT, "array \"subflows\" is too long");
-    path.size = 4;
+    path.size = 271; /* one byte less than version 0.1 has */
     FAILS(ngx_rs_connection_subflows(fd, &path, 1, &count, NULL, &error),
           NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_subflow_t));
     for (i = 0; i < TOO_LARGE; i++) {

@@ -3,6 +3,7 @@
 
 #define _DEFAULT_SOURCE
 
+#include <poll.h>
 #include <unistd.h>
 
 #include "ngx_rs_listen-0.1.h"
@@ -98,18 +99,61 @@ static void hands_over(ngx_rs_listening_t *sockets)
     CHECK(close(old[0].fd) == 0 && close(old[1].fd) == 0);
 }
 
-static void asks(int fd)
+/* A later version has a longer ngx_rs_subflow_t: the elements of this array are
+ * as far apart as before, and nothing behind the last one is written. */
+static void lists_paths(int fd)
+{
+    const ngx_rs_subflow_t init = NGX_RS_SUBFLOW_INIT;
+    struct {
+        ngx_rs_subflow_t paths[2];
+        uint8_t behind[512];
+    } memory;
+    size_t count = 0, room, i;
+    int tries;
+
+    CHECK(sizeof(ngx_rs_subflow_t) == 272);
+    for (tries = 0; count < 2 && tries < 20000; tries++) {
+        WORKS(ngx_rs_connection_subflows(fd, NULL, 0, &count, NULL, &error));
+        poll(NULL, 0, 1);
+    }
+    for (room = 1; room <= 2; room++) {
+        memset(&memory, 0xee, sizeof(memory));
+        memory.paths[0] = init;
+        WORKS(ngx_rs_connection_subflows(fd, memory.paths, room, &count, NULL,
+                                         &error));
+        CHECK(count == 2);
+        for (i = 0; i < room; i++) {
+            CHECK(memory.paths[i].size == sizeof(init));
+            CHECK(memory.paths[i].reserved == 0);
+            CHECK(memory.paths[i].local.ss_family == AF_INET);
+            CHECK(memory.paths[i].remote.ss_family == AF_INET);
+        }
+        for (i = room * sizeof(init); i < sizeof(memory); i++) {
+            CHECK(((uint8_t *) &memory)[i] == 0xee);
+        }
+    }
+}
+
+static void connects(int fd, int *client, int *server)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);
+
+    *client = socket(AF_INET, SOCK_STREAM, NGX_RS_IPPROTO_MPTCP);
+    CHECK(connect(*client, (struct sockaddr *) &address, sizeof(address))
+          == 0);
+    do {
+        *server = accept(fd, NULL, NULL);
+    } while (*server == -1);
+}
+
+static void asks(int fd)
+{
     ngx_rs_connection_info_t info = NGX_RS_CONNECTION_INFO_INIT;
     ngx_rs_subflow_t paths[2] = { NGX_RS_SUBFLOW_INIT };
-    int client = socket(AF_INET, SOCK_STREAM, NGX_RS_IPPROTO_MPTCP), server;
+    int client, server;
     size_t count = 0;
 
-    CHECK(connect(client, (struct sockaddr *) &address, sizeof(address)) == 0);
-    do {
-        server = accept(fd, NULL, NULL);
-    } while (server == -1);
+    connects(fd, &client, &server);
     WORKS(ngx_rs_connection_info(server, &info, &error));
     CHECK(info.kind == NGX_RS_CONNECTION_MPTCP && info.token > 0);
     CHECK(info.size == sizeof(info) && info.bytes_sent == 0);
@@ -117,6 +161,14 @@ static void asks(int fd)
     CHECK(count == 1 && paths[0].id == 1 && paths[1].size == 0);
     CHECK(paths[0].size == sizeof(paths[0]));
     CHECK(paths[0].remote.ss_family == AF_INET);
+    CHECK(close(client) == 0 && close(server) == 0);
+
+    /* From now on clients open a second path, once they have been answered. */
+    CHECK(system("ip mptcp limits set subflow 2 add_addr_accepted 2") == 0);
+    CHECK(system("ip mptcp endpoint add 127.0.0.2 dev lo subflow") == 0);
+    connects(fd, &client, &server);
+    CHECK(send(client, "x", 1, 0) == 1);
+    lists_paths(server);
     CHECK(close(client) == 0 && close(server) == 0);
 }
 
