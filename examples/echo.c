@@ -3,8 +3,9 @@
  *
  *     echo 127.0.0.1:7000-7003 mptcp=auto backlog=64
  *
- * It says of each connection, once it is over, whether it was MPTCP, and over
- * which addresses it went. SIGINT and SIGTERM end it.
+ * At the end of each connection it prints whether it was MPTCP, and a line for
+ * each path: the addresses, the bytes, the retransmitted segments, and the
+ * round trip time. SIGINT and SIGTERM end it.
  *
  * A service manager can pass sockets to it, as sd_listen_fds(3) describes. One
  * of the right address and protocol is used, one of another protocol is
@@ -157,6 +158,16 @@ static void ask(int fd, echo_t *echo)
     }
 }
 
+/* With a decimal point before the last `decimals` digits, 0 or 3. */
+static void figure(const char *name, int64_t value, int decimals)
+{
+    if (value == NGX_RS_UNKNOWN)
+        printf(" %s=-", name);
+    else
+        printf(" %s=%.*f", name, decimals,
+               (double) value / (decimals == 3 ? 1000 : 1));
+}
+
 static void describe(const echo_t *echo)
 {
     size_t i;
@@ -168,10 +179,14 @@ static void describe(const echo_t *echo)
     for (i = 0; i < echo->count; i++) {
         const ngx_rs_subflow_t *path = &echo->paths[i];
 
-        printf("%s%s", i == 0 ? " " : ", ",
+        printf("\n  %s",
                text((const void *) &path->remote, sizeof(path->remote)));
         printf(" -> %s",
                text((const void *) &path->local, sizeof(path->local)));
+        figure("sent", path->bytes_sent, 0);
+        figure("received", path->bytes_received, 0);
+        figure("retransmits", path->retransmits, 0);
+        figure("rtt_ms", path->rtt_us, 3);
     }
     putchar('\n');
 }

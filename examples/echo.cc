@@ -1,5 +1,4 @@
-// An echo server: see echo.c. In C++ each thing has an owner that closes it,
-// whichever way the program ends.
+// An echo server: see echo.c. In C++ each thing has an owner that closes it.
 
 #include <ngx_rs_listen.h>
 
@@ -58,6 +57,18 @@ static std::string text(const sockaddr_storage &address)
     return (address.ss_family == AF_INET6 ? '[' + std::string(host) + ']' : host) + ':' + port;
 }
 
+static std::string figure(int64_t value)
+{
+    return value == NGX_RS_UNKNOWN ? "-" : std::to_string(value);
+}
+
+static std::string text(const ngx_rs_subflow_t &path)
+{
+    return text(path.remote) + " -> " + text(path.local) + " sent=" + figure(path.bytes_sent)
+           + " received=" + figure(path.bytes_received) + " retransmits=" + figure(path.retransmits)
+           + " rtt_ms=" + (path.rtt_us < 0 ? "-" : std::to_string(path.rtt_us / 1e3));
+}
+
 static void serve(const Fd &client)
 {
     char data[4096];
@@ -71,8 +82,7 @@ static void serve(const Fd &client)
     ngx_rs_connection_subflows(client.get(), paths, 16, &count, &info, nullptr);
     std::string line = info.kind == NGX_RS_CONNECTION_MPTCP ? "MPTCP"
                        : info.kind == NGX_RS_CONNECTION_FALLBACK ? "fallback" : "TCP";
-    for (std::size_t i = 0; i < count && i < 16; i++)
-        line += (i ? ", " : " ") + text(paths[i].remote) + " -> " + text(paths[i].local);
+    for (std::size_t i = 0; i < count && i < 16; i++) line += "\n  " + text(paths[i]);
     std::cout << line + '\n' << std::flush;
 }
 

@@ -15,7 +15,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"unsafe"
 )
@@ -58,15 +57,26 @@ func addrPort(storage *C.struct_sockaddr_storage) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4(*(*[4]byte)(data[4:8])), port)
 }
 
+// figure is a value divided by a unit, with so many decimals.
+func figure(value C.int64_t, unit float64, decimals int) string {
+	if value == C.NGX_RS_UNKNOWN {
+		return "-"
+	}
+	return fmt.Sprintf("%.*f", decimals, float64(value)/unit)
+}
+
 func describe(fd uintptr) {
 	paths, count := [16]C.ngx_rs_subflow_t{{size: C.sizeof_ngx_rs_subflow_t}}, C.size_t(0)
 	info := C.ngx_rs_connection_info_t{size: C.sizeof_ngx_rs_connection_info_t}
 	C.ngx_rs_connection_subflows(C.int32_t(fd), &paths[0], C.size_t(len(paths)), &count, &info, nil)
 	line := []string{"?", "other", "TCP", "MPTCP", "fallback"}[info.kind] // C.NGX_RS_CONNECTION_*
 	for i := 0; i < int(count) && i < len(paths); i++ {
-		line += fmt.Sprintf(" %v -> %v,", addrPort(&paths[i].remote), addrPort(&paths[i].local))
+		path := &paths[i]
+		line += fmt.Sprintf("\n  %v -> %v sent=%s received=%s retransmits=%s rtt_ms=%s",
+			addrPort(&path.remote), addrPort(&path.local), figure(path.bytes_sent, 1, 0),
+			figure(path.bytes_received, 1, 0), figure(path.retransmits, 1, 0), figure(path.rtt_us, 1000, 3))
 	}
-	fmt.Println(strings.TrimSuffix(line, ","))
+	fmt.Println(line)
 }
 
 func serve(listener net.Listener) {

@@ -39,7 +39,8 @@ class Info(Structure):
 
 class Subflow(Structure):
     _fields_ = fields(c_uint32, "size reserved") + [("id", c_int64)]
-    _fields_ += fields(c_ubyte * 128, "local remote")
+    _fields_ += fields(c_ubyte * 128, "local remote") + fields(c_int64, "sent received retransmits")
+    _fields_ += fields(c_int64, "rtt_us congestion_window tcp_state")
 
 
 def call(function, *arguments):
@@ -70,12 +71,20 @@ def text(address):
     return f"{socket.inet_ntop(family, bytes(address[4:8]))}:{port}"
 
 
+def figure(value, unit=1, decimals=0):
+    return "-" if value < 0 else f"{value / unit:.{decimals}f}"
+
+
 def describe(fd):
     info, count, paths = Info(size=sizeof(Info)), c_size_t(), (Subflow * 16)()
     paths[0].size = sizeof(Subflow)
     call(library.ngx_rs_connection_subflows, fd, paths, c_size_t(16), byref(count), byref(info))
-    paths = [f"{text(path.remote)} -> {text(path.local)}" for path in paths[: count.value]]
-    print(KINDS.get(info.kind), ", ".join(paths), flush=True)
+    lines = [KINDS.get(info.kind, "other")]
+    for path in paths[: count.value]:
+        line = f"  {text(path.remote)} -> {text(path.local)} sent={figure(path.sent)}"
+        line += f" received={figure(path.received)} retransmits={figure(path.retransmits)}"
+        lines.append(f"{line} rtt_ms={figure(path.rtt_us, 1000, 3)}")
+    print("\n".join(lines), flush=True)
 
 
 async def serve(reader, writer):

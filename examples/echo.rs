@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 use std::{env, thread};
 
-use ngx_rs_listen::connection::{self, Kind};
+use ngx_rs_listen::connection::{self, Kind, Subflow};
 use ngx_rs_listen::parse::Rules;
 use ngx_rs_listen::{Open, open, parse, resolve};
 
@@ -51,12 +51,24 @@ fn echo(mut client: TcpStream) -> Result<(), Box<dyn Error>> {
         Kind::Fallback => "fallback",
         _ => "TCP",
     };
-    let paths: Vec<String> = subflows
-        .iter()
-        .map(|path| format!("{} -> {}", path.remote, path.local))
-        .collect();
-    println!("{kind} {}", paths.join(", "));
+    let paths: String = subflows.iter().map(describe).collect();
+    println!("{kind}{paths}");
     Ok(())
+}
+
+fn describe(path: &Subflow) -> String {
+    let figure = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
+    let figures = &path.figures;
+    let rtt = figures.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
+    format!(
+        "\n  {} -> {} sent={} received={} retransmits={} rtt_ms={}",
+        path.remote,
+        path.local,
+        figure(figures.bytes_sent),
+        figure(figures.bytes_received),
+        figure(figures.retransmits),
+        rtt.map_or("-".into(), |rtt| format!("{rtt:.3}")),
+    )
 }
 
 fn serve(listener: &TcpListener) -> io::Result<()> {

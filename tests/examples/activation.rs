@@ -110,11 +110,11 @@ fn takes_a_socket_from_systemd() {
             assert!(Instant::now() < end, "systemd does not listen");
             thread::sleep(Duration::from_millis(2));
         }
-        let wanted = talk("127.0.0.1:7000", Protocol::Tcp);
+        let printed = talk("127.0.0.1:7000", Protocol::Tcp);
         assert_eq!(program.line(), "127.0.0.1:7000: TCP, inherited");
         assert_eq!(program.line(), "127.0.0.1:7001: TCP, opened");
         while program.line() != "listening on 4 sockets" {}
-        assert_eq!(program.line(), wanted);
+        printed.is_by(&program);
         assert_eq!(program.stop().code(), Some(0));
     });
 }
