@@ -140,15 +140,27 @@ impl Answer<'_> {
         })
     }
 
+    /// Of a `struct tcp_info`. The kernel counts what it sent again, and a segment
+    /// that this host's own queue dropped as often as TCP offered it. But no more
+    /// bytes were sent than those that are acknowledged and those under way.
+    ///
+    /// Source: kernel net/ipv4/tcp_output.c, __tcp_transmit_skb().
+    fn bytes_sent(&self) -> Option<u64> {
+        use tcp_info::*;
+        let sent = self
+            .u64(BYTES_SENT)?
+            .saturating_sub(self.u64(BYTES_RETRANS)?);
+        let under_way = u64::from(self.u32(UNACKED)?) * u64::from(self.u32(SND_MSS)?);
+        Some(sent.min(self.u64(BYTES_ACKED)?.saturating_add(under_way)))
+    }
+
     /// Of a `struct tcp_info`.
     fn figures(&self) -> Figures {
         use tcp_info::*;
-        // With what was sent again.
-        let sent = self.u64(BYTES_SENT).zip(self.u64(BYTES_RETRANS));
         let received = self.u64(BYTES_RECEIVED);
         let rtt = self.u32(RTT).filter(|&rtt| rtt > 0);
         Figures {
-            bytes_sent: sent.map(|(sent, again)| sent.saturating_sub(again)),
+            bytes_sent: self.bytes_sent(),
             bytes_received: received.map(|received| received.saturating_sub(self.fin())),
             retransmits: self.u32(TOTAL_RETRANS).map(u64::from),
             rtt: rtt.map(|rtt| Duration::from_micros(rtt.into())),

@@ -64,7 +64,8 @@ pub mod mptcp_subflow_info {
 /// `struct tcp_info`
 pub mod tcp_info {
     pub const STATE: usize = 0;
-    /// Of a listening socket: how many wait for accept(2).
+    pub const SND_MSS: usize = 16;
+    /// Segments under way. Of a listening socket: how many wait for accept(2).
     pub const UNACKED: usize = 24;
     pub const LAST_DATA_SENT: usize = 44;
     pub const LAST_DATA_RECV: usize = 52;
@@ -73,6 +74,7 @@ pub mod tcp_info {
     pub const RTT: usize = 68;
     pub const SND_CWND: usize = 80;
     pub const TOTAL_RETRANS: usize = 100;
+    pub const BYTES_ACKED: usize = 120;
     pub const BYTES_RECEIVED: usize = 128;
     pub const BYTES_SENT: usize = 200;
     pub const BYTES_RETRANS: usize = 208;

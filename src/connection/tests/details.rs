@@ -25,6 +25,30 @@ fn the_end_of_the_stream_is_no_byte() {
     }
 }
 
+/// The kernel counts a segment again that this host's own queue has dropped.
+#[test]
+fn no_more_bytes_were_sent_than_are_acknowledged_or_under_way() {
+    use linux::tcp_info::{BYTES_ACKED, SND_MSS, UNACKED};
+    for (acked, segments, sent) in [
+        // The kernel has counted 900 bytes, and 100 of them as sent again.
+        (800_u64, 0_u32, 800),
+        (500, 3, 800),
+        (500, 2, 700),
+        (500, 0, 500),
+        // With a SYN or FIN.
+        (801, 0, 800),
+        (u64::MAX, u32::MAX, 800),
+    ] {
+        let mut kernel = plain_tcp(ESTABLISHED);
+        let info = kernel.tcp_info.as_mut().expect("set above");
+        put(info, BYTES_ACKED, &acked.to_ne_bytes());
+        put(info, UNACKED, &segments.to_ne_bytes());
+        put(info, SND_MSS, &100_u32.to_ne_bytes());
+        let (connection, ..) = query(&kernel, UNTRIED, NO_ADDRESSES);
+        assert_eq!(connection.bytes_sent, Some(sent), "{acked} and {segments}");
+    }
+}
+
 /// This host's own subflows get a number before it is known whether they will
 /// be: where there may be such, only those of now are counted.
 #[test]

@@ -1,0 +1,211 @@
+//! The figures of each path, against what the links between two hosts carry and
+//! impose.
+
+use std::io::Read;
+use std::time::Duration;
+
+use crate::backend::{content_length, read_head};
+use crate::client::{Connection, Over, counter};
+use crate::harness::{Site, wait_or_say, wait_until};
+use crate::hosts::{Hosts, NEAR};
+use crate::http::response;
+use crate::mptcp_log::{LOG, Line, log_format, logged};
+use crate::namespace::{Peer, ip};
+use crate::server::Nginx;
+use crate::slow_path::{HERE, SECOND_HERE, SlowPath, device_name};
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (http):
+        bytes_agree_with_the_counters_of_two_unequal_links,
+        round_trips_agree_with_the_delay_of_each_path,
+        a_link_that_is_cut_shows_in_the_last_figures;
+}
+
+/// Each file and each upload: seconds over links of 8 and 2 Mbit/s.
+const SIZE: usize = 3 << 20;
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+/// nginx with a large file, an address that takes uploads, and an empty answer.
+fn start(site: &Site) -> Nginx<'_> {
+    std::fs::write(site.path("large"), vec![b'x'; SIZE]).expect("there is room for a file");
+    let server = format!(
+        "client_max_body_size 0;\nserver {{\n    listen 8080 mptcp;\n    {LOG}\n    \
+         location = / {{\n        return 200 '';\n    }}\n    \
+         location = /large {{\n        root .;\n    }}\n    \
+         location = /upload {{\n        proxy_pass http://127.0.0.1:8081;\n    }}\n}}\n\
+         server {{\n    listen 127.0.0.1:8081;\n    return 200 '';\n}}\n"
+    );
+    site.start(&Subsystem::Http.conf(&(log_format() + &server)))
+}
+
+/// A client's connection that has two paths.
+fn connect(peer: &Peer, address: &'static str) -> Connection {
+    peer.run(move || {
+        let connection = Connection::open(Over::Mptcp, &format!("{address}:8080"));
+        let mut connection = connection.expect("http takes connections");
+        ask(&mut connection, &get("/"));
+        wait_until("a second subflow", || counter("MPJoinSynAckRx") == 1);
+        connection
+    })
+}
+
+/// Sends a request, and returns the length of the response.
+fn ask(connection: &mut Connection, request: &str) -> usize {
+    let sent = connection.send(request.as_bytes());
+    sent.expect("a request can be sent");
+    let (head, body) = response(connection).expect("http answers");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    head.len() + body.len()
+}
+
+/// The values of a variable for both paths.
+fn both(line: &Line, name: &str) -> [f64; 2] {
+    let values = line[name].split(',').map(|value| value.parse().ok());
+    let values: Option<Vec<f64>> = values.collect();
+    let values = values.and_then(|values| values.try_into().ok());
+    values.unwrap_or_else(|| panic!("{name} of two paths: {line:?}"))
+}
+
+/// Ends the test unless a value differs from another by at most this share.
+fn agrees(what: &str, value: f64, other: f64, share: f64) {
+    println!(
+        "{what}: {value} and {other}, {:+.1} %",
+        (value / other - 1.0) * 100.0
+    );
+    let agrees = (value - other).abs() <= share * other;
+    assert!(agrees, "{what}: {value} instead of {other}");
+}
+
+/// A download and an upload over 8 and 2 Mbit/s. The queues are long enough for
+/// all that TCP sends at once, so that nothing is lost and sent again.
+fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
+    let site = Site::new();
+    let links = [
+        "rate 8mbit burst 16kb latency 4s",
+        "rate 2mbit burst 16kb latency 4s",
+    ];
+    let hosts = Hosts::with_queues(links);
+    let _nginx = start(&site);
+    let mut connection = connect(&hosts.client, NEAR[0]);
+    let head =
+        format!("POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n");
+    let upload = head + &"x".repeat(SIZE);
+    // nginx writes a line before the client's host has acknowledged the response,
+    // so that of the download is not the last.
+    let requests = [get("/large"), upload, get("/")];
+    let received: usize = requests.iter().map(String::len).sum();
+    let (mut connection, sent) = hosts.client.run(move || {
+        let lengths = requests.iter().map(|request| ask(&mut connection, request));
+        let sent: usize = lengths.sum();
+        (connection, sent)
+    });
+    let line = logged(&site, 4);
+    let links = hosts.payload();
+    for (name, links, payload) in [
+        ("mptcp_subflow_bytes_received", links[0], received),
+        ("mptcp_subflow_bytes_sent", links[1], sent),
+    ] {
+        let bytes = both(&line, name);
+        for (path, bytes) in bytes.iter().enumerate() {
+            agrees(
+                &format!("{name} of path {path}"),
+                *bytes,
+                links[path] as f64,
+                0.05,
+            );
+            assert!(*bytes > payload as f64 / 20.0, "both carry much: {line:?}");
+        }
+        agrees(name, bytes.iter().sum(), payload as f64, 0.05);
+    }
+
+    // The figures of a path that has ended are its last.
+    ip("mptcp endpoint flush");
+    let mut count = 4;
+    let last = wait_or_say(|| {
+        ask(&mut connection, &get("/"));
+        count += 1;
+        let line = logged(&site, count);
+        match &*line["mptcp_subflows"] {
+            "1" => Ok(line),
+            _ => Err(format!("two subflows: {line:?}")),
+        }
+    });
+    for name in ["mptcp_subflow_bytes_received", "mptcp_subflow_bytes_sent"] {
+        assert_eq!(
+            both(&last, name)[1],
+            both(&line, name)[1],
+            "{name}: {last:?}"
+        );
+    }
+}
+
+/// 20 and 200 ms. No round trip can be shorter; how long the machine lets the
+/// hosts wait for a processor is seen in some, so the client goes on until
+/// they agree.
+fn round_trips_agree_with_the_delay_of_each_path(_: Subsystem) {
+    const TIMES: [f64; 2] = [20.0, 200.0];
+    let site = Site::new();
+    let delays = TIMES.map(|time| Duration::from_secs_f64(time / 2000.0));
+    let hosts = SlowPath::with_delays(&delays);
+    let limits = "mptcp limits set subflow 2 add_addr_accepted 2";
+    ip(limits);
+    hosts.peer.run(move || ip(limits));
+    ip(&format!(
+        "mptcp endpoint add {SECOND_HERE} dev {} signal",
+        device_name(1)
+    ));
+    let _nginx = start(&site);
+    let mut connection = connect(&hosts.peer, HERE[0]);
+    let mut count = 1;
+    let times = wait_or_say(|| {
+        // One after the other: a request acknowledges the response before it.
+        for _ in 0..16 {
+            ask(&mut connection, &get("/"));
+        }
+        count += 16;
+        let line = logged(&site, count);
+        let times = both(&line, "mptcp_subflow_rtt");
+        let mut pairs = times.iter().zip(TIMES);
+        assert!(pairs.all(|(time, least)| *time >= least * 0.99), "{line:?}");
+        let mut pairs = times.iter().zip(TIMES);
+        match pairs.all(|(time, imposed)| *time <= imposed * 1.2) {
+            true => Ok(times),
+            false => Err(format!("{times:?} ms: {line:?}")),
+        }
+    });
+    println!("{times:?} ms after {count} requests");
+}
+
+/// The client's host loses the first link when a third of a download has come:
+/// its path sends some segments again, in vain, and the other path carries most
+/// of the bytes.
+fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
+    let site = Site::new();
+    let hosts = Hosts::with_speed("rate 8mbit burst 16kb");
+    let _nginx = start(&site);
+    let mut connection = connect(&hosts.client, NEAR[0]);
+    hosts.client.run(move || {
+        let sent = connection.send(get("/large").as_bytes());
+        sent.expect("a request can be sent");
+        let head = read_head(&mut connection).expect("http answers");
+        assert_eq!(content_length(&head).expect("a length"), SIZE);
+        let mut bytes = vec![0; SIZE];
+        let (first, rest) = bytes.split_at_mut(SIZE / 3);
+        connection.read_exact(first).expect("it begins");
+        Hosts::lose(0);
+        connection.read_exact(rest).expect("it goes on");
+        ask(&mut connection, &get("/"));
+    });
+    let line = logged(&site, 3);
+    let bytes = both(&line, "mptcp_subflow_bytes_sent");
+    let retransmits = both(&line, "mptcp_subflow_retrans");
+    println!("{bytes:?} bytes, {retransmits:?} segments, links {:?}", hosts.payload());
+    println!("{}", String::from_utf8_lossy(&std::process::Command::new("sh").args(["-c","ss -tinO; tc -s qdisc; nstat -az | grep -i 'retrans\\|MPTcp' | grep -v ' 0 '"]).output().unwrap().stdout));
+    assert!(bytes[0] > 0.0 && bytes[0] < bytes[1], "{line:?}");
+    assert!(bytes.iter().sum::<f64>() >= SIZE as f64, "{line:?}");
+    assert!(retransmits[0] > 0.0, "{line:?}");
+}
