@@ -10,6 +10,10 @@ pub const NEAR: [&str; 2] = ["10.0.1.1", "10.0.2.1"];
 /// The address of the client's host on each link.
 pub const FAR: [&str; 2] = ["10.0.1.2", "10.0.2.2"];
 
+/// The headers of a packet with data: of ethernet, IPv4, TCP, and its options
+/// for timestamps and MPTCP's data sequence.
+const HEADERS: u64 = 14 + 20 + 20 + 12 + 20;
+
 /// The client's host, joined to the calling thread's by two links.
 ///
 /// An MPTCP connection to the first of [`NEAR`] begins on the first link, nginx's
@@ -40,16 +44,20 @@ impl Hosts {
 
     /// Joins both by links that have a speed and a buffer, in the words of
     /// `tc`: `rate 50mbit burst 64kb`.
-    pub fn with_speed(speed: &'static str) -> Self {
+    pub fn with_speed(speed: &str) -> Self {
+        let words = format!("{speed} latency 100ms");
+        Self::with_queues([&words, &words])
+    }
+
+    /// Joins both by links that each have a queue, in the words of `tc`: `rate
+    /// 8mbit burst 16kb latency 2s`.
+    pub fn with_queues(words: [&str; 2]) -> Self {
         let hosts = Self::new();
-        let limit = move |end: &str| {
-            tc(&format!(
-                "qdisc add dev {end} root tbf {speed} latency 100ms"
-            ));
-        };
-        for link in 0..NEAR.len() {
-            limit(&near_end(link));
-            hosts.client.run(move || limit(&far_end(link)));
+        for (link, words) in words.into_iter().enumerate() {
+            let near = format!("qdisc add dev {} root tbf {words}", near_end(link));
+            let far = format!("qdisc add dev {} root tbf {words}", far_end(link));
+            tc(&near);
+            hosts.client.run(move || tc(&far));
         }
         hosts
     }
@@ -68,6 +76,18 @@ impl Hosts {
     /// How many bytes nginx's host has sent over each link.
     pub fn sent(&self) -> [u64; 2] {
         [0, 1].map(|link| link_counters(&near_end(link))[8])
+    }
+
+    /// How many bytes of payload have come over each link to nginx's host, and
+    /// how many it has sent: without the headers, whose length is known, of each
+    /// packet. The kernel counts a segment that it has yet to cut into packets,
+    /// and its one header, as one packet.
+    pub fn payload(&self) -> [[u64; 2]; 2] {
+        let payload = |link, at: usize| {
+            let counters = link_counters(&near_end(link));
+            counters[at].saturating_sub(counters[at + 1] * HEADERS)
+        };
+        [0, 8].map(|at| [0, 1].map(|link| payload(link, at)))
     }
 }
 

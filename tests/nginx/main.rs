@@ -57,6 +57,7 @@ mod options;
 mod parameters;
 mod passed;
 mod paths;
+mod per_path;
 mod plain;
 mod preload;
 mod process;

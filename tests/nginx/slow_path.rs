@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::namespace::{Peer, ip};
 
-/// This host, another one, and a path between them. A program is the path:
+/// This host, another one, and paths between them. A program is the path:
 /// each host's packets come out of a TUN device and go into that of the other.
 pub struct SlowPath {
     /// The other host.
@@ -20,27 +20,41 @@ pub struct SlowPath {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// This host's addresses.
+/// This host's addresses on the first path.
 pub const HERE: [&str; 2] = ["10.9.0.1", "fd09::1"];
+
+/// This host's IPv4 address on the second path.
+pub const SECOND_HERE: &str = "10.9.1.1";
 
 impl SlowPath {
     /// A path that each packet needs `delay` for, to and fro.
     pub fn new(delay: Duration) -> Self {
-        let peer = Peer::new();
-        let here = device(HERE);
-        let there = peer.run(|| device(["10.9.0.2", "fd09::2"]));
-        let stop = Arc::new(AtomicBool::new(false));
+        Self::with_delays(&[delay])
+    }
+
+    /// One path, or two.
+    pub fn with_delays(delays: &[Duration]) -> Self {
+        let mut hosts = Self {
+            peer: Peer::new(),
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::new(),
+        };
+        for (path, delay) in delays.iter().enumerate() {
+            hosts.join(path, *delay);
+        }
+        hosts
+    }
+
+    fn join(&mut self, path: usize, delay: Duration) {
+        let here = device(path, 1);
+        let there = self.peer.run(move || device(path, 2));
         let carry = |from: &File, to: &File| {
             let end = |file: &File| file.try_clone().expect("a descriptor can be duplicated");
-            let (from, to, stop) = (end(from), end(to), Arc::clone(&stop));
+            let (from, to, stop) = (end(from), end(to), Arc::clone(&self.stop));
             std::thread::spawn(move || carry(from, to, delay, &stop))
         };
-        let threads = vec![carry(&here, &there), carry(&there, &here)];
-        Self {
-            peer,
-            stop,
-            threads,
-        }
+        let threads = [carry(&here, &there), carry(&there, &here)];
+        self.threads.extend(threads);
     }
 }
 
@@ -54,8 +68,13 @@ impl Drop for SlowPath {
     }
 }
 
-/// A new TUN device in the calling thread's namespace.
-fn device(addresses: [&str; 2]) -> File {
+/// The TUN device of a path in the calling thread's namespace.
+pub fn device_name(path: usize) -> String {
+    format!("slow{path}")
+}
+
+/// Makes it, with the addresses of a host that has this number.
+fn device(path: usize, host: u8) -> File {
     let device = OpenOptions::new()
         .read(true)
         .write(true)
@@ -63,7 +82,8 @@ fn device(addresses: [&str; 2]) -> File {
     let device = device.expect("no TUN device here: use a kernel with CONFIG_TUN");
     // SAFETY: all fields of `ifreq` may be zero.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"slow") {
+    let name = device_name(path);
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
         *to = *from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
@@ -71,15 +91,26 @@ fn device(addresses: [&str; 2]) -> File {
     // the call.
     let failed = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &request) };
     assert_eq!(failed, 0, "TUNSETIFF: {}", io::Error::last_os_error());
-    let [ipv4, ipv6] = addresses;
-    ip(&format!("address add {ipv4}/24 dev slow"));
-    ip(&format!("address add {ipv6}/64 dev slow nodad"));
-    ip("link set slow up");
+    ip(&format!("address add 10.9.{path}.{host}/24 dev {name}"));
+    // fd09::1, then fd09:0:0:1::1
+    let prefix = if path == 0 { "fd09:" } else { "fd09:0:0:1:" };
+    ip(&format!("address add {prefix}:{host}/64 dev {name} nodad"));
+    ip(&format!("link set {name} up"));
     device
+}
+
+/// Lets the calling thread run as soon as it can: a path does not wait for a
+/// processor. Without the right to do so, packets may take longer on a machine
+/// that is busy.
+fn hurry() {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: 0 is the calling thread, and `priority` lives through the call.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) };
 }
 
 /// Carries packets until told to stop.
 fn carry(mut from: File, mut to: File, delay: Duration, stop: &AtomicBool) {
+    hurry();
     let mut packet = [0; 65536];
     let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     while !stop.load(Ordering::Relaxed) {
@@ -112,7 +143,12 @@ fn comes(device: &File, wait: Duration) -> bool {
         events: libc::POLLIN,
         revents: 0,
     };
-    let wait = wait.as_micros().div_ceil(1000) as libc::c_int;
-    // SAFETY: `poll` is one element, and lives through the call.
-    unsafe { libc::poll(&mut poll, 1, wait) > 0 }
+    // A millisecond more would be much of a short delay.
+    let wait = libc::timespec {
+        tv_sec: wait.as_secs() as libc::time_t,
+        tv_nsec: wait.subsec_nanos().into(),
+    };
+    // SAFETY: `poll` is one element, and lives through the call, as does `wait`;
+    // NULL leaves the signal mask as it is.
+    unsafe { libc::ppoll(&mut poll, 1, &wait, std::ptr::null()) > 0 }
 }
