@@ -3,16 +3,20 @@
 //! says of the listeners and of the connections, and what http logs.
 //!
 //! `make demo` builds the modules and runs it. Nothing outside a temporary
-//! folder is touched, and the ports are free ones.
+//! folder is touched, and the ports are free ones. If the user may create a
+//! network namespace, the demo runs in one, where MPTCP clients open a second
+//! path.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ngx_rs_listen::connection;
 use socket2::{Domain, Socket, Type};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -26,7 +30,11 @@ fn main() {
     }
 }
 
+/// A file that is large enough for both paths to be used, and its size.
+const FILE: (&str, usize) = ("file", 4 << 20);
+
 fn demo() -> Result<()> {
+    let paths = if second_path()? { 2 } else { 1 };
     let folder = Folder::new()?;
     let program = Program::find()?;
     println!("using     {}, and", program.version);
@@ -38,6 +46,7 @@ fn demo() -> Result<()> {
     let configuration = program.configuration(&folder.0, stream, http, backend()?);
     let path = folder.0.join("nginx.conf");
     fs::write(&path, &configuration)?;
+    fs::write(folder.0.join(FILE.0), vec![b'x'; FILE.1])?;
     println!("starting  it with \"listen {stream} mptcp;\" in stream");
     println!("          and     \"listen {http} mptcp;\" in http");
     let mut nginx = Nginx::start(&program.nginx, &folder.0, &path)?;
@@ -45,22 +54,53 @@ fn demo() -> Result<()> {
 
     println!("connecting a TCP and an MPTCP client to each\n");
     println!("{:<14} {:<22} the kernel says", "socket", "address");
-    show_connections("stream", stream, "hello", "hello")?;
-    show_connections("http", http, "GET / HTTP/1.1\r\nHost: demo\r\n\r\n", "HTTP")?;
+    show_connections("stream", stream, |client| client.echo("hello"))?;
+    show_connections("http", http, |client| {
+        client.get(FILE.0)?;
+        if client.is_mptcp {
+            client.wait_for_paths(paths)?;
+            client.get(FILE.0)?;
+        }
+        client.get("")
+    })?;
 
-    println!(
-        "\nthe log of http, with $mptcp $mptcp_subflows_total $mptcp_subflow_addrs $mptcp_token"
-    );
+    println!("\nthe log of http, with $mptcp $mptcp_subflow_addrs $mptcp_subflow_bytes_sent");
+    println!("$mptcp_subflow_rtt $mptcp_token");
     nginx.stop()?;
     print!("{}", fs::read_to_string(folder.0.join("access.log"))?);
     println!("\nThe same at any time: ss -lnM for listeners, ss -nMi for connections.");
     Ok(())
 }
 
+/// Moves into a new network namespace, where MPTCP clients open a second path;
+/// false if the user may not.
+fn second_path() -> Result<bool> {
+    // SAFETY: the call takes no pointer; there is no other thread yet.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        return Ok(false);
+    }
+    for words in [
+        "link set lo up",
+        "mptcp limits set subflow 2 add_addr_accepted 2",
+        "mptcp endpoint add 127.0.0.2 dev lo subflow",
+    ] {
+        let output = Command::new("ip").args(words.split(' ')).output();
+        let output = output.map_err(|_| "ip is missing: install iproute2")?;
+        checked(&output, "ip")?;
+    }
+    Ok(true)
+}
+
 /// Connects a client of each kind, and shows what the kernel says.
-fn show_connections(name: &str, address: SocketAddr, says: &str, hears: &str) -> Result<()> {
-    let tcp = Client::connect(None, address, says, hears)?;
-    let mptcp = Client::connect(Some(MPTCP), address, says, hears)?;
+fn show_connections(
+    name: &str,
+    address: SocketAddr,
+    talk: impl Fn(&mut Client) -> Result<()>,
+) -> Result<()> {
+    let mut tcp = Client::connect(None, address)?;
+    let mut mptcp = Client::connect(Some(MPTCP), address)?;
+    talk(&mut tcp)?;
+    talk(&mut mptcp)?;
     let port = format!("sport = :{}", address.port());
     let listener = ss(&["-HlnM", &port])?;
     show(name, address, describe_listener(&listener));
@@ -199,11 +239,18 @@ impl Program {
              http {{\n\
              {temporary}\
              \x20   log_format mptcp '$remote_addr \"$request\" $status $mptcp '\n\
-             \x20                    '$mptcp_subflows_total $mptcp_subflow_addrs $mptcp_token';\n\
+             \x20                    '$mptcp_subflow_addrs $mptcp_subflow_bytes_sent '\n\
+             \x20                    '$mptcp_subflow_rtt $mptcp_token';\n\
              \x20   access_log {folder}/access.log mptcp;\n\
              \x20   server {{\n\
              \x20       listen {http} mptcp;\n\
-             \x20       return 200 hello;\n\
+             \x20       location = / {{\n\
+             \x20           return 200 hello;\n\
+             \x20       }}\n\
+             \x20       location / {{\n\
+             \x20           root {folder};\n\
+             \x20           access_log off;\n\
+             \x20       }}\n\
              \x20   }}\n\
              }}\n"
         )
@@ -248,7 +295,8 @@ impl Nginx {
 
     fn wait_until_it_serves(&mut self, address: SocketAddr) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while Client::connect(None, address, "hello", "hello").is_err() {
+        let serves = || Client::connect(None, address)?.echo("hello");
+        while serves().is_err() {
             if self.process.try_wait()?.is_some() || Instant::now() > deadline {
                 let mut said = String::new();
                 if let Some(stderr) = &mut self.process.stderr {
@@ -283,32 +331,64 @@ impl Drop for Nginx {
     }
 }
 
-/// A connection to nginx that has been answered.
+/// A connection to nginx.
 struct Client {
-    _socket: Socket,
+    socket: Socket,
     local: SocketAddr,
+    is_mptcp: bool,
 }
 
 impl Client {
-    fn connect(
-        protocol: Option<socket2::Protocol>,
-        address: SocketAddr,
-        says: &str,
-        hears: &str,
-    ) -> io::Result<Self> {
-        let mut socket = Socket::new(Domain::IPV4, Type::STREAM, protocol)?;
+    fn connect(protocol: Option<socket2::Protocol>, address: SocketAddr) -> Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, protocol)?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         socket.connect(&address.into())?;
-        socket.write_all(says.as_bytes())?;
-        let mut answer = vec![0; hears.len()];
-        socket.read_exact(&mut answer)?;
         let local = socket.local_addr()?.as_socket();
-        let local = local.filter(|_| answer == hears.as_bytes());
-        let local = local.ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self {
-            _socket: socket,
-            local,
+            local: local.ok_or("a client has no IP address")?,
+            is_mptcp: protocol == Some(MPTCP),
+            socket,
         })
+    }
+
+    fn echo(&mut self, text: &str) -> Result<()> {
+        self.socket.write_all(text.as_bytes())?;
+        let mut echo = vec![0; text.len()];
+        self.socket.read_exact(&mut echo)?;
+        match echo == text.as_bytes() {
+            true => Ok(()),
+            false => Err("nginx has sent something else".into()),
+        }
+    }
+
+    /// Requests a file, and reads all of the response.
+    fn get(&mut self, name: &str) -> Result<()> {
+        write!(self.socket, "GET /{name} HTTP/1.1\r\nHost: demo\r\n\r\n")?;
+        let mut response = BufReader::new(&mut self.socket);
+        let (mut line, mut length) = (String::new(), None);
+        while line != "\r\n" {
+            line.clear();
+            if response.read_line(&mut line)? == 0 {
+                return Err("http has closed the connection".into());
+            }
+            if let Some(value) = line.strip_prefix("Content-Length: ") {
+                length = Some(value.trim_end().parse()?);
+            }
+        }
+        let mut body = vec![0; length.ok_or("http does not say how long a response is")?];
+        Ok(response.read_exact(&mut body)?)
+    }
+
+    /// The kernel opens the second path after the first response. Before Linux
+    /// 5.16 it does not report paths.
+    fn wait_for_paths(&self, count: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while connection::subflows(self.socket.as_fd())?.1.len() < count
+            && Instant::now() < deadline
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 }
 

@@ -161,17 +161,25 @@ fn the_demo_ends_as_shown() {
     assert!(said.contains(&shown), "{said:#?}\nREADME: {shown:#?}");
 }
 
-/// The words of each line, with `N` for what differs from run to run: ports, and
-/// tokens, of which each is said by the kernel, and some are in the log as well.
+/// The words of each line, with `N` for what differs from run to run: ports, the
+/// figures of two paths, and tokens, of which each is said by the kernel, and some
+/// are in the log as well.
 fn without_numbers(text: &str) -> String {
     let words = text.split_whitespace();
     let tokens: Vec<_> = words
         .filter_map(|word| word.strip_prefix("token:"))
         .collect();
-    let word = |word: &str| match (word.rsplit_once(':'), tokens.contains(&word)) {
-        (Some((what @ ("127.0.0.1" | "token"), _)), _) => format!("{what}:N"),
-        (_, true) => "N".into(),
-        _ => word.into(),
+    let part = |part: &str| match part.rsplit_once(':') {
+        Some((what @ ("127.0.0.1" | "127.0.0.2" | "token"), _)) => format!("{what}:N"),
+        _ if tokens.contains(&part) => "N".into(),
+        _ => part.into(),
+    };
+    let word = |word: &str| match word.split_once(',') {
+        Some((one, other)) if one.parse::<f64>().is_ok() && other.parse::<f64>().is_ok() => {
+            "N,N".into()
+        }
+        Some((one, other)) => format!("{},{}", part(one), part(other)),
+        None => part(word),
     };
     let line = |line: &str| {
         line.split_whitespace()
