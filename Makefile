@@ -14,7 +14,7 @@ BUILD_PACKAGES = binutils $(LIBRARY_PACKAGES) nginx nginx-dev \
                  libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
 TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
-                 libnginx-mod-mail mptcpize nftables openssl pkg-config procps \
+                 libnginx-mod-mail mandoc mptcpize nftables openssl pkg-config procps \
                  prometheus python3 strace systemd valgrind
 BENCH_PACKAGES = $(TEST_PACKAGES) wrk
 KERNEL_PACKAGES = $(TEST_PACKAGES) busybox-static cpio kmod qemu-system-x86 \
@@ -27,6 +27,7 @@ C_WARNINGS = -O2 -Wall -Wextra -Werror -Wno-unused-parameter
 # Where the library goes; cargo-c's layout. DESTDIR comes before all of it.
 PREFIX = /usr/local
 LIBDIR = $(PREFIX)/lib
+MANDIR = $(PREFIX)/share/man
 
 LIBRARY = target/release/libngx_rs_listen
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -36,7 +37,9 @@ SOVERSION = $(shell echo $(VERSION) | sed 's/^\(0\.[0-9]*\|[0-9]*\)\..*/\1/')
 INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
                 libngx_rs_listen.so libngx_rs_listen.so.$(SOVERSION) \
                 libngx_rs_listen.so.$(VERSION) pkgconfig/ngx_rs_listen.pc) \
-            $(DESTDIR)$(PREFIX)/include/ngx_rs_listen.h
+            $(DESTDIR)$(PREFIX)/include/ngx_rs_listen.h \
+            $(DESTDIR)$(MANDIR)/man3/ngx_rs_listen.3 \
+            $(DESTDIR)$(MANDIR)/man5/ngx_rs_listen.5
 
 .PHONY: help demo test fuzz matrix kernels kernels-short build install \
         uninstall deb test-deb test-fresh module static bench native soak \
@@ -100,6 +103,8 @@ $(LIBRARY).libs: Cargo.toml Cargo.lock build.rs $(wildcard src/*.rs src/*/*.rs)
 install: $(LIBRARY).libs	## install it: PREFIX=/usr/local LIBDIR= DESTDIR=
 	install -d $(sort $(dir $(INSTALLED)))
 	install -m 644 include/ngx_rs_listen.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 docs/man/ngx_rs_listen.3 $(DESTDIR)$(MANDIR)/man3
+	install -m 644 docs/man/ngx_rs_listen.5 $(DESTDIR)$(MANDIR)/man5
 	install -m 644 $(LIBRARY).a $(DESTDIR)$(LIBDIR)
 	install -m 755 $(LIBRARY).so \
 	    $(DESTDIR)$(LIBDIR)/libngx_rs_listen.so.$(VERSION)

@@ -148,6 +148,14 @@ all_enabled
 [ -f /run/nginx.pid ] || die "nginx was not started"
 listening ""
 
+echo "reading their manual"
+for module in http stream mail; do
+    page=$(dpkg -L libnginx-mod-$module-rs-listen | grep "/man5/") \
+        || die "the package for $module has no manual page"
+    [ "$page" = /usr/share/man/man5/ngx_${module}_rs_listen_module.5.gz ] \
+        || die "the manual page for $module is $page"
+done
+
 echo "adding a word to its configuration"
 sed -i 's/listen 80 default_server;/listen 80 default_server mptcp;/' \
     /etc/nginx/sites-available/default
@@ -198,6 +206,9 @@ serves TCP
 echo "installing the library: the C program of README"
 quietly apt -y install $library $compiler
 sed -n '/^```c$/,/^```$/{ /^```c$/d; /^```$/q; p }' README.md > /tmp/program.c
+pages=$(dpkg -L libngx-rs-listen-dev | grep -c '/man[35]/ngx_rs_listen') \
+    || die "the manual pages are missing"
+[ "$pages" = 2 ] || die "there are $pages manual pages instead of 2"
 flags=$(pkg-config --cflags --libs ngx_rs_listen)
 cc -Wall -Wextra -Werror -o /tmp/shared /tmp/program.c $flags
 flags=$(pkg-config --cflags --libs --static ngx_rs_listen)

@@ -67,6 +67,8 @@ fn installs_what_cargo_c_installs_and_takes_it_away() {
         format!("{lib}/libngx_rs_listen.so.{abi} 777 {full}"),
         format!("{lib}/{full} 755"),
         format!("{lib}/pkgconfig/ngx_rs_listen.pc 644"),
+        "opt/mptcp/share/man/man3/ngx_rs_listen.3 644".to_owned(),
+        "opt/mptcp/share/man/man5/ngx_rs_listen.5 644".to_owned(),
     ];
     assert_eq!(files(&folder), wanted);
 
