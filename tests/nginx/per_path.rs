@@ -2,6 +2,7 @@
 //! impose.
 
 use std::io::Read;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::backend::{content_length, read_head};
@@ -19,7 +20,8 @@ subsystem_tests! {
     (http):
         bytes_agree_with_the_counters_of_two_unequal_links,
         round_trips_agree_with_the_delay_of_each_path,
-        a_link_that_is_cut_shows_in_the_last_figures;
+        a_link_that_is_cut_shows_in_the_last_figures,
+        the_manual_tells_whether_the_second_path_carried_anything;
 }
 
 /// Each file and each upload: seconds over links of 8 and 2 Mbit/s.
@@ -31,17 +33,21 @@ fn get(path: &str) -> String {
 
 /// nginx with two files, a location that takes uploads, and an empty response.
 fn start(site: &Site) -> Nginx<'_> {
+    start_with(site, &log_format(), LOG)
+}
+
+fn start_with<'site>(site: &'site Site, format: &str, log: &str) -> Nginx<'site> {
     for (name, size) in [("large", SIZE), ("small", SIZE / 16)] {
         std::fs::write(site.path(name), vec![b'x'; size]).expect("there is room for a file");
     }
     let server = format!(
-        "client_max_body_size 0;\nserver {{\n    listen 8080 mptcp;\n    {LOG}\n    \
+        "client_max_body_size 0;\nserver {{\n    listen 8080 mptcp;\n    {log}\n    \
          location = / {{\n        return 200 '';\n    }}\n    \
          root .;\n    \
          location = /upload {{\n        proxy_pass http://127.0.0.1:8081;\n    }}\n}}\n\
          server {{\n    listen 127.0.0.1:8081;\n    return 200 '';\n}}\n"
     );
-    site.start(&Subsystem::Http.conf(&(log_format() + &server)))
+    site.start(&Subsystem::Http.conf(&(format.to_owned() + &server)))
 }
 
 /// A client's connection that has two paths.
@@ -215,5 +221,68 @@ fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
         bytes[1] <= links[1] as f64 * 1.05,
         "{} by link: {line:?}",
         links[1]
+    );
+}
+
+/// A fenced block of the manual that begins so.
+fn manual_block(begin: &str) -> String {
+    let manual = include_str!("../../docs/new-paths.md");
+    let mut blocks = manual.split("```").skip(1).step_by(2);
+    let block = blocks.find_map(|block| {
+        let (_, text) = block.split_once('\n')?;
+        text.starts_with(begin).then(|| text.to_owned())
+    });
+    block.unwrap_or_else(|| panic!("the manual has a block that begins with {begin}"))
+}
+
+/// Of three MPTCP clients one has a second path that carries data, one has a
+/// second path for backup, and one has none.
+fn the_manual_tells_whether_the_second_path_carried_anything(_: Subsystem) {
+    const FILE: &str = "/var/log/nginx/paths.log";
+    let site = Site::new();
+    let hosts = Hosts::with_queues(["rate 8mbit burst 16kb latency 4s"; 2]);
+    let text = manual_block("log_format").replace(FILE, "paths.log");
+    let (format, log) = text.split_once("access_log").expect("both directives");
+    let _nginx = start_with(&site, format, &format!("access_log{log}"));
+    let mut both = connect(&hosts.client, NEAR[0]);
+    hosts.client.run(move || {
+        for path in ["/large", "/", "/"] {
+            ask(&mut both, &get(path));
+        }
+    });
+
+    ip("mptcp endpoint flush");
+    let connect = |over| {
+        let connection = Connection::open(over, "127.0.0.1:8080");
+        let mut connection = connection.expect("http takes connections");
+        ask(&mut connection, &get("/small"));
+        connection
+    };
+    let _tcp = connect(Over::Tcp);
+    let _one = connect(Over::Mptcp);
+    ip("mptcp endpoint add 127.0.0.9 dev lo subflow backup");
+    let joined = counter("MPJoinAckRx");
+    let mut backup = connect(Over::Mptcp);
+    wait_until("a backup path", || counter("MPJoinAckRx") == joined + 1);
+    for path in ["/small", "/"] {
+        ask(&mut backup, &get(path));
+    }
+    wait_until("the log", || site.read("paths.log").lines().count() == 9);
+
+    let command = manual_block("awk").replace(FILE, "paths.log");
+    let printed = site.run(Command::new("sh").args(["-c", &command]));
+    let printed = printed.succeeds();
+    let log = site.read("paths.log");
+    let share = printed.strip_prefix("1 of 3 MPTCP connections used the second path, for ");
+    let share = share.and_then(|rest| rest.strip_suffix(" % of their bytes\n"));
+    let share: Option<u32> = share.and_then(|share| share.parse().ok());
+    let share = share.unwrap_or_else(|| panic!("{printed}{log}"));
+    assert!((5..95).contains(&share), "{printed}{log}");
+    // The sample of the manual has as many fields as a line.
+    let fields = |line: &str| line.split(' ').count();
+    let sample = manual_block("17 ");
+    assert!(
+        log.lines()
+            .all(|line| fields(line) == fields(sample.trim_end()))
     );
 }
