@@ -172,6 +172,7 @@ impl History {
         for subflow in &subflows {
             self.see(subflow, &subflows);
         }
+        self.correct_first(&subflows);
         let known = match self.known.take() {
             Some(mut known) => {
                 known.update(now);
@@ -208,6 +209,17 @@ impl History {
         path.id = subflow.id.or(path.id);
         path.local = Some(subflow.local);
         path.figures.update(subflow.figures);
+    }
+
+    /// Removes the path that the caller's address stands for if the kernel reports
+    /// another address for the first subflow: nginx's realip module replaces the
+    /// address of a connection, for example.
+    fn correct_first(&mut self, open: &[Subflow]) {
+        let reported = |subflow: &Subflow| subflow.id.is_none_or(|id| id == 1);
+        let unseen = |path: &Path| path.local.is_none();
+        if open.iter().any(reported) && self.paths.first().is_some_and(unseen) {
+            self.paths.remove(0);
+        }
     }
 
     /// Forgets the oldest path that is not open.

@@ -29,6 +29,7 @@ subsystem_tests! {
     (http):
         http_knows_no_number_of_a_connection_that_was_reset_before_its_request,
         http_counts_subflows_that_come_and_go,
+        http_logs_the_addresses_of_paths_and_not_those_of_realip,
         http2_streams_are_logged_as_their_connection;
 }
 
@@ -265,6 +266,23 @@ fn http_counts_subflows_that_come_and_go(_: Subsystem) {
         true => expect("1", "3", &all),
         // Older kernels list the first subflow also when it is closed.
         false => expect("2", "3", &all),
+    }
+}
+
+fn http_logs_the_addresses_of_paths_and_not_those_of_realip(_: Subsystem) {
+    let site = Site::new();
+    let on = Subsystem::Http;
+    let more = format!("{LOG}\n    set_real_ip_from 127.0.0.0/8;\n    real_ip_header X-Real-IP;");
+    let server = on.server_with(&format!("{ADDRESS} mptcp"), &more, on.answer());
+    let _nginx = site.start(&on.conf(&(log_format() + &server)));
+    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+    let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Real-IP: 192.0.2.7\r\n\r\n";
+    for count in 1..3 {
+        connection.send(request).expect("a request can be sent");
+        response(&mut connection).expect("http answers");
+        let line = logged(&site, count);
+        assert_eq!(hosts(&line), ["127.0.0.1"], "{line:?}");
+        says(&line, &[("mptcp_subflows_total", "1")]);
     }
 }
 

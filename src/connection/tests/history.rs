@@ -127,6 +127,31 @@ fn older_kernels_have_their_subflows_counted() {
     }
 }
 
+/// With nginx's realip module a connection has another address than its first
+/// path.
+#[test]
+fn the_kernel_corrects_the_address_of_the_first_path() {
+    for (kernel, has) in [(full(96), FULL_INFO), (v5_16(), INFO)] {
+        let mut history = History::new(Some(at("192.0.2.7:0")));
+        // From 5.16 to 6.4 the second query is the first with addresses.
+        queries(&mut history, &kernel, has, ALL);
+        queries(&mut history, &kernel, has, ALL);
+        let all = "10.0.0.2:5000,[fd00::2]:5001";
+        assert_eq!(says(&history, Value::SubflowAddrs), all);
+        assert_eq!(says(&history, Value::SubflowBytesSent), "800,800");
+        assert_eq!(says(&history, Value::SubflowsTotal), "2");
+    }
+
+    // The first path may have ended before the first query.
+    let mut kernel = full(96);
+    kernel.paths.remove(0);
+    let mut history = accepted();
+    queries(&mut history, &kernel, FULL_INFO, ALL);
+    let all = "10.0.0.2:5000,[fd00::2]:5001";
+    assert_eq!(says(&history, Value::SubflowAddrs), all);
+    assert_eq!(says(&history, Value::SubflowBytesSent), "-,800");
+}
+
 #[test]
 fn a_path_that_has_ended_keeps_its_last_figures() {
     let mut kernel = full(96);
