@@ -171,16 +171,16 @@ fn the_header_needs_nothing_before_it() {
     }
 }
 
-/// The example of the README, as it stands there.
+/// The example of the manual, as it stands there.
 #[test]
-fn the_example_of_the_readme() {
-    let readme = fs::read_to_string(library::root().join("README.md"));
-    let readme = readme.expect("there is a README.md");
-    let example = readme.split("```c\n").nth(1);
+fn the_example_of_the_manual() {
+    let manual = fs::read_to_string(library::root().join("docs/library.md"));
+    let manual = manual.expect("there is a manual");
+    let example = manual.split("```c\n").nth(1);
     let example = example.and_then(|rest| rest.split("```").next());
     let folder = folder("readme");
     let source = folder.join("readme.c");
-    fs::write(&source, example.expect("README.md has an example in C")).expect("ours");
+    fs::write(&source, example.expect("the manual has an example in C")).expect("ours");
     for link in [Link::Shared, Link::Static] {
         let program = compile(&C, &source, &folder, link);
         // Its ports may be in use on this machine.

@@ -203,9 +203,9 @@ quietly service nginx restart
 listening ""
 serves TCP
 
-echo "installing the library: the C program of README"
+echo "installing the library: the C program of the manual"
 quietly apt -y install $library $compiler
-sed -n '/^```c$/,/^```$/{ /^```c$/d; /^```$/q; p }' README.md > /tmp/program.c
+sed -n '/^```c$/,/^```$/{ /^```c$/d; /^```$/q; p }' docs/library.md > /tmp/program.c
 pages=$(dpkg -L libngx-rs-listen-dev | grep -c '/man[35]/ngx_rs_listen') \
     || die "the manual pages are missing"
 [ "$pages" = 2 ] || die "there are $pages manual pages instead of 2"

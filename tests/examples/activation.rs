@@ -93,7 +93,7 @@ fn leaves_sockets_that_are_for_another_process() {
     });
 }
 
-/// As README.md says, with systemd's own: it listens, and passes the socket on
+/// As docs/library.md says, with systemd's own: it listens, and passes the socket on
 /// with the first connection waiting.
 #[test]
 fn takes_a_socket_from_systemd() {

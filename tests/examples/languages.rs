@@ -1,4 +1,4 @@
-//! Each example, built and run as README.md says.
+//! Each example, built and run as docs/library.md says.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -9,7 +9,7 @@ use crate::common::{library, namespace};
 use crate::install::{folder, prefix};
 use crate::program::{Program, beside_examples, commands, serves, tells_of_resets, two_paths};
 
-/// Builds and runs as README.md says, and sees that it serves.
+/// Builds and runs as docs/library.md says, and sees that it serves.
 fn check(which: &str, folder: &Path) -> ExitStatus {
     served(&commands(which), folder)
 }

@@ -1,4 +1,4 @@
-//! Programs that README.md tells how to build and to run, and their clients.
+//! Programs that docs/library.md tells how to build and to run, and their clients.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -31,18 +31,18 @@ pub fn beside_examples(name: &str) -> PathBuf {
     folder
 }
 
-/// The commands of README.md that speak of an example; `which` is what tells
+/// The commands of docs/library.md that speak of an example; `which` is what tells
 /// them from others of the same example.
 pub fn commands(which: &str) -> String {
-    let readme = fs::read_to_string(library::root().join("README.md"));
-    let readme = readme.expect("there is a README.md");
-    let mut blocks = readme.split("```sh\n").skip(1);
+    let manual = fs::read_to_string(library::root().join("docs/library.md"));
+    let manual = manual.expect("there is a manual");
+    let mut blocks = manual.split("```sh\n").skip(1);
     let block = blocks.find(|block| block.contains(which));
-    let block = block.unwrap_or_else(|| panic!("README.md has no command with {which}"));
+    let block = block.unwrap_or_else(|| panic!("the manual has no command with {which}"));
     block.split("```").next().unwrap_or(block).into()
 }
 
-/// A program that README.md tells how to build and to run.
+/// A program that docs/library.md tells how to build and to run.
 pub struct Program {
     pub child: Child,
     lines: Receiver<String>,

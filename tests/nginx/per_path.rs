@@ -226,7 +226,7 @@ fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
 
 /// A fenced block of the manual that begins so.
 fn manual_block(begin: &str) -> String {
-    let manual = include_str!("../../docs/new-paths.md");
+    let manual = include_str!("../../docs/nginx.md");
     let mut blocks = manual.split("```").skip(1).step_by(2);
     let block = blocks.find_map(|block| {
         let (_, text) = block.split_once('\n')?;
@@ -241,7 +241,7 @@ fn the_manual_tells_whether_the_second_path_carried_anything(_: Subsystem) {
     const FILE: &str = "/var/log/nginx/paths.log";
     let site = Site::new();
     let hosts = Hosts::with_queues(["rate 8mbit burst 16kb latency 4s"; 2]);
-    let text = manual_block("log_format").replace(FILE, "paths.log");
+    let text = manual_block("log_format paths").replace(FILE, "paths.log");
     let (format, log) = text.split_once("access_log").expect("both directives");
     let _nginx = start_with(&site, format, &format!("access_log{log}"));
     let mut both = connect(&hosts.client, NEAR[0]);
@@ -269,7 +269,7 @@ fn the_manual_tells_whether_the_second_path_carried_anything(_: Subsystem) {
     }
     wait_until("the log", || site.read("paths.log").lines().count() == 9);
 
-    let command = manual_block("awk").replace(FILE, "paths.log");
+    let command = manual_block("awk '$3").replace(FILE, "paths.log");
     let printed = site.run(Command::new("sh").args(["-c", &command]));
     let printed = printed.succeeds();
     let log = site.read("paths.log");

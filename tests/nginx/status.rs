@@ -320,7 +320,7 @@ fn prometheus_accepts_the_text(on: Subsystem) {
 
 /// The metric of the PromQL line, with the labels that it asks for.
 fn the_question_of_the_manual_has_its_metric(on: Subsystem) {
-    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/new-status.md");
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/nginx.md");
     let manual = std::fs::read_to_string(manual).expect("the manual is there");
     let (_, block) = manual.split_once("```promql\n").expect("a line of PromQL");
     let (line, _) = block.split_once("\n```").expect("it ends");

@@ -20,7 +20,7 @@ subsystem_tests! {
         all_of_one_line_are_one_question,
         a_variable_of_that_name_is_a_duplicate;
     (http):
-        the_question_of_the_readme_is_answered_from_its_log,
+        the_question_of_the_manual_is_answered_from_its_log,
         http_takes_them_in_map_if_return_and_in_headers,
         http_logs_the_last_state_even_if_an_earlier_one_was_used,
         http_logs_them_for_bad_requests,
@@ -204,21 +204,21 @@ fn a_variable_of_that_name_is_a_duplicate(on: Subsystem) {
     );
 }
 
-/// A fenced block of README.md that begins so.
-fn readme_block(begin: &str) -> String {
-    let readme = include_str!("../../README.md");
-    let mut blocks = readme.split("```").skip(1).step_by(2);
+/// A fenced block of the manual that begins so.
+fn manual_block(begin: &str) -> String {
+    let manual = include_str!("../../docs/nginx.md");
+    let mut blocks = manual.split("```").skip(1).step_by(2);
     let block = blocks.find_map(|block| {
         let (_, text) = block.split_once('\n')?;
         text.starts_with(begin).then(|| text.to_owned())
     });
-    block.unwrap_or_else(|| panic!("README has a block that begins with {begin}"))
+    block.unwrap_or_else(|| panic!("the manual has a block that begins with {begin}"))
 }
 
-fn the_question_of_the_readme_is_answered_from_its_log(_: Subsystem) {
+fn the_question_of_the_manual_is_answered_from_its_log(_: Subsystem) {
     const FILE: &str = "/var/log/nginx/access.log";
     let site = Site::new();
-    let format = readme_block("log_format").replace(FILE, "readme.log");
+    let format = manual_block("log_format").replace(FILE, "readme.log");
     let (format, log) = format.split_once("access_log").expect("both directives");
     let server = Subsystem::Http.server_with(
         "8080 mptcp",
@@ -267,7 +267,7 @@ fn the_question_of_the_readme_is_answered_from_its_log(_: Subsystem) {
     let words = alone.split(begin).next().expect("its beginning");
     let text = format!("{text}{words} on - - -\n");
     std::fs::write(site.path("readme.log"), text).expect("a line can be added");
-    let command = readme_block("awk").replace(FILE, "readme.log");
+    let command = manual_block("awk").replace(FILE, "readme.log");
     let said = site
         .run(Command::new("sh").args(["-c", &command]))
         .succeeds();

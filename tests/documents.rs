@@ -1,6 +1,8 @@
-//! README.md tells the truth: its commands exist, its configuration is
-//! accepted, its parameters parse, its messages are ours, and the demo ends as it
-//! says. Its C program is run by tests/capi.rs.
+//! The documents tell the truth: their commands and files exist, their links have
+//! targets, their configurations are accepted, their parameters parse, their
+//! messages are the library's, and the demo ends as they say. tests/capi.rs and
+//! tests/examples run the programs of docs/library.md, and the tests of nginx what
+//! docs/nginx.md says of logs and counters.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,34 +18,62 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|_| panic!("{path} can be read"))
 }
 
-/// The fenced blocks of a language, without their indentation.
-fn blocks(language: &str) -> Vec<String> {
+/// Every document, by its path.
+fn documents() -> Vec<String> {
+    let names = |folder: &str| {
+        let entries = fs::read_dir(root().join(folder)).expect("the folder is there");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        let names: Vec<_> = names.filter(|name| name.ends_with(".md")).collect();
+        names
+    };
+    let top = names("");
+    let docs = names("docs").into_iter().map(|name| format!("docs/{name}"));
+    let mut all: Vec<_> = top.into_iter().chain(docs).collect();
+    all.sort();
+    assert!(all.len() >= 6, "{all:?}");
+    all
+}
+
+/// The fenced blocks of a language in a document, without their indentation.
+fn blocks_of(document: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut block: Option<(usize, String)> = None;
-    for line in read("README.md").lines() {
+    for line in read(document).lines() {
         let fence = line.trim_start().strip_prefix("```");
         match (&mut block, fence) {
-            (None, Some(name)) if name == language => {
-                block = Some((line.len() - line.trim_start().len(), String::new()));
+            (None, Some(name)) => {
+                let indent = line.len() - line.trim_start().len();
+                block = Some((indent, format!("{name}\n")));
             }
             (Some(_), Some("")) => blocks.extend(block.take().map(|block| block.1)),
             (Some((indent, text)), _) => {
                 text.push_str(line.get(*indent..).unwrap_or_default());
                 text.push('\n');
             }
-            _ => {}
+            (None, None) => {}
         }
     }
-    blocks
+    let with_name = format!("{language}\n");
+    let blocks = blocks
+        .iter()
+        .filter_map(|block| block.strip_prefix(&with_name));
+    blocks.map(str::to_owned).collect()
 }
 
-/// What stands between backticks in the first column of the tables under a
-/// heading.
-fn terms(heading: &str) -> Vec<String> {
-    let readme = read("README.md");
-    let (_, section) = readme
-        .split_once(&format!("# {heading}\n"))
-        .unwrap_or_else(|| panic!("README has the heading {heading}"));
+fn blocks(language: &str) -> Vec<String> {
+    let blocks = documents()
+        .into_iter()
+        .flat_map(|name| blocks_of(&name, language));
+    blocks.collect()
+}
+
+/// The words between backticks in the first column of the table of parameters.
+fn parameters() -> Vec<String> {
+    let manual = read("docs/nginx.md");
+    let (_, section) = manual
+        .split_once("\n## Parameters of the listen directive\n")
+        .expect("the manual has the section");
     section
         .lines()
         .take_while(|line| !line.starts_with('#'))
@@ -55,13 +85,59 @@ fn terms(heading: &str) -> Vec<String> {
         .collect()
 }
 
+/// The name that a link uses for a heading.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+        _ => None,
+    });
+    kept.collect()
+}
+
+fn anchors(document: &str) -> Vec<String> {
+    let text = read(document);
+    let mut fenced = false;
+    let headings = text.lines().filter(|line| {
+        fenced ^= line.trim_start().starts_with("```");
+        !fenced && line.starts_with('#')
+    });
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_have_targets() {
+    let mut checked = 0;
+    for document in documents() {
+        let text = read(&document);
+        let folder = Path::new(&document).parent().expect("a folder");
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().unwrap_or_default();
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, name) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => document.clone(),
+                file => folder.join(file).to_string_lossy().into_owned(),
+            };
+            assert!(root().join(&target).exists(), "{document}: {link}");
+            let known = name.is_empty() || anchors(&target).iter().any(|anchor| anchor == name);
+            assert!(known, "{document}: {link} is no heading");
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "{checked}");
+}
+
 #[test]
 fn make_targets_exist() {
     let makefile = read("Makefile");
     let commands = blocks("sh").concat();
     let targets: Vec<_> = commands
         .lines()
-        .filter_map(|line| line.strip_prefix("make "))
+        .filter_map(|line| line.trim_start().strip_prefix("make "))
         .filter_map(|rest| rest.split_whitespace().next())
         .collect();
     assert!(targets.contains(&"demo") && targets.contains(&"test"));
@@ -76,7 +152,7 @@ fn make_targets_exist() {
 
 #[test]
 fn parameters_parse() {
-    let terms = terms("The parameters");
+    let terms = parameters();
     assert!(terms.len() >= 6, "the table has its rows: {terms:?}");
     for term in terms {
         let word = term.replace("NAME", "mptcp").replace("NUMBER", "262");
@@ -97,7 +173,7 @@ fn messages_are_ours() {
         "src/error.rs",
     ];
     let sources = sources.map(read).concat().replace('\\', "");
-    let readme = read("README.md");
+    let manual = read("docs/nginx.md");
     for message in [
         " parameter is incompatible with ",
         " parameter`",
@@ -111,30 +187,50 @@ fn messages_are_ours() {
         " is not supported by this kernel",
         "bind() to",
     ] {
-        assert!(readme.contains(message), "README lacks \"{message}\"");
+        assert!(manual.contains(message), "the manual lacks \"{message}\"");
         let said = message.trim_end_matches('`');
         assert!(sources.contains(said), "\"{message}\" is said nowhere");
     }
 }
 
 #[test]
-fn configuration_is_accepted() {
+fn configurations_are_accepted() {
+    let blocks = blocks("nginx");
+    assert!(blocks.len() >= 4, "{blocks:?}");
+    for block in blocks {
+        accept(&block);
+    }
+}
+
+/// Checks a whole configuration, or directives of http.
+fn accept(block: &str) {
     let built = root().join("target/nginx");
-    let [configuration, log] = &blocks("nginx")[..] else {
-        panic!("README has an nginx.conf and a log format");
+    let modules = ["stream", "http"].map(|name| format!("ngx_{name}_rs_listen_module.so"));
+    let mut text = match block.contains("http {") || block.contains("stream {") {
+        true => block.to_owned(),
+        false => format!("events {{ }}\nhttp {{\n{block}}}\n"),
     };
-    let mut text = configuration.replace("http {", &format!("http {{\n{log}"));
-    for name in ["stream", "http"].map(|name| format!("ngx_{name}_rs_listen_module.so")) {
+    if !text.contains("load_module") {
+        let load = modules
+            .each_ref()
+            .map(|name| format!("load_module modules/{name};\n"));
+        let load = load.concat();
+        text = format!("load_module modules/ngx_stream_module.so;\n{load}{text}");
+    }
+    for name in modules {
         let module = built.join(&name);
         assert!(module.is_file(), "{name} is missing: run \"make module\"");
-        assert!(text.contains(&format!("modules/{name}")));
         text = text.replace(&format!("modules/{name}"), &module.display().to_string());
+    }
+    if !text.contains("events") {
+        text.push_str("events { }\n");
     }
     let folder = Folder::new();
     let path = folder.0.join("nginx.conf");
     let pid = folder.0.join("nginx.pid");
     let text = format!("pid {};\nerror_log stderr;\n{text}", pid.display());
-    fs::write(&path, text).expect("a temporary file can be written");
+    let text = text.replace("/var/log/nginx/", &format!("{}/", folder.0.display()));
+    fs::write(&path, &text).expect("a temporary file can be written");
     // Its port may be in use here, so it gets a network of its own.
     let output = Command::new("unshare")
         .args(["-n", "nginx", "-t", "-c"])
@@ -142,7 +238,7 @@ fn configuration_is_accepted() {
         .output()
         .expect("unshare is installed");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "nginx -t says:\n{said}");
+    assert!(output.status.success(), "nginx -t says:\n{said}\n{text}");
 }
 
 #[test]
@@ -155,10 +251,10 @@ fn the_demo_ends_as_shown() {
     let problem = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{problem}");
     let said = without_numbers(&String::from_utf8_lossy(&output.stdout));
-    let shown = blocks("text");
+    let shown = blocks_of("README.md", "text");
     let shown = shown.iter().find(|block| block.starts_with("socket"));
     let shown = without_numbers(shown.expect("README shows what the demo says"));
-    assert!(said.contains(&shown), "{said:#?}\nREADME: {shown:#?}");
+    assert!(said.contains(&shown), "{said:#?}\nREADME.md: {shown:#?}");
 }
 
 /// The words of each line, with `N` for what differs from run to run: ports, the
@@ -195,7 +291,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        let name = format!("ngx-rs-listen-readme-{}", std::process::id());
+        let name = format!("ngx-rs-listen-documents-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).expect("a temporary folder can be made");
         Self(path)
