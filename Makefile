@@ -13,7 +13,7 @@ SOURCE_PACKAGES  = binutils $(LIBRARY_PACKAGES) libpcre2-dev libssl-dev \
 BUILD_PACKAGES = binutils $(LIBRARY_PACKAGES) nginx nginx-dev \
                  libnginx-mod-stream
 DEMO_PACKAGES  = $(BUILD_PACKAGES) iproute2
-TEST_PACKAGES  = $(DEMO_PACKAGES) g++ golang-go libclang-dev \
+TEST_PACKAGES  = $(DEMO_PACKAGES) g++ git golang-go libclang-dev \
                  libnginx-mod-mail mandoc mptcpize nftables openssl pkg-config procps \
                  prometheus python3 strace systemd valgrind
 BENCH_PACKAGES = $(TEST_PACKAGES) wrk
@@ -43,11 +43,12 @@ INSTALLED = $(addprefix $(DESTDIR)$(LIBDIR)/, libngx_rs_listen.a \
 
 .PHONY: help demo test fuzz matrix kernels kernels-short build install \
         uninstall deb test-deb test-fresh module static bench native soak \
-        sweep memory header lint packages
+        sweep memory header lint packages \
+        release-check
 
 help:			## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) \
-	    | expand -t 16
+	    | expand -t 20
 
 demo:			## show nginx with a multipath listener, from nothing
 	@tests/packages.sh $(DEMO_PACKAGES)
@@ -172,6 +173,10 @@ sweep: packages module	## make every system call of ours fail, in every way
 
 header:			## write include/ngx_rs_listen.h anew
 	NGX_RS_WRITE_HEADER=1 cargo test --locked --test header
+
+# CHECKS="versions abi" runs some of the checks: see the script.
+release-check: packages	## check that the version in Cargo.toml can be released
+	@DEB_PACKAGES="$(DEB_PACKAGES)" tests/release-check.sh $(CHECKS)
 
 lint: packages		## check format, lints, C warnings, shell syntax
 	cargo fmt --check
