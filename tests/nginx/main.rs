@@ -39,6 +39,7 @@ mod subsystem;
 mod talk;
 
 mod beside;
+mod bonding;
 mod changes;
 mod closers;
 mod drain;
@@ -75,6 +76,7 @@ mod together;
 mod transfer;
 mod unprivileged;
 mod upgrade;
+mod upstream;
 mod variables;
 mod vrf;
 mod without_mptcp;

@@ -1,0 +1,162 @@
+//! A bonding proxy: a TCP client, nginx, two links, nginx.
+
+use std::process::Command;
+use std::time::Instant;
+
+use crate::backend::{BLOCK, Backend, block, content_length, read_head};
+use crate::client::{Connection, Over, counter};
+use crate::harness::{Host, Site, wait_until};
+use crate::hosts::{FAR, Hosts};
+use crate::http::response;
+use crate::namespace::ip;
+use crate::server::Conf;
+use crate::subsystem::{Subsystem, subsystem_tests};
+
+subsystem_tests! {
+    (stream, http):
+        a_tcp_client_uses_both_links,
+        a_link_that_is_cut_loses_nothing;
+}
+
+const FRONT: &str = "127.0.0.1:8080";
+
+/// Some seconds at the speed of one link.
+const BLOCKS: usize = 160;
+
+/// Two hosts of which the far one announces its second address, with an nginx
+/// there: it sends a file, and takes uploads.
+fn far_nginx(site: &Site, hosts: &Hosts) -> Backend {
+    hosts.client.run(|| {
+        let end = "far1";
+        ip(&format!("mptcp endpoint add {} dev {end} signal", FAR[1]));
+    });
+    let uploads = hosts.client.run(Backend::uploads);
+    let bytes: Vec<u8> = (0..BLOCKS).flat_map(block).collect();
+    std::fs::write(site.path("large"), bytes).expect("there is room for it");
+    let modules = Host::get().modules(Subsystem::Http);
+    let load = |file: &std::path::PathBuf| format!("load_module {};\n", file.display());
+    let load: String = modules.own.iter().chain(&modules.ours).map(load).collect();
+    let folder = site.folder.display();
+    let conf = format!(
+        "{load}pid far.pid;\nerror_log far.log;\nevents {{ }}\n\
+         http {{\n    access_log off;\n    client_body_temp_path far1;\n    proxy_temp_path far2;\n    \
+         fastcgi_temp_path far3;\n    uwsgi_temp_path far4;\n    scgi_temp_path far5;\n    \
+         client_max_body_size 0;\n    sendfile on;\n    server {{\n        listen 8080 mptcp;\n        \
+         location / {{\n            root {folder};\n        }}\n        location /upload {{\n            \
+         proxy_request_buffering off;\n            proxy_pass http://{};\n        }}\n    }}\n}}\n",
+        uploads.address
+    );
+    let file = site.path("far.conf");
+    std::fs::write(&file, conf).expect("it can be written");
+    let mut nginx = Command::new(&Host::get().nginx);
+    nginx
+        .arg("-p")
+        .arg(format!("{folder}/"))
+        .arg("-c")
+        .arg(file);
+    let started = hosts.client.run(move || nginx.status());
+    assert!(started.expect("nginx can be run").success());
+    uploads
+}
+
+/// The near nginx.
+fn conf(on: Subsystem, word: &str) -> Conf {
+    let upstream = format!(
+        "upstream b {{\n    server {}:8080;\n    {word}\n}}\n",
+        FAR[0]
+    );
+    let server = match on {
+        Subsystem::Stream => format!("server {{\n    listen {FRONT};\n    proxy_pass b;\n}}\n"),
+        _ => format!(
+            "client_max_body_size 0;\nserver {{\n    listen {FRONT};\n    location / {{\n        \
+             proxy_request_buffering off;\n        proxy_pass http://b;\n    }}\n}}\n"
+        ),
+    };
+    on.conf(&(upstream + &server))
+}
+
+fn connect(request: &str) -> Connection {
+    let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+    connection.send(request.as_bytes()).expect("it can be sent");
+    connection
+}
+
+/// Downloads the file, and calls `midway` in between.
+fn download(midway: impl FnOnce()) {
+    let mut connection = connect("GET /large HTTP/1.0\r\nHost: x\r\n\r\n");
+    let head = read_head(&mut connection).expect("http answers");
+    assert_eq!(content_length(&head).expect("it is known"), BLOCKS * BLOCK);
+    let mut midway = Some(midway);
+    let mut bytes = vec![0; BLOCK];
+    for index in 0..BLOCKS {
+        std::io::Read::read_exact(&mut connection, &mut bytes).expect("all of it comes");
+        assert!(bytes == block(index), "block {index} differs");
+        if index == BLOCKS / 3 {
+            midway.take().expect("once")();
+        }
+    }
+}
+
+fn upload() {
+    let length = BLOCKS * BLOCK;
+    let mut connection = connect(&format!(
+        "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    ));
+    for index in 0..BLOCKS {
+        connection.send(&block(index)).expect("a block can be sent");
+    }
+    let (head, body) = response(&mut connection).expect("http answers");
+    let expected = format!("{BLOCKS} blocks");
+    assert_eq!(String::from_utf8_lossy(&body), expected, "{head}");
+}
+
+/// The share of the link that carried less, and how long it took.
+fn shares(of: impl Fn() -> [u64; 2], transfer: impl FnOnce()) -> (f64, f64) {
+    let (before, began) = (of(), Instant::now());
+    transfer();
+    let seconds = began.elapsed().as_secs_f64();
+    let after = of();
+    let carried = [0, 1].map(|link| (after[link] - before[link]) as f64);
+    let least = carried[0].min(carried[1]);
+    (least / (carried[0] + carried[1]), seconds)
+}
+
+/// Two links that each carry 0.45 of the data are together 1.8 times as fast as
+/// one, if each of them is as fast as it can be.
+fn a_tcp_client_uses_both_links(on: Subsystem) {
+    let site = Site::new();
+    let hosts = Hosts::with_speed("rate 20mbit burst 32kb");
+    let _uploads = far_nginx(&site, &hosts);
+    let mut seconds = Vec::new();
+    for word in ["", "mptcp;"] {
+        let nginx = site.start(&conf(on, word));
+        for (name, direction) in [("download", 0), ("upload", 1)] {
+            let (share, took) = match direction {
+                0 => shares(|| hosts.received(), || download(|| ())),
+                _ => shares(|| hosts.sent(), upload),
+            };
+            println!("{name} {word}: {took:.2} s, {share:.2} on the lesser link");
+            seconds.push(took);
+            let least = if word.is_empty() { 0.0 } else { 0.4 };
+            assert!(share >= least, "{name}: {share}");
+        }
+        nginx.quit();
+    }
+    println!(
+        "with both links {:.2} and {:.2} times as fast",
+        seconds[0] / seconds[2],
+        seconds[1] / seconds[3]
+    );
+    assert!(counter("MPJoinSynTx") >= 2 || counter("MPJoinSynAckRx") >= 2);
+}
+
+fn a_link_that_is_cut_loses_nothing(on: Subsystem) {
+    let site = Site::new();
+    let hosts = Hosts::with_speed("rate 20mbit burst 32kb");
+    let _uploads = far_nginx(&site, &hosts);
+    let _nginx = site.start(&conf(on, "mptcp;"));
+    download(|| {
+        wait_until("a second subflow", || counter("MPJoinSynAckRx") >= 1);
+        hosts.client.run(|| Hosts::lose(1));
+    });
+}

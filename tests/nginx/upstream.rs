@@ -1,0 +1,462 @@
+//! `mptcp` in `upstream`: what nginx's own balancers, keep-alive, TLS and errors
+//! make of it.
+
+use std::process::Command;
+
+use crate::backend::Backend;
+use crate::client::{Connection, Over, counter};
+use crate::harness::{Site, wait_until};
+use crate::http::response;
+use crate::namespace::switch_mptcp_off;
+use crate::server::Conf;
+use crate::strace::{Fault, Strace};
+use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::tls::{CERTIFICATE, make_certificate};
+use crate::without_mptcp;
+
+subsystem_tests! {
+    (stream, http):
+        the_backend_is_reached_over_mptcp,
+        every_balancer_chooses_the_server,
+        tls_to_the_backend_goes_over_mptcp,
+        a_backend_that_speaks_tcp_only_is_a_fallback,
+        a_dead_server_is_passed_over,
+        unix_sockets_are_left_to_nginx,
+        options_of_the_proxy_are_set,
+        auto_falls_back_and_on_is_rejected_without_mptcp,
+        wrong_directives_are_rejected,
+        failing_calls_are_reported_in_nginx_s_words_and_leak_nothing,
+        without_the_directive_and_the_variable_nothing_is_queried;
+    (http):
+        connections_are_kept_alive,
+        an_internal_redirect_keeps_what_was_logged,
+        a_request_to_two_upstreams_has_both;
+    (stream):
+        udp_is_left_to_nginx;
+}
+
+const FRONT: &str = "127.0.0.1:8080";
+const BACK: &str = "127.0.0.1:8081";
+/// Nothing listens here.
+const DEAD: &str = "127.0.0.1:1";
+
+/// A server that answers with `$mptcp` in a line.
+fn back(on: Subsystem, words: &str, more: &str) -> String {
+    let answer = match on {
+        Subsystem::Stream => "return \"$mptcp\\n\";",
+        _ => "location / {\n        return 200 \"$mptcp\\n\";\n    }",
+    };
+    format!("server {{\n    listen {words};\n    {more}\n    {answer}\n}}\n")
+}
+
+/// A server in front of the upstream `b`.
+fn front(on: Subsystem, scheme: &str, more: &str) -> String {
+    let pass = match on {
+        Subsystem::Stream => format!("proxy_pass b;\n    {more}"),
+        _ => format!("location / {{\n        proxy_pass {scheme}://b;\n        {more}\n    }}"),
+    };
+    format!("server {{\n    listen {FRONT};\n    access_log up.log up;\n    {pass}\n}}\n")
+}
+
+const FORMAT: &str = "log_format up '$upstream_addr|$upstream_mptcp';\n";
+
+fn upstream(lines: &str) -> String {
+    format!("upstream b {{\n    {lines}\n}}\n")
+}
+
+fn conf(on: Subsystem, lines: &str) -> Conf {
+    let servers = front(on, "http", "") + &back(on, &format!("{BACK} mptcp"), "");
+    on.conf(&(FORMAT.to_owned() + &upstream(lines) + &servers))
+}
+
+/// What the backend says of its connection, through the proxy.
+fn ask(on: Subsystem) -> String {
+    ask_for(on, "/")
+}
+
+fn ask_for(on: Subsystem, path: &str) -> String {
+    let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+    if on == Subsystem::Http {
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        connection.send(request.as_bytes()).expect("it can be sent");
+    }
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut connection, &mut text).expect("it answers");
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+/// Waits for a number of lines in the log, and returns the last one.
+fn logged(site: &Site, count: usize) -> String {
+    wait_until(&format!("{count} lines"), || {
+        site.read("up.log").lines().count() == count
+    });
+    let text = site.read("up.log");
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+fn the_backend_is_reached_over_mptcp(on: Subsystem) {
+    let site = Site::new();
+    for (word, said, expected) in [
+        ("mptcp;", "on", "on"),
+        ("mptcp on;", "on", "on"),
+        ("mptcp auto;", "on", "on"),
+        ("mptcp off;", "-", "-"),
+        ("", "-", "-"),
+    ] {
+        let nginx = site.start(&conf(on, &format!("server {BACK};\n    {word}")));
+        let before = counter("MPCapableSYNTX");
+        let answer = ask(on);
+        assert_eq!(answer.trim_matches('-'), said.trim_matches('-'), "{word}");
+        let mptcp = u64::from(expected == "on");
+        assert_eq!(counter("MPCapableSYNTX") - before, mptcp, "{word}");
+        assert_eq!(logged(&site, 1), format!("{BACK}|{expected}"), "{word}");
+        nginx.quit();
+        std::fs::remove_file(site.path("up.log")).expect("it is there");
+    }
+}
+
+/// The order of the directives does not matter.
+fn every_balancer_chooses_the_server(on: Subsystem) {
+    let site = Site::new();
+    let key = "$remote_addr";
+    let mut lines = vec![
+        format!("mptcp;\n    zone z 64k;\n    server {BACK};"),
+        format!("zone z 64k;\n    server {BACK} max_fails=1;\n    mptcp;"),
+        format!("mptcp;\n    hash {key};\n    server {BACK};"),
+        format!("hash {key} consistent;\n    server {BACK};\n    mptcp;"),
+        format!("least_conn;\n    server {BACK};\n    mptcp;"),
+        format!("mptcp;\n    random two;\n    server {BACK};\n    server {BACK};"),
+        format!("server {DEAD} down;\n    server {BACK} backup;\n    mptcp;"),
+    ];
+    if on == Subsystem::Http {
+        lines.push(format!("mptcp;\n    ip_hash;\n    server {BACK};"));
+    }
+    for lines in lines {
+        let nginx = site.start(&conf(on, &lines));
+        assert_eq!(ask(on), "on", "{lines}");
+        assert_eq!(logged(&site, 1), format!("{BACK}|on"), "{lines}");
+        nginx.quit();
+        std::fs::remove_file(site.path("up.log")).expect("it is there");
+    }
+}
+
+fn tls_to_the_backend_goes_over_mptcp(on: Subsystem) {
+    let site = Site::new();
+    make_certificate(&site);
+    let more = match on {
+        Subsystem::Stream => "proxy_ssl on;",
+        _ => "",
+    };
+    let servers = front(on, "https", more) + &back(on, &format!("{BACK} ssl mptcp"), CERTIFICATE);
+    let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
+    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &servers)));
+    for count in 1..3 {
+        assert_eq!(ask(on), "on");
+        assert_eq!(logged(&site, count), format!("{BACK}|on"));
+    }
+}
+
+fn a_backend_that_speaks_tcp_only_is_a_fallback(on: Subsystem) {
+    let site = Site::new();
+    let servers = front(on, "http", "") + &back(on, BACK, "");
+    let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
+    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &servers)));
+    assert_eq!(ask(on).trim_matches('-'), "");
+    assert_eq!(logged(&site, 1), format!("{BACK}|fallback"));
+}
+
+fn a_dead_server_is_passed_over(on: Subsystem) {
+    let site = Site::new();
+    // The first server is the dead one once in two requests.
+    let lines = format!("mptcp;\n    server {DEAD} max_fails=0;\n    server {BACK};");
+    let nginx = site.start(&conf(on, &lines));
+    let mut lines: Vec<_> = (1..=2)
+        .map(|count| {
+            assert_eq!(ask(on), "on");
+            logged(&site, count)
+        })
+        .collect();
+    lines.sort_unstable();
+    let both = format!("{DEAD}, {BACK}|-, on");
+    assert_eq!(lines, [both, format!("{BACK}|on")]);
+    let message = "connect() failed (111: Connection refused) while connecting to upstream";
+    assert_eq!(nginx.log().matches(message).count(), 1, "{}", nginx.log());
+}
+
+fn unix_sockets_are_left_to_nginx(on: Subsystem) {
+    let site = Site::new();
+    let path = site.path("back.sock").display().to_string();
+    let servers = front(on, "http", "") + &back(on, &format!("unix:{path}"), "");
+    let upstream = upstream(&format!("server unix:{path};\n    mptcp;"));
+    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &servers)));
+    assert_eq!(ask(on).trim_matches('-'), "");
+    assert_eq!(logged(&site, 1), format!("unix:{path}|-"));
+}
+
+fn udp_is_left_to_nginx(on: Subsystem) {
+    let site = Site::new();
+    let text = format!(
+        "upstream b {{\n    server 127.0.0.1:8082;\n    mptcp;\n}}\n\
+         server {{\n    listen 127.0.0.1:8080 udp;\n    proxy_pass b;\n    proxy_responses 1;\n}}\n\
+         server {{\n    listen 127.0.0.1:8082 udp;\n    return \"over udp\";\n}}\n"
+    );
+    let _nginx = site.start(&on.conf(&text));
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.send_to(b"x", FRONT).expect("it can be sent");
+    let mut bytes = [0; 64];
+    let length = socket.recv(&mut bytes).expect("it answers");
+    assert_eq!(&bytes[..length], b"over udp");
+}
+
+fn options_of_the_proxy_are_set(on: Subsystem) {
+    let site = Site::new();
+    let backend = Backend::echo();
+    let more = "proxy_bind 127.0.0.7;\n    proxy_socket_keepalive on;";
+    let lines = format!("mptcp;\n    server {};", backend.address);
+    let servers = front(on, "http", more);
+    let text = FORMAT.to_owned() + &upstream(&lines) + &servers;
+    let nginx = site.start(&on.conf(&text));
+    let worker = nginx.workers()[0];
+    let mut strace = Command::new("strace")
+        .args(["-qq", "-p", &worker.to_string(), "-o", "calls"])
+        .args(["-e", "trace=socket,bind,setsockopt,connect"])
+        .current_dir(&site.folder)
+        .spawn()
+        .expect("strace is missing: install it");
+    wait_until("strace", || {
+        let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
+        status.is_ok_and(|status| status.contains(&format!("TracerPid:\t{}\n", strace.id())))
+    });
+    let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+    connection
+        .send(b"GET / HTTP/1.0\r\n\r\n")
+        .expect("it can be sent");
+    let expected = [
+        "IPPROTO_MPTCP|0x106",
+        "SO_KEEPALIVE",
+        "127.0.0.7",
+        "connect(",
+    ];
+    wait_until("the calls of a connection", || {
+        let calls = site.read("calls");
+        expected
+            .iter()
+            .all(|call| call.split('|').any(|call| calls.contains(call)))
+    });
+    crate::harness::send_signal(strace.id() as i32, libc::SIGTERM);
+    strace.wait().expect("strace ends");
+}
+
+fn auto_falls_back_and_on_is_rejected_without_mptcp(on: Subsystem) {
+    let site = Site::new();
+    let reason = switch_mptcp_off();
+    let conf = |word: &str| {
+        let servers = front(on, "http", "") + &back(on, BACK, "");
+        let lines = format!("server {BACK};\n    mptcp {word};");
+        let two = upstream(&lines) + &lines_of_another(&lines);
+        on.conf(&(FORMAT.to_owned() + &two + &servers))
+    };
+    let text = site.check(&conf("on")).fails();
+    assert!(text.contains("[emerg]") && text.contains(reason), "{text}");
+    let text = site.check(&conf("auto")).succeeds();
+    let warning = format!("\"mptcp auto\" falls back to TCP: socket() failed: {reason}");
+    assert_eq!(text.matches(&warning).count(), 1, "{text}");
+    let _nginx = site.start(&conf("auto"));
+    assert_eq!(ask(on).trim_matches('-'), "");
+    assert_eq!(logged(&site, 1), format!("{BACK}|-"));
+}
+
+fn lines_of_another(lines: &str) -> String {
+    format!("upstream other {{\n    {lines}\n}}\n")
+}
+
+fn wrong_directives_are_rejected(on: Subsystem) {
+    without_mptcp::end_if_expected();
+    let site = Site::new();
+    for (lines, message) in [
+        ("mptcp yes;", "invalid parameter \"yes\""),
+        ("mptcp; mptcp off;", "\"mptcp\" directive is duplicate"),
+        (
+            "mptcp on auto;",
+            "invalid number of arguments in \"mptcp\" directive",
+        ),
+    ] {
+        let text = site
+            .check(&conf(on, &format!("server {BACK}; {lines}")))
+            .fails();
+        assert!(text.contains(message), "{text}");
+    }
+    let text = site.check(&on.conf("mptcp;")).fails();
+    assert!(
+        text.contains("\"mptcp\" directive is not allowed here"),
+        "{text}"
+    );
+}
+
+/// nginx answers 500, or closes a session, where its own socket() or epoll_ctl()
+/// fails; it tries the next server where connect() fails.
+fn failing_calls_are_reported_in_nginx_s_words_and_leak_nothing(on: Subsystem) {
+    let site = Site::new();
+    let backend = Backend::noise(16);
+    let lines = format!(
+        "mptcp;\n    server {DEAD} max_fails=0 backup;\n    server {} max_fails=0;",
+        backend.address
+    );
+    let text = FORMAT.to_owned() + &upstream(&lines) + &front(on, "http", "");
+    for (call, errno, when, message) in [
+        (
+            "socket",
+            libc::EMFILE,
+            "1",
+            "socket() failed (24: Too many open files)",
+        ),
+        ("connect", libc::ENETUNREACH, "1", "connect() to 127.0.0.1:"),
+        (
+            "bind",
+            libc::EADDRNOTAVAIL,
+            "1",
+            "bind(127.0.0.9) failed (99: ",
+        ),
+    ] {
+        let more = if call == "bind" {
+            "proxy_bind 127.0.0.9;"
+        } else {
+            ""
+        };
+        let text = match call {
+            "bind" => FORMAT.to_owned() + &upstream(&lines) + &front(on, "http", more),
+            _ => text.clone(),
+        };
+        site.provoke(errno);
+        let nginx = site.start(&on.conf(&text));
+        let worker = nginx.workers()[0];
+        let descriptors = || {
+            let folder = std::fs::read_dir(format!("/proc/{worker}/fd"));
+            folder.expect("the worker runs").count()
+        };
+        let before = descriptors();
+        let strace = Strace::attach(&site, worker, Fault { call, errno }, when);
+        let _ = try_ask(on);
+        wait_until("the message", || nginx.log().contains(message));
+        assert_eq!(strace.end().len(), 1, "{call}");
+        wait_until("descriptors as before", || descriptors() == before);
+        nginx.quit();
+        std::fs::remove_file(site.path("error.log")).expect("it is there");
+    }
+}
+
+/// An answer, or none.
+fn try_ask(on: Subsystem) -> std::io::Result<String> {
+    let mut connection = Connection::open(Over::Tcp, FRONT)?;
+    if on == Subsystem::Http {
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")?;
+    }
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut connection, &mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn without_the_directive_and_the_variable_nothing_is_queried(on: Subsystem) {
+    let site = Site::new();
+    for (word, format, queries) in [
+        ("", "$upstream_mptcp", 0),
+        ("mptcp;", "$upstream_addr", 0),
+        ("mptcp;", "$upstream_mptcp", 2),
+    ] {
+        let backend = match on {
+            Subsystem::Http => Backend::uploads(),
+            _ => Backend::noise(16),
+        };
+        let lines = format!("{word}\n    server {};", backend.address);
+        let format = format!("log_format up '{format}';\n");
+        let nginx = site.start(&on.conf(&(format + &upstream(&lines) + &front(on, "http", ""))));
+        let worker = nginx.workers()[0];
+        let count = || {
+            let calls = site.read("queries");
+            let of_mptcp = |line: &&str| {
+                line.contains("SO_PROTOCOL") || line.contains("SOL_MPTCP") || line.contains("0x11c")
+            };
+            calls.lines().filter(of_mptcp).count()
+        };
+        let mut strace = Command::new("strace")
+            .args(["-qq", "-p", &worker.to_string(), "-o", "queries"])
+            .args(["-e", "trace=getsockopt"])
+            .current_dir(&site.folder)
+            .spawn()
+            .expect("strace is missing: install it");
+        wait_until("strace", || {
+            let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
+            status.is_ok_and(|status| status.contains(&format!("TracerPid:\t{}\n", strace.id())))
+        });
+        let _ = try_ask(on);
+        logged(&site, 1);
+        crate::harness::send_signal(strace.id() as i32, libc::SIGTERM);
+        strace.wait().expect("strace ends");
+        // The first query of a worker may try what the kernel has, and a backend
+        // of TCP makes it a fallback.
+        match queries {
+            0 => assert_eq!(count(), 0, "{word} {}", site.read("queries")),
+            _ => assert!(count() >= queries, "{}", site.read("queries")),
+        }
+        nginx.quit();
+        std::fs::remove_file(site.path("up.log")).expect("it is there");
+    }
+}
+
+/// One connection for 100 requests, wherever `mptcp` stands.
+fn connections_are_kept_alive(on: Subsystem) {
+    let site = Site::new();
+    for lines in ["mptcp;\n    keepalive 4;", "keepalive 4;\n    mptcp;"] {
+        let answer = "server {\n    listen 127.0.0.1:8081 mptcp;\n    location / {\n        \
+                      return 200 \"$mptcp $connection_requests\\n\";\n    }\n}\n";
+        let more = "proxy_http_version 1.1;\n        proxy_set_header Connection \"\";";
+        let servers = front(on, "http", more) + answer;
+        let upstream = upstream(&format!("server {BACK};\n    {lines}"));
+        let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &servers)));
+        let before = counter("MPCapableSYNTX");
+        let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+        for count in 1..=100 {
+            let request = connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+            request.expect("it can be sent");
+            let (_, body) = response(&mut connection).expect("http answers");
+            let expected = format!("on {count}\n");
+            assert_eq!(String::from_utf8_lossy(&body), expected, "{lines}");
+        }
+        assert_eq!(counter("MPCapableSYNTX") - before, 1, "{lines}");
+        assert_eq!(logged(&site, 100), format!("{BACK}|on"), "{lines}");
+        nginx.quit();
+        std::fs::remove_file(site.path("up.log")).expect("it is there");
+    }
+}
+
+fn an_internal_redirect_keeps_what_was_logged(on: Subsystem) {
+    let site = Site::new();
+    let answer = "server {\n    listen 127.0.0.1:8081 mptcp;\n    location / {\n        return 503;\n    }\n}\n";
+    let proxy = format!(
+        "server {{\n    listen {FRONT};\n    access_log up.log up;\n    proxy_intercept_errors on;\n    \
+         error_page 503 /sorry;\n    location / {{\n        proxy_pass http://b;\n    }}\n    \
+         location = /sorry {{\n        return 200 \"sorry\\n\";\n    }}\n}}\n"
+    );
+    let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
+    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &proxy + answer)));
+    assert_eq!(ask(on), "sorry");
+    assert_eq!(logged(&site, 1), format!("{BACK}|on"));
+}
+
+fn a_request_to_two_upstreams_has_both(on: Subsystem) {
+    let site = Site::new();
+    let answer = "server {\n    listen 127.0.0.1:8081 mptcp;\n    location / {\n        \
+                  add_header X-Accel-Redirect /second;\n        return 200;\n    }\n}\n";
+    let proxy = format!(
+        "server {{\n    listen {FRONT};\n    access_log up.log up;\n    \
+         location / {{\n        proxy_pass http://b;\n    }}\n    \
+         location = /second {{\n        proxy_pass http://plain/;\n    }}\n}}\n"
+    );
+    let upstreams = upstream(&format!("server {BACK};\n    mptcp;"))
+        + "upstream plain {\n    server 127.0.0.1:8082;\n}\n";
+    let second = back(on, "127.0.0.1:8082", "");
+    let text = FORMAT.to_owned() + &upstreams + &proxy + answer + &second;
+    let _nginx = site.start(&on.conf(&text));
+    assert_eq!(ask(on).trim_matches('-'), "");
+    assert_eq!(logged(&site, 1), format!("{BACK} : 127.0.0.1:8082|on : -"));
+}
