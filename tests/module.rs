@@ -163,11 +163,18 @@ fn symbols(module: &Path) -> Vec<String> {
 
 /// What nginx looks for in a module, and nothing of the library.
 fn wanted(subsystem: &str) -> Vec<String> {
-    // mail has no variables, and only http sends files
+    // mail has neither variables nor upstreams, and only http sends files
     let parts = match subsystem {
         "mail" => &["listen", "sockets"][..],
-        "http" => &["listen", "push", "sockets", "variables"],
-        _ => &["listen", "sockets", "variables"],
+        "http" => &[
+            "listen",
+            "push",
+            "sockets",
+            "status",
+            "upstream",
+            "variables",
+        ],
+        _ => &["listen", "sockets", "upstream", "variables"],
     };
     let own = parts
         .iter()
