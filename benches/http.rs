@@ -16,6 +16,11 @@
 //! `mptcp_status` is measured against the same nginx without it, with clients of
 //! both kinds.
 //!
+//! `mptcp` in `upstream` is measured with requests that nginx passes to a backend
+//! of MPTCP, over connections that are kept alive; and, for comparison, over a new
+//! one for each request, also by an nginx whose sockets a preloaded library makes
+//! MPTCP.
+//!
 //! With `--native`, on nginx 1.29.7 or later: what it costs clients of both kinds
 //! against the `multipath` that nginx has of its own.
 //!
@@ -111,11 +116,44 @@ fn bench(folder: &Path) -> Result<()> {
             failed |= small.compare(client, &mptcp, &counted, 0.97)?;
         }
     }
+    if !against_native() {
+        failed |= upstreams(folder, &load)?;
+    }
     if failed {
         Err("a ratio is below its bound".into())
     } else {
         Ok(())
     }
+}
+
+/// Requests that are passed to the server `mptcp`.
+fn upstreams(folder: &Path, load: &str) -> Result<bool> {
+    let start = |name: &str, port, lines: &str, runner: &[&str]| {
+        let upstream = format!("upstream back {{ server 127.0.0.1:8082; {lines} }}");
+        let more = "location / { proxy_pass http://back; proxy_http_version 1.1; \
+                    proxy_set_header Connection $keep; }";
+        let keep = if lines.contains("keepalive") {
+            "\"\""
+        } else {
+            "close"
+        };
+        let more = more.replace("$keep", keep);
+        Server::start_with(folder, name, load, port, "", &more, &upstream, runner)
+    };
+    let requests = Question {
+        name: "requests per second by way of a proxy",
+        wrk: &["-c8"],
+        ..QUESTIONS[0]
+    };
+    let tcp = start("tcp-backend", 8085, "keepalive 16;", &[])?;
+    let mptcp = start("mptcp-backend", 8086, "keepalive 16; mptcp;", &[])?;
+    let failed = requests.compare(&CLIENTS[0], &tcp, &mptcp, 0.97)?;
+    let tcp = start("tcp-each", 8087, "", &[])?;
+    let mptcp = start("mptcp-each", 8088, "mptcp;", &[])?;
+    let preloaded = start("mptcpize-each", 8089, "", &["mptcpize", "run"])?;
+    requests.compare(&CLIENTS[0], &tcp, &mptcp, 0.0)?;
+    requests.compare(&CLIENTS[0], &preloaded, &mptcp, 0.0)?;
+    Ok(failed)
 }
 
 /// Who asks.
@@ -251,6 +289,22 @@ impl Server {
         parameter: &str,
         more: &str,
     ) -> Result<Self> {
+        Self::start_with(folder, name, load, port, parameter, more, "", &[])
+    }
+
+    /// With more directives in the server and in http, and a program that runs
+    /// nginx.
+    #[allow(clippy::too_many_arguments)]
+    fn start_with(
+        folder: &Path,
+        name: &str,
+        load: &str,
+        port: u16,
+        parameter: &str,
+        more: &str,
+        http: &str,
+        runner: &[&str],
+    ) -> Result<Self> {
         let place = folder.display();
         let configuration = folder.join(format!("{name}.conf"));
         let text = format!(
@@ -258,11 +312,13 @@ impl Server {
              pid {place}/{name}.pid;\nerror_log {place}/{name}.log;\n\
              events {{ worker_connections 1024; }}\n\
              http {{\naccess_log off;\nsendfile on;\ntcp_nopush on;\n\
-             keepalive_requests 1000000;\n\
+             keepalive_requests 1000000;\n{http}\n\
              server {{ listen 127.0.0.1:{port} {parameter}; root {place}; {more} }}\n}}\n"
         );
         fs::write(&configuration, text)?;
-        let master = Command::new("nginx").arg("-c").arg(configuration).spawn();
+        let words = [runner, &["nginx", "-c"]].concat();
+        let mut command = Command::new(words[0]);
+        let master = command.args(&words[1..]).arg(configuration).spawn();
         let mut server = Self {
             name: name.into(),
             master: master.map_err(|_| "nginx is missing: install it")?,

@@ -1,5 +1,6 @@
 //! A bonding proxy: a TCP client, nginx, two links, nginx.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -16,6 +17,8 @@ subsystem_tests! {
     (stream, http):
         a_tcp_client_uses_both_links,
         a_link_that_is_cut_loses_nothing;
+    (stream):
+        the_proxy_of_the_manual_uses_both_links;
 }
 
 const FRONT: &str = "127.0.0.1:8080";
@@ -23,39 +26,40 @@ const FRONT: &str = "127.0.0.1:8080";
 /// Some seconds at the speed of one link.
 const BLOCKS: usize = 160;
 
-/// Two hosts of which the far one announces its second address, with an nginx
-/// there: it sends a file, and takes uploads.
+/// Starts an nginx on the far host, with our module and nginx's own of a
+/// subsystem.
+fn start_far(site: &Site, hosts: &Hosts, on: Subsystem, blocks: &str) {
+    let modules = Host::get().modules(on);
+    let load = |file: &PathBuf| format!("load_module {};\n", file.display());
+    let load: String = modules.own.iter().chain(&modules.ours).map(load).collect();
+    let text = format!("{load}pid far.pid;\nerror_log far.log;\nevents {{ }}\n{blocks}");
+    let file = site.path("far.conf");
+    std::fs::write(&file, text).expect("it can be written");
+    let mut nginx = Command::new(&Host::get().nginx);
+    nginx.arg("-p").arg(format!("{}/", site.folder.display()));
+    nginx.arg("-c").arg(file);
+    let started = hosts.client.run(move || nginx.status());
+    assert!(started.expect("nginx can be run").success());
+}
+
+/// The far host announces its second address, and an nginx there sends a file and
+/// takes uploads.
 fn far_nginx(site: &Site, hosts: &Hosts) -> Backend {
     hosts.client.run(|| {
-        let end = "far1";
-        ip(&format!("mptcp endpoint add {} dev {end} signal", FAR[1]));
+        ip(&format!("mptcp endpoint add {} dev far1 signal", FAR[1]));
     });
     let uploads = hosts.client.run(Backend::uploads);
     let bytes: Vec<u8> = (0..BLOCKS).flat_map(block).collect();
     std::fs::write(site.path("large"), bytes).expect("there is room for it");
-    let modules = Host::get().modules(Subsystem::Http);
-    let load = |file: &std::path::PathBuf| format!("load_module {};\n", file.display());
-    let load: String = modules.own.iter().chain(&modules.ours).map(load).collect();
-    let folder = site.folder.display();
-    let conf = format!(
-        "{load}pid far.pid;\nerror_log far.log;\nevents {{ }}\n\
-         http {{\n    access_log off;\n    client_body_temp_path far1;\n    proxy_temp_path far2;\n    \
-         fastcgi_temp_path far3;\n    uwsgi_temp_path far4;\n    scgi_temp_path far5;\n    \
-         client_max_body_size 0;\n    sendfile on;\n    server {{\n        listen 8080 mptcp;\n        \
-         location / {{\n            root {folder};\n        }}\n        location /upload {{\n            \
-         proxy_request_buffering off;\n            proxy_pass http://{};\n        }}\n    }}\n}}\n",
+    let preamble = Subsystem::Http.preamble();
+    let blocks = format!(
+        "http {{\n{preamble}client_max_body_size 0;\nsendfile on;\nserver {{\n    listen 8080 mptcp;\n    \
+         location / {{\n        root {};\n    }}\n    location /upload {{\n        \
+         proxy_request_buffering off;\n        proxy_pass http://{};\n    }}\n}}\n}}\n",
+        site.folder.display(),
         uploads.address
     );
-    let file = site.path("far.conf");
-    std::fs::write(&file, conf).expect("it can be written");
-    let mut nginx = Command::new(&Host::get().nginx);
-    nginx
-        .arg("-p")
-        .arg(format!("{folder}/"))
-        .arg("-c")
-        .arg(file);
-    let started = hosts.client.run(move || nginx.status());
-    assert!(started.expect("nginx can be run").success());
+    start_far(site, hosts, Subsystem::Http, &blocks);
     uploads
 }
 
@@ -159,4 +163,54 @@ fn a_link_that_is_cut_loses_nothing(on: Subsystem) {
         wait_until("a second subflow", || counter("MPJoinSynAckRx") >= 1);
         hosts.client.run(|| Hosts::lose(1));
     });
+}
+
+/// The blocks of a language in the section of the manual.
+fn manual(language: &str) -> [String; 2] {
+    let manual = include_str!("../../docs/nginx.md");
+    let (_, section) = manual
+        .split_once("### A bonding proxy from two nginx\n")
+        .expect("the manual has the section");
+    let begin = format!("```{language}\n");
+    let mut blocks = section.split(&begin).skip(1).map(|rest| {
+        let (block, _) = rest.split_once("```").expect("it ends");
+        block.to_owned()
+    });
+    let mut next = || blocks.next().expect("a block for each host");
+    [next(), next()]
+}
+
+/// As the manual has it, but for the name of a link and the port of the server.
+fn the_proxy_of_the_manual_uses_both_links(on: Subsystem) {
+    let site = Site::new();
+    let hosts = Hosts::with_speed("rate 20mbit burst 32kb");
+    let [near, far] = manual("sh");
+    let run = |lines: String| {
+        ip("mptcp endpoint flush");
+        ip("mptcp limits set subflow 0 add_addr_accepted 0");
+        for line in lines.lines() {
+            ip(line.strip_prefix("ip ").expect("a command of ip"));
+        }
+    };
+    run(near);
+    let server = hosts.client.run(move || {
+        run(far.replace("eth1", "far1"));
+        Backend::noise(BLOCKS * BLOCK)
+    });
+    let [near, far] = manual("nginx");
+    let far = far.replace("127.0.0.1:8081", &server.address);
+    start_far(&site, &hosts, on, &far);
+    let near = near.strip_prefix("stream {").expect("a block of stream");
+    let near = near.trim_end().strip_suffix('}').expect("it ends");
+    let _nginx = site.start(&on.conf(near));
+    let (share, _) = shares(
+        || hosts.received(),
+        || {
+            let mut connection = connect("");
+            let mut bytes = Vec::new();
+            let all = std::io::Read::read_to_end(&mut connection, &mut bytes);
+            assert_eq!(all.expect("all of it comes"), BLOCKS * BLOCK);
+        },
+    );
+    assert!(share >= 0.4, "{share}");
 }
