@@ -75,6 +75,28 @@ frozen! {
     SUBFLOW_SIZE_V1 = 272 => ngx_rs_subflow_t up to remote: libc::sockaddr_storage, 0xff;
 }
 
+/// Checks at compile time that no padding ends a struct: its bytes have no
+/// defined value, and a program of an older version would be told that a result
+/// does not fit.
+macro_rules! without_padding {
+    ($($name:ident ends with $last:ident: $type:ty;)+) => {$(
+        const _: () = assert!(offset_of!($name, $last) + size_of::<$type>() == size_of::<$name>());
+    )+};
+}
+
+// The last field of the present version. If a new field would end in padding, add
+// a field "reserved" behind it.
+without_padding! {
+    ngx_rs_rules_t ends with flags: u32;
+    ngx_rs_error_t ends with message: [c_char; 256];
+    ngx_rs_listening_t ends with opened_protocol: i32;
+    ngx_rs_inherited_t ends with flags: u32;
+    ngx_rs_open_t ends with drain: *mut ngx_rs_drain_t;
+    ngx_rs_draining_t ends with protocol: i32;
+    ngx_rs_connection_info_t ends with last_ack_received_ms: i64;
+    ngx_rs_subflow_t ends with tcp_state: i64;
+}
+
 /// No struct will ever be longer, so a larger `size` was not initialised.
 /// Source: openat2(2), which has the same rule for a page.
 const LONGEST: usize = 4096;

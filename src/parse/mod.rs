@@ -90,7 +90,7 @@ pub fn listen(words: &[&[u8]], rules: &Rules) -> Result<Listen, Error> {
 /// Says whose a parameter is, whether its value is right or not.
 pub fn owner(word: &[u8], subsystem: Subsystem) -> Owner {
     match find(word, subsystem) {
-        Some((Meaning::Mptcp | Meaning::Protocol, _)) => Owner::Ours,
+        Some((meaning, _)) if meaning.is_ours() => Owner::Ours,
         Some(_) => Owner::Nginx,
         None => Owner::Unknown,
     }
@@ -110,6 +110,19 @@ enum Meaning {
     Keepalive,
     Mptcp,
     Protocol,
+}
+
+impl Meaning {
+    /// Whether nginx does not know the parameter. Without a default: each new one
+    /// must be in one of the two lists.
+    fn is_ours(self) -> bool {
+        use Meaning::*;
+        match self {
+            Mptcp | Protocol => true,
+            Flag(_) | Ignored | Unsupported | Backlog | Rcvbuf | Sndbuf | Fastopen | Ipv6only
+            | Keepalive => false,
+        }
+    }
 }
 
 const STREAM: u8 = 1 << Subsystem::Stream as u8;
@@ -207,7 +220,8 @@ impl Draft {
                 options.flags |= flags;
                 return Ok(());
             }
-            _ if rules.ours_only => return Ok(()),
+            Some((meaning, _)) if rules.ours_only && !meaning.is_ours() => return Ok(()),
+            None if rules.ours_only => return Ok(()),
             None | Some((Meaning::Unsupported, _)) => return Err(invalid("parameter")),
             Some(known) => known,
         };

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,9 @@
  * written. */
 static const uint32_t too_large[] = { 4097, 65536, 0x7fffffff, 0xffffffff };
 #define TOO_LARGE (sizeof(too_large) / sizeof(too_large[0]))
+/* The size of version 0.1, which stays the least one that is accepted. */
+#define LISTENING_SIZE_V1                                                     \
+    (offsetof(ngx_rs_listening_t, opened_protocol) + sizeof(int32_t))
 #define NOT_SET(type) #type ": size is not initialised"
 
 static inline void check(int holds, const char *text, const char *file,

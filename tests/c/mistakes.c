@@ -60,7 +60,7 @@ static void wrong_arrays(void)
     refused(sockets, 1, NOT_SET(ngx_rs_listening_t));
     sockets[0].size = 4;
     refused(sockets, 1, NOT_SET(ngx_rs_listening_t));
-    sockets[0].size = sizeof(sockets[0]) - 1;
+    sockets[0].size = LISTENING_SIZE_V1 - 1;
     refused(sockets, 1, NOT_SET(ngx_rs_listening_t));
     for (i = 0; i < TOO_LARGE; i++) {
         sockets[0].size = too_large[i];

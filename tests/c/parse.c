@@ -205,7 +205,8 @@ static void wrong_results(void)
 {
     const ngx_rs_str_t *words = NULL;
     const size_t size = sizeof(ngx_rs_listening_t);
-    const size_t sizes[] = { 0, size - 1, size - 8, size + 1, 4104,
+    const size_t sizes[] = { 0, LISTENING_SIZE_V1 - 1, 4,
+                             size + 1, 4104,
                              (size_t) -1 };
     ngx_rs_listening_t *sockets = NULL;
     ngx_rs_listen_t *listen;
