@@ -317,7 +317,10 @@ impl Drop for Site {
         let provoked = self.provoked.lock();
         let provoked = provoked.unwrap_or_else(|poisoned| poisoned.into_inner());
         let provoked = |line: &str| provoked.iter().any(|text| line.contains(text));
-        let alert = |line: &&str| line.contains("[alert]") && !provoked(line);
+        // On a busy machine an old worker may still accept from a socket that the
+        // new ones have ended: docs/nginx.md, limits.
+        let late = |line: &str| line.contains("accept4() failed (22: Invalid argument)");
+        let alert = |line: &&str| line.contains("[alert]") && !provoked(line) && !late(line);
         let alerts: Vec<&str> = log.lines().filter(alert).collect();
         assert!(alerts.is_empty(), "alerts of nginx: {alerts:#?}\n{log}");
     }
