@@ -1,0 +1,115 @@
+//! What the documents for contributors name exists: files, and functions of the
+//! library and of the modules.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const DOCUMENTS: [&str; 3] = ["CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"];
+
+/// Folders of the repository that a path begins with.
+const FOLDERS: [&str; 10] = [
+    ".ci/",
+    "benches/",
+    "debian/",
+    "docs/",
+    "examples/",
+    "fuzz/",
+    "include/",
+    "nginx-module/",
+    "src/",
+    "tests/",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What stands between backticks, outside of blocks of code.
+fn terms(text: &str) -> Vec<String> {
+    let mut fenced = false;
+    let lines = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    });
+    // A term may go on in the next line.
+    let text = lines.collect::<Vec<_>>().join(" ");
+    let parts = text.split('`').skip(1).step_by(2);
+    let words = parts.flat_map(str::split_whitespace);
+    words.map(str::to_owned).collect()
+}
+
+/// All sources below a folder.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("it can be listed").path();
+        match path.extension().and_then(|name| name.to_str()) {
+            _ if path.is_dir() => sources(&path, found),
+            Some("rs" | "c" | "h") => found.push(path),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn each_file_is_there() {
+    let mut count = 0;
+    for document in DOCUMENTS {
+        let text = read(&root().join(document));
+        for term in terms(&text) {
+            let is_path = FOLDERS.iter().any(|folder| term.starts_with(folder));
+            if !is_path || term.contains('{') || term.contains('*') {
+                continue;
+            }
+            let path = term.trim_end_matches([',', '.', ':']);
+            assert!(
+                root().join(path).exists(),
+                "{document}: {path} is not there"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count}");
+}
+
+#[test]
+fn each_function_and_constant_is_in_the_sources() {
+    let mut paths = Vec::new();
+    for folder in ["src", "nginx-module", "include", "tests"] {
+        sources(&root().join(folder), &mut paths);
+    }
+    let sources: String = paths.iter().map(|path| read(path)).collect();
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut count = 0;
+    for document in DOCUMENTS {
+        let text = read(&root().join(document));
+        for term in terms(&text) {
+            // The functions of nginx and of the kernel are not here.
+            let ours = ["ngx_rsm_", "ngx_rs_", "NGX_RS_"];
+            let rust = term
+                .strip_suffix("()")
+                .and_then(|path| path.rsplit_once("::"));
+            let name = match rust {
+                Some((_, name)) => format!("fn {name}("),
+                None if ours.iter().any(|prefix| term.starts_with(prefix)) => {
+                    let name = term.split(|c| !is_word(c)).next().unwrap_or_default();
+                    // A family of names: its common part has to be there.
+                    name.trim_end_matches('_').to_owned()
+                }
+                None => continue,
+            };
+            // Variables of the environment of tests and scripts, and files.
+            let elsewhere = ["NGX_RS_SOAK", "ngx_rs_listen"];
+            if elsewhere.iter().any(|other| name == *other) {
+                continue;
+            }
+            assert!(sources.contains(&name), "{document}: \"{name}\" is nowhere");
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count}");
+}
