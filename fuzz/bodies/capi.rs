@@ -345,6 +345,43 @@ impl Call {
             ngx_rs_connection_subflows(fd, paths, room, counted, info, error)
         });
         assert!(status == OK || count == 77);
+        // The kernel reads the input from the front.
+        let tail = bytes.0.len().saturating_sub(32);
+        self.history(fd, &mut Bytes(&bytes.0[tail..]));
+    }
+
+    fn history(&mut self, fd: i32, bytes: &mut Bytes<'_>) {
+        let values = bytes.one_of(&[0xfff, 0xfff, 1, 0x11, 0, 0x1000, u32::MAX]);
+        let (peer, length) = self.memory.address(bytes);
+        let (mut handle, mut kind) = (ptr::null_mut(), 77);
+        for _ in 0..3 {
+            let before = (handle, kind);
+            let (place, number) = (&raw mut handle, &raw mut kind);
+            // SAFETY: everything is as long as it says.
+            let status = self.says(|error| unsafe {
+                ngx_rs_connection_query(place, fd, values, peer, length, number, error)
+            });
+            match status {
+                OK => assert!(!handle.is_null() && (1..=4).contains(&kind)),
+                _ => assert_eq!((handle, kind), before, "written"),
+            }
+        }
+        for value in 0..14 {
+            let mut text = vec![0xee; bytes.one_of(&[1024, 1024, 1, 9])];
+            let (to, room) = (text.as_mut_ptr(), text.len());
+            let mut length = 7777;
+            // SAFETY: as above.
+            let status = self.says(|error| unsafe {
+                ngx_rs_connection_text(handle, value, to, room, &mut length, error)
+            });
+            assert_eq!(status == OK, !handle.is_null() && value < 12);
+            assert_eq!(length <= 1024, status == OK, "{length}");
+            let written = if length <= room { length } else { 0 };
+            assert!(text[..written].is_ascii());
+            assert!(text[written..].iter().all(|&byte| byte == 0xee));
+        }
+        // SAFETY: from ngx_rs_connection_query, or NULL.
+        unsafe { ngx_rs_connection_free(handle) };
     }
 
     fn protocol(&mut self, bytes: &mut Bytes<'_>) {

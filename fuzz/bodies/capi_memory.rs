@@ -103,7 +103,7 @@ impl Memory {
     }
 
     /// An address, of the length that it has or of less.
-    fn address(&mut self, bytes: &mut Bytes<'_>) -> (*const libc::sockaddr, u32) {
+    pub fn address(&mut self, bytes: &mut Bytes<'_>) -> (*const libc::sockaddr, u32) {
         let mut address = kernel::sockaddr(bytes);
         match bytes.u8() {
             255 => return (ptr::null(), bytes.int() as u32),
