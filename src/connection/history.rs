@@ -9,7 +9,7 @@ use super::answer::Kernel;
 use super::{Connection, Figures, HAS, Kind, Query, Querying, Subflow};
 use crate::error::Error;
 
-/// Paths that are remembered: the latest ones, and those that are open.
+/// Paths that are remembered, those that are open before those that have ended.
 const PATHS: usize = 16;
 
 /// A value that can be written as text, as in a log.
@@ -193,8 +193,8 @@ impl History {
         let place = match self.paths.iter().position(|path| path.is(subflow)) {
             Some(place) => place,
             None => {
-                if self.paths.len() >= PATHS {
-                    self.forget(open);
+                if self.paths.len() >= PATHS && !self.forget(open) {
+                    return;
                 }
                 self.paths.push(Path {
                     id: None,
@@ -222,13 +222,15 @@ impl History {
         }
     }
 
-    /// Forgets the oldest path that is not open.
-    fn forget(&mut self, open: &[Subflow]) {
+    /// Forgets the oldest path that is not open; false if all are open.
+    fn forget(&mut self, open: &[Subflow]) -> bool {
         let has_ended = |path: &Path| !open.iter().any(|subflow| path.is(subflow));
-        if let Some(place) = self.paths.iter().position(has_ended) {
-            self.paths.remove(place);
-            self.forgotten += 1;
-        }
+        let Some(place) = self.paths.iter().position(has_ended) else {
+            return false;
+        };
+        self.paths.remove(place);
+        self.forgotten += 1;
+        true
     }
 
     /// A value as text; None if it is not known.

@@ -216,3 +216,24 @@ fn the_oldest_paths_that_have_ended_are_forgotten() {
     assert_eq!(addresses[15], "10.0.0.3:39");
     assert_eq!(says(&history, Value::SubflowsTotal), "39");
 }
+
+/// Linux opens no more than 9 by itself, but a path manager in user space may.
+#[test]
+fn of_more_open_paths_than_are_remembered_the_first_are() {
+    let mut kernel = full(96);
+    let longest = |id: u32| format!("[fd00:1111:2222:3333:4444:5555:6666:{id:x}]:54321");
+    kernel.paths = (0x1001..0x1020)
+        .map(|id| path(id, &longest(id), ESTABLISHED))
+        .collect();
+    let mut history = History::new(None);
+    for _ in 0..2 {
+        queries(&mut history, &kernel, FULL_INFO, ALL);
+        let addresses: Vec<_> = (0x1001..0x1011).map(longest).collect();
+        assert_eq!(says(&history, Value::SubflowAddrs), addresses.join(","));
+        assert_eq!(says(&history, Value::Subflows), "31");
+    }
+    for number in 0..12 {
+        let value = Value::from_number(number).expect("a value");
+        assert!(says(&history, value).len() < 1024);
+    }
+}
