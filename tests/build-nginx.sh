@@ -18,8 +18,9 @@ cd "$folder/source"
 {
     ./configure --with-stream --with-stream_ssl_module \
         --with-stream_ssl_preread_module --with-http_ssl_module \
-        --with-http_v2_module --with-mail --with-mail_ssl_module \
-        --without-http_gzip_module --with-debug --error-log-path=stderr \
+        --with-http_v2_module --with-http_realip_module --with-mail \
+        --with-mail_ssl_module --without-http_gzip_module \
+        --with-debug --error-log-path=stderr \
         "$2=$root/nginx-module" \
         && make -j "$(nproc)"
 } > "$folder/build.log" 2>&1 || {
