@@ -198,7 +198,7 @@ fn udp_is_left_to_nginx(on: Subsystem) {
     let text = "upstream b {\n    server 127.0.0.1:8082;\n    mptcp;\n}\n\
          server {\n    listen 127.0.0.1:8080 udp;\n    proxy_pass b;\n    proxy_responses 1;\n}\n\
          server {\n    listen 127.0.0.1:8082 udp;\n    return \"over udp\";\n}\n";
-    let _nginx = site.start(&on.conf(&text));
+    let _nginx = site.start(&on.conf(text));
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.send_to(b"x", FRONT).expect("it can be sent");
     let mut bytes = [0; 64];
