@@ -27,8 +27,7 @@ static ngx_int_t ngx_rsm_push_log_handler(ngx_http_request_t *r);
 static void ngx_rsm_push(ngx_connection_t *c);
 
 
-extern ngx_module_t         ngx_http_rs_sockets_module;
-extern ngx_rsm_subsystem_t  ngx_http_rs_subsystem;
+extern ngx_module_t  ngx_http_rs_sockets_module;
 
 
 static ngx_http_module_t  ngx_http_rs_push_module_ctx = {

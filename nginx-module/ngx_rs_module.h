@@ -87,6 +87,10 @@ typedef struct {
 } ngx_rsm_conf_t;
 
 
+/* ngx_http_rs_listen_module.c */
+
+extern ngx_rsm_subsystem_t  ngx_http_rs_subsystem;
+
 /* ngx_rs_directive.c */
 
 char *ngx_rsm_directive(ngx_conf_t *cf, void *conf, void *core_conf);
