@@ -19,7 +19,7 @@ suites='ngx_rs_listen|agreement|capi|connection|handover|nginx|open'
 # The emulated processor is too slow for these.
 skipped="memory:: soak:: sweep:: threads two_links_carry_a_download_faster
          we_accept_what_nginx_accepts a_worker_that_cannot_watch_an_old_socket
-         upload_reaches_the_backend_over_two_links"
+         over_two_links"
 
 logs=target/kernels
 list=$logs/tests

@@ -13,8 +13,8 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::memory::Versioned;
 use super::{
-    NGX_RS_CONNECTION_MPTCP, NGX_RS_CONNECTION_TCP, NGX_RS_DRAINING, NGX_RS_FAILED,
-    NGX_RS_OPEN_PREPARE, NGX_RS_SUCCESSOR, NGX_RS_SUPERSEDED, NGX_RS_UNKNOWN,
+    NGX_RS_CONNECTION_MPTCP, NGX_RS_CONNECTION_TCP, NGX_RS_CONNECTION_UNQUERIED, NGX_RS_DRAINING,
+    NGX_RS_FAILED, NGX_RS_OPEN_PREPARE, NGX_RS_SUCCESSOR, NGX_RS_SUPERSEDED,
     NGX_RS_VALUE_SUBFLOW_BYTES_SENT, ngx_rs_connection_free, ngx_rs_connection_info,
     ngx_rs_connection_info_t, ngx_rs_connection_query, ngx_rs_connection_subflows,
     ngx_rs_connection_t, ngx_rs_connection_text, ngx_rs_drain_begin, ngx_rs_drain_free,
@@ -413,7 +413,7 @@ fn questions_about_a_connection_close_nothing() {
                 let status = call!(ngx_rs_connection_subflows(
                     fd, paths, 4, &mut found, &mut info
                 ));
-                assert!(status == PANIC || info.bytes_sent != NGX_RS_UNKNOWN);
+                assert!(status == PANIC || info.kind != NGX_RS_CONNECTION_UNQUERIED);
                 status
             },
             is_open,

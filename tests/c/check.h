@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/utsname.h>
 
 #include "ngx_rs_listen.h"
 
@@ -89,6 +90,22 @@ static inline int option(int fd, int name)
 
     CHECK(getsockopt(fd, SOL_SOCKET, name, &value, &size) == 0);
     return value;
+}
+
+static inline int kernel_is_at_least(int major, int minor)
+{
+    struct utsname name;
+    int has_major, has_minor;
+
+    CHECK(uname(&name) == 0);
+    CHECK(sscanf(name.release, "%d.%d", &has_major, &has_minor) == 2);
+    return has_major > major || (has_major == major && has_minor >= minor);
+}
+
+/* The value of an MPTCP connection, which Linux counts from 6.5 on. */
+static inline int64_t counted(int64_t value)
+{
+    return kernel_is_at_least(6, 5) ? value : NGX_RS_UNKNOWN;
 }
 
 #endif

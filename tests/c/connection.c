@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -21,22 +20,6 @@ typedef struct {
 } newer_subflow_t;
 
 static ngx_rs_error_t error = NGX_RS_ERROR_INIT;
-
-static int kernel_is_at_least(int major, int minor)
-{
-    struct utsname name;
-    int has_major, has_minor;
-
-    CHECK(uname(&name) == 0);
-    CHECK(sscanf(name.release, "%d.%d", &has_major, &has_minor) == 2);
-    return has_major > major || (has_major == major && has_minor >= minor);
-}
-
-/* The value of an MPTCP connection, which Linux counts from 6.5 on. */
-static int64_t counted(int64_t value)
-{
-    return kernel_is_at_least(6, 5) ? value : NGX_RS_UNKNOWN;
-}
 
 /* A client and the socket that was accepted, on the loopback. */
 static void connected(int protocol, int fds[2])

@@ -156,7 +156,7 @@ static void asks(int fd)
     connects(fd, &client, &server);
     WORKS(ngx_rs_connection_info(server, &info, &error));
     CHECK(info.kind == NGX_RS_CONNECTION_MPTCP && info.token > 0);
-    CHECK(info.size == sizeof(info) && info.bytes_sent == 0);
+    CHECK(info.size == sizeof(info) && info.bytes_sent == counted(0));
     WORKS(ngx_rs_connection_subflows(server, paths, 2, &count, &info, &error));
     CHECK(count == 1 && paths[0].id == 1 && paths[1].size == 0);
     CHECK(paths[0].size == sizeof(paths[0]));

@@ -1,18 +1,18 @@
 //! What is under way when a listener changes its protocol: connections that
 //! nobody has accepted yet, and handshakes on a long path.
 
-use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::client::{Connection, Over};
 use crate::forbidden::start_without;
-use crate::harness::{Site, send_signal, wait_or_say, wait_until};
+use crate::harness::{Site, send_signal, wait_until};
 use crate::seccomp::SOCKET_DOMAIN;
 use crate::server::Nginx;
 use crate::slow_path::{HERE, SlowPath};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
+use crate::strace::wait_for_sleep;
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::upgrade::upgrade;
 use crate::without_mptcp;
@@ -250,16 +250,5 @@ fn workers_sleep_when_no_socket_drains(on: Subsystem) {
     nginx.reload(&conf("mptcp"));
     wait_until("the end of the drain", || listening_on(8080) == 1);
     let worker = nginx.workers()[0].to_string();
-    // The worker may still have to call its last one.
-    wait_or_say(|| {
-        let mut strace = Command::new("timeout");
-        strace.args(["2", "strace", "-o", "trace", "-p", &worker]);
-        site.run(&mut strace);
-        let calls = site.read("trace");
-        let calls: Vec<_> = calls.lines().filter(|line| line.contains(" = ")).collect();
-        match calls.is_empty() {
-            true => Ok(()),
-            false => Err(format!("{calls:#?}")),
-        }
-    });
+    wait_for_sleep(&site, &worker);
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Site, send_signal, wait_until};
+use crate::harness::{Site, send_signal, wait_or_say, wait_until};
 
 /// A system call and what it fails with.
 #[derive(Debug, Clone, Copy)]
@@ -89,4 +89,19 @@ impl Drop for Strace<'_> {
         // Its status does not matter, and it must not stay behind.
         let _ = self.child.wait();
     }
+}
+
+/// Waits until a worker makes no system call for two seconds.
+pub fn wait_for_sleep(site: &Site, worker: &str) {
+    wait_or_say(|| {
+        let mut strace = Command::new("timeout");
+        strace.args(["2", "strace", "-f", "-o", "trace", "-p", worker]);
+        site.run(&mut strace);
+        let calls = site.read("trace");
+        let calls: Vec<_> = calls.lines().filter(|line| line.contains(" = ")).collect();
+        match calls.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{calls:#?}")),
+        }
+    });
 }
