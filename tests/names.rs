@@ -113,3 +113,46 @@ fn each_function_and_constant_is_in_the_sources() {
     }
     assert!(count > 40, "{count}");
 }
+
+/// `a_{b,c}_d` as `a_b_d` and `a_c_d`.
+fn expanded(term: &str) -> Vec<String> {
+    let inner = term.split_once('{').and_then(|(before, rest)| {
+        let (names, after) = rest.split_once('}')?;
+        Some((before, names, after))
+    });
+    match inner {
+        Some((before, names, after)) => {
+            let names = names.split(',');
+            names.map(|name| format!("{before}{name}{after}")).collect()
+        }
+        None => vec![term.to_owned()],
+    }
+}
+
+#[test]
+fn the_map_of_the_modules_is_complete() {
+    let text = read(&root().join("docs/architecture.md"));
+    let named: Vec<_> = terms(&text)
+        .iter()
+        .flat_map(|term| expanded(term))
+        .collect();
+    for folder in ["src", "nginx-module"] {
+        for entry in fs::read_dir(root().join(folder)).expect("the folder is there") {
+            let path = entry.expect("it can be listed").path();
+            let name = path
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
+            let inside = format!("{name}/");
+            // The crate has no logic of its own.
+            let is_named = named
+                .iter()
+                .any(|term| term.trim_end_matches(',') == name || term.starts_with(&inside));
+            assert!(
+                is_named || name == "lib.rs",
+                "the map lacks {folder}/{name}"
+            );
+        }
+    }
+}
