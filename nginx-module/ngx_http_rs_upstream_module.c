@@ -194,8 +194,7 @@ ngx_http_rs_upstream_init_peer(ngx_http_request_t *r,
 
     if (rumcf->used) {
         ctx = ngx_rsm_upstream_create_ctx(r->pool, r->upstream_states,
-                        offsetof(ngx_http_upstream_state_t, connect_time),
-                        offsetof(ngx_http_upstream_state_t, peer));
+                        offsetof(ngx_http_upstream_state_t, connect_time));
         if (ctx == NULL) {
             return NGX_ERROR;
         }
@@ -211,5 +210,6 @@ ngx_http_rs_upstream_variable(ngx_http_request_t *r,
 {
     return ngx_rsm_upstream_variable(
         ngx_rsm_upstream_find_ctx(r->pool, r->upstream_states),
+        r->upstream_states, offsetof(ngx_http_upstream_state_t, peer),
         r->pool, v);
 }

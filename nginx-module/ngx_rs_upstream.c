@@ -47,6 +47,10 @@ static void ngx_rsm_upstream_save_session(ngx_peer_connection_t *pc,
     void *data);
 #endif
 static void ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx);
+static ngx_uint_t ngx_rsm_upstream_has_name(ngx_array_t *states, ngx_uint_t i,
+    size_t name);
+static u_char *ngx_rsm_upstream_write_kind(u_char *p,
+    ngx_rsm_upstream_ctx_t *ctx, ngx_uint_t i);
 
 
 /* "mptcp [on|auto|off]" in "upstream" */
@@ -133,7 +137,7 @@ ngx_rsm_upstream_find_ctx(ngx_pool_t *pool, ngx_array_t *states)
 
 ngx_rsm_upstream_ctx_t *
 ngx_rsm_upstream_create_ctx(ngx_pool_t *pool, ngx_array_t *states,
-    size_t connect_time, size_t name)
+    size_t connect_time)
 {
     ngx_pool_cleanup_t      *cln;
     ngx_rsm_upstream_ctx_t  *ctx;
@@ -157,7 +161,6 @@ ngx_rsm_upstream_create_ctx(ngx_pool_t *pool, ngx_array_t *states,
 
     ctx->states = states;
     ctx->connect_time = connect_time;
-    ctx->name = name;
 
     cln->handler = ngx_rsm_upstream_cleanup;
 
@@ -598,72 +601,98 @@ ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx)
 }
 
 
-/* as nginx writes $upstream_addr */
+/* as ngx_http_upstream_addr_variable() */
 
 ngx_int_t
-ngx_rsm_upstream_variable(ngx_rsm_upstream_ctx_t *ctx, ngx_pool_t *pool,
-    ngx_variable_value_t *v)
+ngx_rsm_upstream_variable(ngx_rsm_upstream_ctx_t *ctx, ngx_array_t *states,
+    size_t name, ngx_pool_t *pool, ngx_variable_value_t *v)
 {
-    u_char       *p, *state;
-    uint32_t     *kinds;
-    ngx_uint_t    i, kind;
-    ngx_array_t  *states;
+    u_char      *p;
+    ngx_uint_t   i;
 
-    if (ctx == NULL || ctx->states->nelts == 0) {
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+
+    if (states == NULL || states->nelts == 0) {
         v->not_found = 1;
         return NGX_OK;
     }
 
-    ngx_rsm_upstream_query(ctx);
+    if (ctx) {
+        ngx_rsm_upstream_query(ctx);
+    }
 
-    states = ctx->states;
-
-    p = ngx_pnalloc(pool, states->nelts * (sizeof("fallback, ") - 1));
+    p = ngx_pnalloc(pool, states->nelts * (sizeof("fallback : ") - 1));
     if (p == NULL) {
         return NGX_ERROR;
     }
 
     v->data = p;
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
 
-    kinds = ctx->kinds.elts;
+    i = 0;
 
-    for (i = 0; i < states->nelts; i++) {
-        state = (u_char *) states->elts + i * states->size;
+    for ( ;; ) {
 
-        if (*(ngx_str_t **) (state + ctx->name) == NULL) {
+        if (ngx_rsm_upstream_has_name(states, i, name)) {
+            p = ngx_rsm_upstream_write_kind(p, ctx, i);
+        }
 
-            /* between two upstreams */
+        if (++i == states->nelts) {
+            break;
+        }
 
-            p = ngx_cpymem(p - (i ? 2 : 0), " : ", 3);
+        if (ngx_rsm_upstream_has_name(states, i, name)) {
+            p = ngx_cpymem(p, ", ", 2);
             continue;
         }
 
-        kind = (i < ctx->kinds.nelts) ? kinds[i] : NGX_RS_CONNECTION_UNQUERIED;
+        p = ngx_cpymem(p, " : ", 3);
 
-        switch (kind) {
-
-        case NGX_RS_CONNECTION_MPTCP:
-            p = ngx_cpymem(p, "on", 2);
+        if (++i == states->nelts) {
             break;
-
-        case NGX_RS_CONNECTION_FALLBACK:
-            p = ngx_cpymem(p, "fallback", 8);
-            break;
-
-        default:
-            *p++ = '-';
-        }
-
-        if (i + 1 < states->nelts) {
-            *p++ = ',';
-            *p++ = ' ';
         }
     }
 
     v->len = p - v->data;
 
     return NGX_OK;
+}
+
+
+/* none: a separator between two upstreams, or no socket could be opened */
+
+static ngx_uint_t
+ngx_rsm_upstream_has_name(ngx_array_t *states, ngx_uint_t i, size_t name)
+{
+    u_char  *state;
+
+    state = (u_char *) states->elts + i * states->size;
+
+    return *(ngx_str_t **) (state + name) != NULL;
+}
+
+
+static u_char *
+ngx_rsm_upstream_write_kind(u_char *p, ngx_rsm_upstream_ctx_t *ctx,
+    ngx_uint_t i)
+{
+    uint32_t  *kinds;
+
+    if (ctx && i < ctx->kinds.nelts) {
+        kinds = ctx->kinds.elts;
+
+        switch (kinds[i]) {
+
+        case NGX_RS_CONNECTION_MPTCP:
+            return ngx_cpymem(p, "on", 2);
+
+        case NGX_RS_CONNECTION_FALLBACK:
+            return ngx_cpymem(p, "fallback", 8);
+        }
+    }
+
+    *p++ = '-';
+
+    return p;
 }

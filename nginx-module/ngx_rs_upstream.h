@@ -35,7 +35,6 @@ typedef struct {
 typedef struct {
     ngx_array_t            *states;     /* nginx's */
     size_t                  connect_time;   /* offset in a state */
-    size_t                  name;           /* likewise */
     ngx_array_t             kinds;      /* of uint32_t */
     ngx_peer_connection_t  *peer;       /* to the last one */
 } ngx_rsm_upstream_ctx_t;
@@ -46,11 +45,12 @@ char *ngx_rsm_upstream_directive(ngx_conf_t *cf,
 ngx_rsm_upstream_ctx_t *ngx_rsm_upstream_find_ctx(ngx_pool_t *pool,
     ngx_array_t *states);
 ngx_rsm_upstream_ctx_t *ngx_rsm_upstream_create_ctx(ngx_pool_t *pool,
-    ngx_array_t *states, size_t connect_time, size_t name);
+    ngx_array_t *states, size_t connect_time);
 ngx_int_t ngx_rsm_upstream_wrap(ngx_pool_t *pool, ngx_peer_connection_t *pc,
     ngx_rsm_upstream_conf_t *conf, ngx_rsm_upstream_ctx_t *ctx);
 ngx_int_t ngx_rsm_upstream_variable(ngx_rsm_upstream_ctx_t *ctx,
-    ngx_pool_t *pool, ngx_variable_value_t *v);
+    ngx_array_t *states, size_t name, ngx_pool_t *pool,
+    ngx_variable_value_t *v);
 
 
 #pragma GCC visibility pop

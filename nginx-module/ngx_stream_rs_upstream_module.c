@@ -192,8 +192,7 @@ ngx_stream_rs_upstream_init_peer(ngx_stream_session_t *s,
     if (rumcf->used) {
         ctx = ngx_rsm_upstream_create_ctx(s->connection->pool,
                         s->upstream_states,
-                        offsetof(ngx_stream_upstream_state_t, connect_time),
-                        offsetof(ngx_stream_upstream_state_t, peer));
+                        offsetof(ngx_stream_upstream_state_t, connect_time));
         if (ctx == NULL) {
             return NGX_ERROR;
         }
@@ -210,5 +209,6 @@ ngx_stream_rs_upstream_variable(ngx_stream_session_t *s,
 {
     return ngx_rsm_upstream_variable(
         ngx_rsm_upstream_find_ctx(s->connection->pool, s->upstream_states),
+        s->upstream_states, offsetof(ngx_stream_upstream_state_t, peer),
         s->connection->pool, v);
 }
