@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::backend::{BLOCK, Backend, block, content_length, read_head};
 use crate::client::{Connection, Over, counter};
-use crate::harness::{Host, Site, wait_until};
+use crate::harness::{Host, Site, reap, send_signal, wait_for, wait_until};
 use crate::hosts::{FAR, Hosts};
 use crate::http::response;
 use crate::namespace::ip;
@@ -23,34 +23,53 @@ subsystem_tests! {
 
 const FRONT: &str = "127.0.0.1:8080";
 
-/// Some seconds at the speed of one link.
-const BLOCKS: usize = 160;
+/// 5 MB over one link, and 20 MB over two: both end after a time that is long
+/// against the begin of the second path and the drain of the links' buffers.
+const BLOCKS: [usize; 2] = [80, 320];
 
-/// Starts an nginx on the far host, with our module and nginx's own of a
-/// subsystem.
-fn start_far(site: &Site, hosts: &Hosts, on: Subsystem, blocks: &str) {
-    let modules = Host::get().modules(on);
-    let load = |file: &PathBuf| format!("load_module {};\n", file.display());
-    let load: String = modules.own.iter().chain(&modules.ours).map(load).collect();
-    let text = format!("{load}pid far.pid;\nerror_log far.log;\nevents {{ }}\n{blocks}");
-    let file = site.path("far.conf");
-    std::fs::write(&file, text).expect("it can be written");
-    let mut nginx = Command::new(&Host::get().nginx);
-    nginx.arg("-p").arg(format!("{}/", site.folder.display()));
-    nginx.arg("-c").arg(file);
-    let started = hosts.client.run(move || nginx.status());
-    assert!(started.expect("nginx can be run").success());
+/// An nginx on the far host, until it is dropped.
+struct FarNginx {
+    pid: i32,
+}
+
+impl FarNginx {
+    /// Starts it, with our module and nginx's own of a subsystem.
+    fn start(site: &Site, hosts: &Hosts, on: Subsystem, blocks: &str) -> Self {
+        let modules = Host::get().modules(on);
+        let load = |file: &PathBuf| format!("load_module {};\n", file.display());
+        let load: String = modules.own.iter().chain(&modules.ours).map(load).collect();
+        let text = format!("{load}pid far.pid;\nerror_log far.log;\nevents {{ }}\n{blocks}");
+        let file = site.path("far.conf");
+        std::fs::write(&file, text).expect("it can be written");
+        let mut nginx = Command::new(&Host::get().nginx);
+        nginx.arg("-p").arg(format!("{}/", site.folder.display()));
+        nginx.arg("-c").arg(file);
+        let started = hosts.client.run(move || nginx.status());
+        assert!(started.expect("nginx can be run").success());
+        let pid = wait_for("far.pid", || site.read("far.pid").trim().parse().ok());
+        Self { pid }
+    }
+}
+
+impl Drop for FarNginx {
+    fn drop(&mut self) {
+        send_signal(self.pid, libc::SIGTERM);
+        wait_until("the end of the far nginx", || reap(self.pid));
+    }
 }
 
 /// The far host announces its second address, and an nginx there sends a file and
 /// takes uploads.
-fn far_nginx(site: &Site, hosts: &Hosts) -> Backend {
+fn far_nginx(site: &Site, hosts: &Hosts) -> (FarNginx, Backend) {
     hosts.client.run(|| {
         ip(&format!("mptcp endpoint add {} dev far1 signal", FAR[1]));
     });
     let uploads = hosts.client.run(Backend::uploads);
-    let bytes: Vec<u8> = (0..BLOCKS).flat_map(block).collect();
-    std::fs::write(site.path("large"), bytes).expect("there is room for it");
+    for blocks in BLOCKS {
+        let bytes: Vec<u8> = (0..blocks).flat_map(block).collect();
+        let file = site.path(&blocks.to_string());
+        std::fs::write(file, bytes).expect("there is room for it");
+    }
     let preamble = Subsystem::Http.preamble();
     let blocks = format!(
         "http {{\n{preamble}client_max_body_size 0;\nsendfile on;\nserver {{\n    listen 8080 mptcp;\n    \
@@ -59,8 +78,10 @@ fn far_nginx(site: &Site, hosts: &Hosts) -> Backend {
         site.folder.display(),
         uploads.address
     );
-    start_far(site, hosts, Subsystem::Http, &blocks);
-    uploads
+    (
+        FarNginx::start(site, hosts, Subsystem::Http, &blocks),
+        uploads,
+    )
 }
 
 /// The near nginx.
@@ -85,84 +106,102 @@ fn connect(request: &str) -> Connection {
     connection
 }
 
-/// Downloads the file, and calls `midway` in between.
-fn download(midway: impl FnOnce()) {
-    let mut connection = connect("GET /large HTTP/1.0\r\nHost: x\r\n\r\n");
+/// Downloads a file of so many blocks, and calls `midway` in between.
+fn download(blocks: usize, midway: &mut dyn FnMut()) {
+    let mut connection = connect(&format!("GET /{blocks} HTTP/1.0\r\nHost: x\r\n\r\n"));
     let head = read_head(&mut connection).expect("http answers");
-    assert_eq!(content_length(&head).expect("it is known"), BLOCKS * BLOCK);
-    let mut midway = Some(midway);
+    assert_eq!(content_length(&head).expect("it is known"), blocks * BLOCK);
     let mut bytes = vec![0; BLOCK];
-    for index in 0..BLOCKS {
+    for index in 0..blocks {
         std::io::Read::read_exact(&mut connection, &mut bytes).expect("all of it comes");
         assert!(bytes == block(index), "block {index} differs");
-        if index == BLOCKS / 3 {
-            midway.take().expect("once")();
+        if index == blocks / 3 {
+            midway();
         }
     }
 }
 
-fn upload() {
-    let length = BLOCKS * BLOCK;
+/// Uploads as much.
+fn upload(blocks: usize, midway: &mut dyn FnMut()) {
+    let length = blocks * BLOCK;
     let mut connection = connect(&format!(
         "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
     ));
-    for index in 0..BLOCKS {
+    for index in 0..blocks {
         connection.send(&block(index)).expect("a block can be sent");
+        if index == blocks / 3 {
+            midway();
+        }
     }
     let (head, body) = response(&mut connection).expect("http answers");
-    let expected = format!("{BLOCKS} blocks");
+    let expected = format!("{blocks} blocks");
     assert_eq!(String::from_utf8_lossy(&body), expected, "{head}");
 }
 
-/// The share of the link that carried less, and how long it took.
-fn shares(of: impl Fn() -> [u64; 2], transfer: impl FnOnce()) -> (f64, f64) {
+/// How long a transfer took, in seconds, and the share of the link that carried less.
+fn measure(of: impl Fn() -> [u64; 2], transfer: impl FnOnce()) -> (f64, f64) {
     let (before, began) = (of(), Instant::now());
     transfer();
     let seconds = began.elapsed().as_secs_f64();
     let after = of();
     let carried = [0, 1].map(|link| (after[link] - before[link]) as f64);
     let least = carried[0].min(carried[1]);
-    (least / (carried[0] + carried[1]), seconds)
+    (seconds, least / (carried[0] + carried[1]))
 }
 
-/// Two links that each carry 0.45 of the data are together 1.8 times as fast as
-/// one, if each of them is as fast as it can be.
+/// Bytes per second, against a TCP connection over one of the links.
 fn a_tcp_client_uses_both_links(on: Subsystem) {
-    let site = Site::new();
-    let hosts = Hosts::with_speed("rate 20mbit burst 32kb");
-    let _uploads = far_nginx(&site, &hosts);
-    let mut seconds = Vec::new();
-    for word in ["", "mptcp;"] {
+    let site = Site::alone();
+    let hosts = Hosts::with_speed("rate 8mbit burst 32kb");
+    let _far = far_nginx(&site, &hosts);
+    let transfers = |word: &str, blocks: usize| {
         let nginx = site.start(&conf(on, word));
-        for (name, direction) in [("download", 0), ("upload", 1)] {
-            let (share, took) = match direction {
-                0 => shares(|| hosts.received(), || download(|| ())),
-                _ => shares(|| hosts.sent(), upload),
-            };
-            println!("{name} {word}: {took:.2} s, {share:.2} on the lesser link");
-            seconds.push(took);
-            let least = if word.is_empty() { 0.0 } else { 0.4 };
-            assert!(share >= least, "{name}: {share}");
-        }
+        let took = [
+            measure(|| hosts.received(), || download(blocks, &mut || ())),
+            measure(|| hosts.sent(), || upload(blocks, &mut || ())),
+        ];
         nginx.quit();
+        took
+    };
+    let (one, two) = (transfers("", BLOCKS[0]), transfers("mptcp;", BLOCKS[1]));
+    for (name, (one, two)) in ["download", "upload"]
+        .into_iter()
+        .zip(one.into_iter().zip(two))
+    {
+        let more = BLOCKS[1] as f64 / BLOCKS[0] as f64;
+        let ratio = more * one.0 / two.0;
+        println!(
+            "{name}: one link {:.2} s, two {:.2} s, ratio {ratio:.2}",
+            one.0, two.0
+        );
+        assert!(one.1 < 0.05, "{name}: TCP uses one link");
+        assert!(two.1 > 0.4, "{name}: {:.2} on the lesser link", two.1);
+        assert!(ratio >= 1.8, "{name}: only {ratio:.2} times as fast");
     }
-    println!(
-        "with both links {:.2} and {:.2} times as fast",
-        seconds[0] / seconds[2],
-        seconds[1] / seconds[3]
-    );
     assert!(counter("MPJoinSynTx") >= 2 || counter("MPJoinSynAckRx") >= 2);
 }
 
+/// Each of the two, in the midst of a download and of an upload.
 fn a_link_that_is_cut_loses_nothing(on: Subsystem) {
-    let site = Site::new();
-    let hosts = Hosts::with_speed("rate 20mbit burst 32kb");
-    let _uploads = far_nginx(&site, &hosts);
-    let _nginx = site.start(&conf(on, "mptcp;"));
-    download(|| {
-        wait_until("a second subflow", || counter("MPJoinSynAckRx") >= 1);
-        hosts.client.run(|| Hosts::lose(1));
-    });
+    let site = Site::alone();
+    for link in [0, 1] {
+        for transfer in [download as fn(usize, &mut dyn FnMut()), upload] {
+            let hosts = Hosts::with_speed("rate 50mbit burst 64kb");
+            let far = far_nginx(&site, &hosts);
+            let nginx = site.start(&conf(on, "mptcp;"));
+            let before = counter("MPJoinSynAckRx");
+            transfer(BLOCKS[1], &mut || {
+                wait_until("a second subflow", || counter("MPJoinSynAckRx") > before);
+                hosts.client.run(move || Hosts::lose(link));
+            });
+            nginx.quit();
+            drop(far);
+            for end in ["near0", "near1"] {
+                ip(&format!("link delete {end}"));
+            }
+            ip("mptcp endpoint flush");
+        }
+    }
 }
 
 /// The blocks of a language in the section of the manual.
@@ -183,6 +222,7 @@ fn manual(language: &str) -> [String; 2] {
 /// As the manual has it, but for the name of a link and the port of the server.
 fn the_proxy_of_the_manual_uses_both_links(on: Subsystem) {
     let site = Site::new();
+    let size = BLOCKS[1] * BLOCK;
     let hosts = Hosts::with_speed("rate 20mbit burst 32kb");
     let [near, far] = manual("sh");
     let run = |lines: String| {
@@ -195,21 +235,21 @@ fn the_proxy_of_the_manual_uses_both_links(on: Subsystem) {
     run(near);
     let server = hosts.client.run(move || {
         run(far.replace("eth1", "far1"));
-        Backend::noise(BLOCKS * BLOCK)
+        Backend::noise(size)
     });
     let [near, far] = manual("nginx");
     let far = far.replace("127.0.0.1:8081", &server.address);
-    start_far(&site, &hosts, on, &far);
+    let _far = FarNginx::start(&site, &hosts, on, &far);
     let near = near.strip_prefix("stream {").expect("a block of stream");
     let near = near.trim_end().strip_suffix('}').expect("it ends");
     let _nginx = site.start(&on.conf(near));
-    let (share, _) = shares(
+    let (_, share) = measure(
         || hosts.received(),
         || {
             let mut connection = connect("");
             let mut bytes = Vec::new();
             let all = std::io::Read::read_to_end(&mut connection, &mut bytes);
-            assert_eq!(all.expect("all of it comes"), BLOCKS * BLOCK);
+            assert_eq!(all.expect("all of it comes"), size);
         },
     );
     assert!(share >= 0.4, "{share}");
