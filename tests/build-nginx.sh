@@ -20,6 +20,7 @@ cd "$folder/source"
         --with-stream_ssl_preread_module --with-http_ssl_module \
         --with-http_v2_module --with-http_realip_module --with-mail \
         --with-mail_ssl_module --without-http_gzip_module \
+        --with-poll_module --with-select_module \
         --with-debug --error-log-path=stderr \
         "$2=$root/nginx-module" \
         && make -j "$(nproc)"

@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 
 use socket2::SockRef;
 
+use crate::client::Over;
+
 /// A server in threads of its own, which stops when it is dropped.
 pub struct Backend {
     /// Where it listens, on the loopback of the calling thread's namespace.
@@ -93,9 +95,18 @@ impl Backend {
         })
     }
 
+    /// A server on TCP that lets `answer` have each connection.
     pub fn new(answer: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static) -> Self {
-        let listener =
-            TcpListener::bind("127.0.0.1:0").expect("a backend can listen on the loopback");
+        Self::at(Over::Tcp, "127.0.0.1:0", answer)
+    }
+
+    /// The same at an address, of the calling thread's namespace.
+    pub fn at(
+        over: Over,
+        address: &str,
+        answer: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static,
+    ) -> Self {
+        let listener = over.listen(address).expect("a backend can listen");
         let address = listener
             .local_addr()
             .expect("a listener has an address")

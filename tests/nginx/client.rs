@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
@@ -37,6 +37,20 @@ impl Over {
             Self::Sctp => libc::IPPROTO_SCTP,
             Self::Smc => 256,
         }
+    }
+
+    /// A listening socket of it.
+    pub fn listen(self, address: &str) -> io::Result<TcpListener> {
+        if self == Self::Mptcp {
+            without_mptcp::end_if_expected();
+        }
+        let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+        let protocol = Some(self.protocol().into());
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, protocol)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(128)?;
+        Ok(socket.into())
     }
 
     /// Whether the kernel has it.

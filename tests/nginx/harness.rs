@@ -212,9 +212,14 @@ impl Site {
     /// Expects alerts of nginx with this errno: the test makes a system call
     /// fail with it.
     pub fn provoke(&self, errno: i32) {
+        self.provoke_text(&format!("({errno}: "));
+    }
+
+    /// Expects alerts of nginx with this text.
+    pub fn provoke_text(&self, text: &str) {
         let provoked = self.provoked.lock();
         let mut provoked = provoked.unwrap_or_else(|poisoned| poisoned.into_inner());
-        provoked.push(format!("({errno}: "));
+        provoked.push(text.into());
     }
 
     /// A file of the test's folder.

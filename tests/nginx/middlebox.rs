@@ -32,6 +32,15 @@ pub struct Middlebox {
 impl Middlebox {
     /// Joins the three hosts in a row.
     pub fn new(strips: Strips) -> Self {
+        Self::stripping(strips, "toclient")
+    }
+
+    /// The same, where nginx is the client: the router strips its packets.
+    pub fn of_backend(strips: Strips) -> Self {
+        Self::stripping(strips, "toserver")
+    }
+
+    fn stripping(strips: Strips, from: &'static str) -> Self {
         let (client, router) = (Peer::new(), Peer::new());
         join("server", "toserver", router.thread_id);
         plug_in("server", &["10.0.1.1/24", "fd00:1::1/64"]);
@@ -44,7 +53,7 @@ impl Middlebox {
             plug_in("toclient", &["10.0.2.2/24", "fd00:2::2/64"]);
             set_sysctl("ipv4/ip_forward", "1");
             set_sysctl("ipv6/conf/all/forwarding", "1");
-            strips.set();
+            strips.set(from);
         });
         client.run(|| {
             plug_in("client", &["10.0.2.1/24", "fd00:2::1/64"]);
@@ -58,8 +67,8 @@ impl Middlebox {
 }
 
 impl Strips {
-    /// Makes the calling thread's namespace strip.
-    fn set(self) {
+    /// Makes the calling thread's namespace strip what comes by a link.
+    fn set(self, from: &str) {
         let packets = match self {
             Self::Nothing => return,
             Self::Syn => "tcp flags & syn != 0",
@@ -70,7 +79,7 @@ impl Strips {
         nft("add table inet middlebox");
         nft("add chain inet middlebox forward { type filter hook forward priority 0 ; }");
         nft(&format!(
-            "add rule inet middlebox forward iifname toclient \
+            "add rule inet middlebox forward iifname {from} \
              {packets} reset tcp option mptcp"
         ));
     }

@@ -26,6 +26,8 @@ pub struct Conf {
     workers: usize,
     daemon: bool,
     accept_mutex: bool,
+    connections: usize,
+    events: String,
 }
 
 /// The block of a subsystem.
@@ -52,6 +54,8 @@ impl Conf {
             workers: 1,
             daemon: true,
             accept_mutex: false,
+            connections: 1024,
+            events: String::new(),
         }
     }
 
@@ -93,6 +97,18 @@ impl Conf {
         self
     }
 
+    /// Sets the number of connections that a worker can have.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// Adds text to the block of events.
+    pub fn events(mut self, text: &str) -> Self {
+        self.events.push_str(text);
+        self
+    }
+
     /// Leaves out the lines that load our modules. Where they are linked into
     /// nginx they stay, and have nothing to do as long as none of our words is
     /// there.
@@ -121,8 +137,8 @@ impl Conf {
         let (daemon, accept_mutex) = (on(self.daemon), on(self.accept_mutex));
         format!(
             "{modules}daemon {daemon};\nworker_processes {};\npid nginx.pid;\nerror_log error.log notice;\n{}\
-             events {{\n    worker_connections 1024;\n    accept_mutex {accept_mutex};\n}}\n{blocks}",
-            self.workers, self.main
+             events {{\n    worker_connections {};\n    accept_mutex {accept_mutex};\n{}}}\n{blocks}",
+            self.workers, self.main, self.connections, self.events
         )
     }
 }

@@ -9,7 +9,6 @@ use crate::harness::{Site, wait_until};
 use crate::http::response;
 use crate::namespace::switch_mptcp_off;
 use crate::server::Conf;
-use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::tls::{CERTIFICATE, make_certificate};
 use crate::without_mptcp;
@@ -24,24 +23,20 @@ subsystem_tests! {
         unix_sockets_are_left_to_nginx,
         options_of_the_proxy_are_set,
         auto_falls_back_and_on_is_rejected_without_mptcp,
-        wrong_directives_are_rejected,
-        failing_calls_are_reported_in_nginx_s_words_and_leak_nothing,
-        without_the_directive_and_the_variable_nothing_is_queried;
+        wrong_directives_are_rejected;
     (http):
-        connections_are_kept_alive,
-        an_internal_redirect_keeps_what_was_logged,
-        a_request_to_two_upstreams_has_both;
+        connections_are_kept_alive;
     (stream):
         udp_is_left_to_nginx;
 }
 
-const FRONT: &str = "127.0.0.1:8080";
-const BACK: &str = "127.0.0.1:8081";
+pub const FRONT: &str = "127.0.0.1:8080";
+pub const BACK: &str = "127.0.0.1:8081";
 /// Nothing listens here.
-const DEAD: &str = "127.0.0.1:1";
+pub const DEAD: &str = "127.0.0.1:1";
 
 /// A server that answers with `$mptcp` in a line.
-fn back(on: Subsystem, words: &str, more: &str) -> String {
+pub fn back(on: Subsystem, words: &str, more: &str) -> String {
     let answer = match on {
         Subsystem::Stream => "return \"$mptcp\\n\";",
         _ => "location / {\n        return 200 \"$mptcp\\n\";\n    }",
@@ -50,7 +45,7 @@ fn back(on: Subsystem, words: &str, more: &str) -> String {
 }
 
 /// A server in front of the upstream `b`.
-fn front(on: Subsystem, scheme: &str, more: &str) -> String {
+pub fn front(on: Subsystem, scheme: &str, more: &str) -> String {
     let pass = match on {
         Subsystem::Stream => format!("proxy_pass b;\n    {more}"),
         _ => format!("location / {{\n        proxy_pass {scheme}://b;\n        {more}\n    }}"),
@@ -58,23 +53,23 @@ fn front(on: Subsystem, scheme: &str, more: &str) -> String {
     format!("server {{\n    listen {FRONT};\n    access_log up.log up;\n    {pass}\n}}\n")
 }
 
-const FORMAT: &str = "log_format up '$upstream_addr|$upstream_mptcp';\n";
+pub const FORMAT: &str = "log_format up '$upstream_addr|$upstream_mptcp';\n";
 
-fn upstream(lines: &str) -> String {
+pub fn upstream(lines: &str) -> String {
     format!("upstream b {{\n    {lines}\n}}\n")
 }
 
-fn conf(on: Subsystem, lines: &str) -> Conf {
+pub fn conf(on: Subsystem, lines: &str) -> Conf {
     let servers = front(on, "http", "") + &back(on, &format!("{BACK} mptcp"), "");
     on.conf(&(FORMAT.to_owned() + &upstream(lines) + &servers))
 }
 
 /// What the backend says of its connection, through the proxy.
-fn ask(on: Subsystem) -> String {
+pub fn ask(on: Subsystem) -> String {
     ask_for(on, "/")
 }
 
-fn ask_for(on: Subsystem, path: &str) -> String {
+pub fn ask_for(on: Subsystem, path: &str) -> String {
     let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
     if on == Subsystem::Http {
         let request = format!("GET {path} HTTP/1.0\r\n\r\n");
@@ -85,8 +80,19 @@ fn ask_for(on: Subsystem, path: &str) -> String {
     text.lines().last().unwrap_or_default().to_owned()
 }
 
+/// An answer, or none.
+pub fn try_ask(on: Subsystem) -> std::io::Result<String> {
+    let mut connection = Connection::open(Over::Tcp, FRONT)?;
+    if on == Subsystem::Http {
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")?;
+    }
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut connection, &mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Waits for a number of lines in the log, and returns the last one.
-fn logged(site: &Site, count: usize) -> String {
+pub fn logged(site: &Site, count: usize) -> String {
     wait_until(&format!("{count} lines"), || {
         site.read("up.log").lines().count() == count
     });
@@ -291,116 +297,6 @@ fn wrong_directives_are_rejected(on: Subsystem) {
     );
 }
 
-/// nginx answers 500, or closes a session, where its own socket() or epoll_ctl()
-/// fails; it tries the next server where connect() fails.
-fn failing_calls_are_reported_in_nginx_s_words_and_leak_nothing(on: Subsystem) {
-    let site = Site::new();
-    let backend = Backend::noise(16);
-    let lines = format!(
-        "mptcp;\n    server {DEAD} max_fails=0 backup;\n    server {} max_fails=0;",
-        backend.address
-    );
-    let text = FORMAT.to_owned() + &upstream(&lines) + &front(on, "http", "");
-    for (call, errno, when, message) in [
-        (
-            "socket",
-            libc::EMFILE,
-            "1",
-            "socket() failed (24: Too many open files)",
-        ),
-        ("connect", libc::ENETUNREACH, "1", "connect() to 127.0.0.1:"),
-        (
-            "bind",
-            libc::EADDRNOTAVAIL,
-            "1",
-            "bind(127.0.0.9) failed (99: ",
-        ),
-    ] {
-        let more = if call == "bind" {
-            "proxy_bind 127.0.0.9;"
-        } else {
-            ""
-        };
-        let text = match call {
-            "bind" => FORMAT.to_owned() + &upstream(&lines) + &front(on, "http", more),
-            _ => text.clone(),
-        };
-        site.provoke(errno);
-        let nginx = site.start(&on.conf(&text));
-        let worker = nginx.workers()[0];
-        let descriptors = || {
-            let folder = std::fs::read_dir(format!("/proc/{worker}/fd"));
-            folder.expect("the worker runs").count()
-        };
-        let before = descriptors();
-        let strace = Strace::attach(&site, worker, Fault { call, errno }, when);
-        let _ = try_ask(on);
-        wait_until("the message", || nginx.log().contains(message));
-        assert_eq!(strace.end().len(), 1, "{call}");
-        wait_until("descriptors as before", || descriptors() == before);
-        nginx.quit();
-        std::fs::remove_file(site.path("error.log")).expect("it is there");
-    }
-}
-
-/// An answer, or none.
-fn try_ask(on: Subsystem) -> std::io::Result<String> {
-    let mut connection = Connection::open(Over::Tcp, FRONT)?;
-    if on == Subsystem::Http {
-        connection.send(b"GET / HTTP/1.0\r\n\r\n")?;
-    }
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut connection, &mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn without_the_directive_and_the_variable_nothing_is_queried(on: Subsystem) {
-    let site = Site::new();
-    for (word, format, queries) in [
-        ("", "$upstream_mptcp", 0),
-        ("mptcp;", "$upstream_addr", 0),
-        ("mptcp;", "$upstream_mptcp", 2),
-    ] {
-        let backend = match on {
-            Subsystem::Http => Backend::uploads(),
-            _ => Backend::noise(16),
-        };
-        let lines = format!("{word}\n    server {};", backend.address);
-        let format = format!("log_format up '{format}';\n");
-        let nginx = site.start(&on.conf(&(format + &upstream(&lines) + &front(on, "http", ""))));
-        let worker = nginx.workers()[0];
-        let count = || {
-            let calls = site.read("queries");
-            let of_mptcp = |line: &&str| {
-                line.contains("SO_PROTOCOL") || line.contains("SOL_MPTCP") || line.contains("0x11c")
-            };
-            calls.lines().filter(of_mptcp).count()
-        };
-        let mut strace = Command::new("strace")
-            .args(["-qq", "-p", &worker.to_string(), "-o", "queries"])
-            .args(["-e", "trace=getsockopt"])
-            .current_dir(&site.folder)
-            .spawn()
-            .expect("strace is missing: install it");
-        wait_until("strace", || {
-            let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
-            status.is_ok_and(|status| status.contains(&format!("TracerPid:\t{}\n", strace.id())))
-        });
-        let _ = try_ask(on);
-        logged(&site, 1);
-        crate::harness::send_signal(strace.id() as i32, libc::SIGTERM);
-        strace.wait().expect("strace ends");
-        // The first query of a worker may try what the kernel has, and a backend
-        // of TCP makes it a fallback.
-        match queries {
-            0 => assert_eq!(count(), 0, "{word} {}", site.read("queries")),
-            _ => assert!(count() >= queries, "{}", site.read("queries")),
-        }
-        nginx.quit();
-        std::fs::remove_file(site.path("up.log")).expect("it is there");
-    }
-}
-
 /// One connection for 100 requests, wherever `mptcp` stands.
 fn connections_are_kept_alive(on: Subsystem) {
     let site = Site::new();
@@ -425,36 +321,4 @@ fn connections_are_kept_alive(on: Subsystem) {
         nginx.quit();
         std::fs::remove_file(site.path("up.log")).expect("it is there");
     }
-}
-
-fn an_internal_redirect_keeps_what_was_logged(on: Subsystem) {
-    let site = Site::new();
-    let answer = "server {\n    listen 127.0.0.1:8081 mptcp;\n    location / {\n        return 503;\n    }\n}\n";
-    let proxy = format!(
-        "server {{\n    listen {FRONT};\n    access_log up.log up;\n    proxy_intercept_errors on;\n    \
-         error_page 503 /sorry;\n    location / {{\n        proxy_pass http://b;\n    }}\n    \
-         location = /sorry {{\n        return 200 \"sorry\\n\";\n    }}\n}}\n"
-    );
-    let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
-    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &proxy + answer)));
-    assert_eq!(ask(on), "sorry");
-    assert_eq!(logged(&site, 1), format!("{BACK}|on"));
-}
-
-fn a_request_to_two_upstreams_has_both(on: Subsystem) {
-    let site = Site::new();
-    let answer = "server {\n    listen 127.0.0.1:8081 mptcp;\n    location / {\n        \
-                  add_header X-Accel-Redirect /second;\n        return 200;\n    }\n}\n";
-    let proxy = format!(
-        "server {{\n    listen {FRONT};\n    access_log up.log up;\n    \
-         location / {{\n        proxy_pass http://b;\n    }}\n    \
-         location = /second {{\n        proxy_pass http://plain/;\n    }}\n}}\n"
-    );
-    let upstreams = upstream(&format!("server {BACK};\n    mptcp;"))
-        + "upstream plain {\n    server 127.0.0.1:8082;\n}\n";
-    let second = back(on, "127.0.0.1:8082", "");
-    let text = FORMAT.to_owned() + &upstreams + &proxy + answer + &second;
-    let _nginx = site.start(&on.conf(&text));
-    assert_eq!(ask(on).trim_matches('-'), "");
-    assert_eq!(logged(&site, 1), format!("{BACK} : 127.0.0.1:8082|on : -"));
 }

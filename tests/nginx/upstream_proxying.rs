@@ -1,0 +1,345 @@
+//! `mptcp` in `upstream` under all that passes requests on, and on the way to
+//! backends that are not near.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use crate::backend::{BLOCK, Backend, block};
+use crate::client::{Connection, Over, counter, each_way};
+use crate::harness::{Host, Site};
+use crate::hosts::{FAR, Hosts};
+use crate::http::response;
+use crate::middlebox::{Middlebox, Strips};
+use crate::namespace::ip;
+use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::upstream::{BACK, FORMAT, FRONT, ask, back, conf, front, logged, try_ask, upstream};
+
+subsystem_tests! {
+    (stream, http):
+        a_middlebox_on_the_way_to_the_backend_is_a_fallback,
+        a_transparent_proxy_binds_an_address_of_a_client,
+        other_methods_of_events_serve,
+        the_directive_comes_and_goes_by_reload;
+    (http):
+        fastcgi_scgi_uwsgi_and_grpc_go_over_mptcp,
+        connections_that_the_backend_closes_are_replaced,
+        an_upload_from_a_file_does_not_wait,
+        a_response_of_an_error_goes_on_to_the_next_server,
+        a_name_in_a_variable_is_an_upstream;
+    (stream):
+        the_backend_learns_the_client_by_the_proxy_protocol;
+}
+
+/// Reads so many bytes.
+fn take(connection: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    connection.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Answers one request of FastCGI: its records come, up to an empty one of stdin.
+fn fastcgi(mut connection: TcpStream) -> io::Result<()> {
+    loop {
+        let head = take(&mut connection, 8)?;
+        let length = usize::from(head[4]) << 8 | usize::from(head[5]);
+        take(&mut connection, length + usize::from(head[6]))?;
+        if head[1] == 5 && length == 0 {
+            break;
+        }
+    }
+    let text = b"Status: 200\r\n\r\nover mptcp\n";
+    let length = u8::try_from(text.len()).expect("it is short");
+    connection.write_all(&[1, 6, 0, 1, 0, length, 0, 0])?;
+    connection.write_all(text)?;
+    connection.write_all(&[1, 3, 0, 1, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+}
+
+/// Of SCGI: a number, a colon, so many bytes, a comma.
+fn scgi(mut connection: TcpStream) -> io::Result<()> {
+    let mut length = 0;
+    loop {
+        match take(&mut connection, 1)?[0] {
+            b':' => break,
+            digit => length = length * 10 + usize::from(digit - b'0'),
+        }
+    }
+    take(&mut connection, length + 1)?;
+    connection.write_all(b"Status: 200\r\n\r\nover mptcp\n")
+}
+
+/// Of uwsgi: four bytes, of which two are a length, and so many bytes.
+fn uwsgi(mut connection: TcpStream) -> io::Result<()> {
+    let head = take(&mut connection, 4)?;
+    let length = usize::from(head[1]) | usize::from(head[2]) << 8;
+    take(&mut connection, length)?;
+    connection.write_all(b"HTTP/1.0 200 OK\r\n\r\nover mptcp\n")
+}
+
+fn fastcgi_scgi_uwsgi_and_grpc_go_over_mptcp(on: Subsystem) {
+    let site = Site::new();
+    let backends = [
+        ("fastcgi_pass", Backend::at(Over::Mptcp, BACK, fastcgi)),
+        (
+            "scgi_pass",
+            Backend::at(Over::Mptcp, "127.0.0.1:8082", scgi),
+        ),
+        (
+            "uwsgi_pass",
+            Backend::at(Over::Mptcp, "127.0.0.1:8083", uwsgi),
+        ),
+    ];
+    let passes = backends
+        .iter()
+        .map(|(pass, backend)| (*pass, backend.address.clone(), "over mptcp"));
+    let grpc = ("grpc_pass", "127.0.0.1:8084".to_owned(), "on");
+    let (word, directive) = match Host::get().version >= (1, 25, 1) {
+        true => ("", "http2 on;"),
+        false => ("http2", ""),
+    };
+    let http2 = back(on, &format!("127.0.0.1:8084 mptcp {word}"), directive);
+    for (pass, address, expected) in passes.chain([grpc]) {
+        let server = format!(
+            "server {{\n    listen {FRONT};\n    access_log up.log up;\n    \
+             location / {{\n        {pass} b;\n    }}\n}}\n"
+        );
+        let upstream = upstream(&format!("server {address};\n    mptcp;"));
+        let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &server + &http2)));
+        let before = counter("MPCapableSYNACKRX");
+        assert_eq!(ask(on), expected, "{pass}");
+        assert_eq!(counter("MPCapableSYNACKRX") - before, 1, "{pass}");
+        assert_eq!(logged(&site, 1), format!("{address}|on"), "{pass}");
+        nginx.quit();
+        std::fs::remove_file(site.path("up.log")).expect("it is there");
+    }
+}
+
+fn the_backend_learns_the_client_by_the_proxy_protocol(on: Subsystem) {
+    let site = Site::new();
+    let back = format!(
+        "server {{\n    listen {BACK} mptcp proxy_protocol;\n    \
+         return \"$mptcp $proxy_protocol_addr\\n\";\n}}\n"
+    );
+    let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
+    let front = front(on, "", "proxy_protocol on;");
+    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &front + &back)));
+    assert_eq!(ask(on), "on 127.0.0.1");
+    assert_eq!(logged(&site, 1), format!("{BACK}|on"));
+}
+
+/// Answers with the address of the client.
+fn who(mut connection: TcpStream) -> io::Result<()> {
+    let peer = connection.peer_addr()?.ip();
+    write!(connection, "HTTP/1.0 200 OK\r\n\r\n{peer}\n")?;
+    connection.shutdown(Shutdown::Write)?;
+    io::copy(&mut connection, &mut io::sink()).map(drop)
+}
+
+/// The backend's answers to an address that is not ours come to nginx by a rule,
+/// as documented for proxy_bind.
+fn a_transparent_proxy_binds_an_address_of_a_client(on: Subsystem) {
+    let site = Site::new();
+    let hosts = Hosts::new();
+    ip("rule add iif near0 lookup 100");
+    ip("route add local 0.0.0.0/0 dev lo table 100");
+    hosts
+        .client
+        .run(|| ip("route add 10.9.9.0/24 via 10.0.1.1"));
+    let address = format!("{}:8081", FAR[0]);
+    let backend = address.clone();
+    let _backend = hosts
+        .client
+        .run(move || Backend::at(Over::Mptcp, &backend, who));
+    for (word, expected) in [("", "-"), ("mptcp;", "on")] {
+        let lines = format!("server {address};\n    {word}");
+        let front = front(on, "http", "proxy_bind 10.9.9.9 transparent;");
+        let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream(&lines) + &front)));
+        assert_eq!(ask(on), "10.9.9.9", "{word}");
+        assert_eq!(logged(&site, 1), format!("{address}|{expected}"));
+        nginx.quit();
+        std::fs::remove_file(site.path("up.log")).expect("it is there");
+    }
+}
+
+fn a_middlebox_on_the_way_to_the_backend_is_a_fallback(on: Subsystem) {
+    for (strips, expected) in [
+        (Strips::Nothing, "on"),
+        (Strips::Syn, "fallback"),
+        (Strips::AfterHandshake, "fallback"),
+    ] {
+        let site = Site::new();
+        let network = Middlebox::of_backend(strips);
+        let address = "10.0.2.1:8081";
+        let backend = network.client.run(move || match on {
+            Subsystem::Http => Backend::at(Over::Mptcp, address, |connection| {
+                upload_answered(connection)
+            }),
+            _ => Backend::at(Over::Mptcp, address, |mut connection| {
+                let mut sending = connection.try_clone()?;
+                io::copy(&mut connection, &mut sending)?;
+                sending.shutdown(Shutdown::Write)
+            }),
+        });
+        let lines = format!("server {address};\n    mptcp;");
+        let more = match on {
+            Subsystem::Http => "client_max_body_size 0;",
+            _ => "",
+        };
+        let text = FORMAT.to_owned() + &upstream(&lines) + &front(on, "http", more);
+        let _nginx = site.start(&on.conf(&text));
+        match on {
+            Subsystem::Http => upload(64),
+            _ => each_way(Over::Tcp, FRONT, 64),
+        }
+        assert_eq!(
+            logged(&site, 1),
+            format!("{address}|{expected}"),
+            "{strips:?}"
+        );
+        drop(backend);
+    }
+}
+
+/// As [`Backend::uploads`].
+fn upload_answered(mut connection: TcpStream) -> io::Result<()> {
+    let head = crate::backend::read_head(&mut connection)?;
+    let blocks = crate::backend::content_length(&head)? / BLOCK;
+    for index in 0..blocks {
+        if take(&mut connection, BLOCK)? != block(index) {
+            return Err(io::Error::other("a block differs"));
+        }
+    }
+    let text = format!("{blocks} blocks");
+    let length = text.len();
+    write!(
+        connection,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{text}"
+    )
+}
+
+/// Uploads blocks by way of the proxy.
+fn upload(blocks: usize) {
+    let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+    let length = blocks * BLOCK;
+    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    connection.send(head.as_bytes()).expect("it can be sent");
+    for index in 0..blocks {
+        connection.send(&block(index)).expect("it can be sent");
+    }
+    let (head, body) = response(&mut connection).expect("http answers");
+    let expected = format!("{blocks} blocks");
+    assert_eq!(String::from_utf8_lossy(&body), expected, "{head}");
+}
+
+/// They add one event after the other. Debian's nginx has epoll only, and `make
+/// static` builds one that has them.
+fn other_methods_of_events_serve(on: Subsystem) {
+    let site = Site::new();
+    let has = |method: &&str| Host::get().has(&format!("--with-{method}_module"));
+    for method in ["poll", "select"].into_iter().filter(has) {
+        let conf = conf(on, &format!("server {BACK};\n    mptcp;"));
+        let nginx = site.start(&conf.events(&format!("    use {method};\n")));
+        for count in 1..4 {
+            assert_eq!(ask(on), "on", "{method}");
+            assert_eq!(logged(&site, count), format!("{BACK}|on"), "{method}");
+        }
+        nginx.quit();
+        std::fs::remove_file(site.path("up.log")).expect("it is there");
+    }
+}
+
+fn the_directive_comes_and_goes_by_reload(on: Subsystem) {
+    let site = Site::new();
+    let conf = |word: &str| conf(on, &format!("zone z 64k;\n    server {BACK};\n    {word}"));
+    let nginx = site.start(&conf(""));
+    for (count, (word, expected)) in [("", "-"), ("mptcp;", "on"), ("", "-"), ("mptcp;", "on")]
+        .into_iter()
+        .enumerate()
+    {
+        nginx.reload(&conf(word));
+        ask(on);
+        assert_eq!(logged(&site, count + 1), format!("{BACK}|{expected}"));
+    }
+}
+
+const KEPT: &str = "proxy_http_version 1.1;\n        proxy_set_header Connection \"\";";
+
+/// One connection for three requests, as the backend wants it, and one more when it
+/// has closed an idle one.
+fn connections_that_the_backend_closes_are_replaced(on: Subsystem) {
+    let site = Site::new();
+    let answer = format!(
+        "server {{\n    listen {BACK} mptcp;\n    keepalive_requests 3;\n    keepalive_timeout 1;\n    \
+         location / {{\n        return 200 \"$mptcp $connection_requests\\n\";\n    }}\n}}\n"
+    );
+    let upstream = upstream(&format!("server {BACK};\n    keepalive 4;\n    mptcp;"));
+    let text = FORMAT.to_owned() + &upstream + &front(on, "http", KEPT) + &answer;
+    let nginx = site.start(&on.conf(&text));
+    let before = counter("MPCapableSYNTX");
+    for count in 0..30 {
+        assert_eq!(ask(on), format!("on {}", count % 3 + 1));
+    }
+    assert_eq!(counter("MPCapableSYNTX") - before, 10);
+    assert_eq!(ask(on), "on 1");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(ask(on), "on 1");
+    assert_eq!(counter("MPCapableSYNTX") - before, 12);
+    assert_eq!(logged(&site, 32), format!("{BACK}|on"));
+    assert!(!nginx.log().contains("[error]"), "{}", nginx.log());
+}
+
+/// With `sendfile` and `tcp_nopush` nginx corks the connection to the backend too.
+fn an_upload_from_a_file_does_not_wait(on: Subsystem) {
+    let site = Site::new();
+    let _backend = Backend::at(Over::Mptcp, BACK, upload_answered);
+    let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
+    let more = "client_body_in_file_only clean;\n        client_max_body_size 0;";
+    let text =
+        "sendfile on;\ntcp_nopush on;\n".to_owned() + FORMAT + &upstream + &front(on, "http", more);
+    let _nginx = site.start(&on.conf(&text));
+    upload(2);
+    let began = std::time::Instant::now();
+    for _ in 0..20 {
+        upload(2);
+    }
+    // A cork that stays is a wait of 200 ms.
+    let took = began.elapsed();
+    assert!(took.as_secs_f64() < 3.0, "{took:?}");
+    assert_eq!(logged(&site, 21), format!("{BACK}|on"));
+}
+
+fn a_response_of_an_error_goes_on_to_the_next_server(on: Subsystem) {
+    let site = Site::new();
+    let failing = "server {\n    listen 127.0.0.1:8082 mptcp;\n    return 503;\n}\n\
+                   server {\n    listen 127.0.0.1:8083;\n    return 444;\n}\n";
+    let lines = format!(
+        "server 127.0.0.1:8082 max_fails=0;\n    server 127.0.0.1:8083 max_fails=0;\n    \
+         server {BACK} backup;\n    mptcp;"
+    );
+    let more = "proxy_next_upstream error http_503;";
+    let servers = front(on, "http", more) + &back(on, &format!("{BACK} mptcp"), "") + failing;
+    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream(&lines) + &servers)));
+    for count in 1..=4 {
+        assert_eq!(ask(on), "on");
+        let line = logged(&site, count);
+        let (addresses, values) = line.split_once('|').expect("two fields");
+        let expected = match addresses.starts_with("127.0.0.1:8082") {
+            true => "on, fallback, on",
+            false => "fallback, on, on",
+        };
+        assert_eq!(values, expected, "{line}");
+    }
+}
+
+fn a_name_in_a_variable_is_an_upstream(on: Subsystem) {
+    let site = Site::new();
+    let server = format!(
+        "server {{\n    listen {FRONT};\n    access_log up.log up;\n    \
+         location / {{\n        set $name b;\n        proxy_pass http://$name;\n    }}\n}}\n"
+    );
+    let back = back(on, &format!("{BACK} mptcp"), "");
+    let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
+    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &server + &back)));
+    assert_eq!(ask(on), "on");
+    assert_eq!(logged(&site, 1), format!("{BACK}|on"));
+    assert!(try_ask(on).is_ok());
+}
