@@ -80,6 +80,7 @@ mod upstream;
 mod upstream_faults;
 mod upstream_log;
 mod upstream_proxying;
+mod upstream_sweep;
 mod variables;
 mod vrf;
 mod without_mptcp;

@@ -43,6 +43,7 @@ macro_rules! sweeps {
         }
     )+};
 }
+pub(crate) use sweeps;
 
 sweeps! {
     start_socket: starts(Http, socket) [EMFILE ENFILE ENOBUFS ENOMEM EACCES EINVAL EPROTONOSUPPORT];
@@ -139,7 +140,7 @@ fn says_why(log: &str, fault: Fault) {
 
 /// Calls `one` with each fault and each number until no call fails any more.
 /// `one` returns those that did.
-fn sweep(
+pub fn sweep(
     site: &Site,
     call: &'static str,
     errnos: &[i32],
