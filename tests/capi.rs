@@ -129,6 +129,11 @@ fn histories() {
 }
 
 #[test]
+fn clients() {
+    check("connect");
+}
+
+#[test]
 fn mistakes() {
     check("mistakes");
 }
