@@ -18,7 +18,8 @@ cd "$folder/source"
 {
     ./configure --with-stream --with-stream_ssl_module \
         --with-stream_ssl_preread_module --with-http_ssl_module \
-        --with-http_v2_module --with-http_realip_module --with-mail \
+        --with-http_v2_module --with-http_realip_module \
+        --with-http_auth_request_module --with-mail \
         --with-mail_ssl_module --without-http_gzip_module \
         --with-poll_module --with-select_module \
         --with-debug --error-log-path=stderr \

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::backend::Backend;
 use crate::client::{Connection, Over};
-use crate::harness::{Site, send_signal, wait_until};
+use crate::harness::{Host, Site, send_signal, wait_until};
 use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::upstream::{BACK, DEAD, FORMAT, FRONT, ask, back, front, logged, try_ask, upstream};
@@ -190,6 +190,9 @@ fn a_request_without_a_socket_for_its_first_upstream_has_the_second(on: Subsyste
 
 fn a_subrequest_has_values_of_its_own(on: Subsystem) {
     let site = Site::new();
+    if !Host::get().has("--with-http_auth_request_module") {
+        return;
+    }
     let proxy = server(
         "location / {\n        auth_request /check;\n        \
          auth_request_set $checked $upstream_mptcp;\n        \
