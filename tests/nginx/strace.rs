@@ -91,14 +91,16 @@ impl Drop for Strace<'_> {
     }
 }
 
-/// Waits until a worker makes no system call for two seconds.
+/// Waits until a worker sleeps for two seconds. strace itself may interrupt the
+/// call that it sleeps in, on older kernels.
 pub fn wait_for_sleep(site: &Site, worker: &str) {
     wait_or_say(|| {
         let mut strace = Command::new("timeout");
         strace.args(["2", "strace", "-f", "-o", "trace", "-p", worker]);
         site.run(&mut strace);
         let calls = site.read("trace");
-        let calls: Vec<_> = calls.lines().filter(|line| line.contains(" = ")).collect();
+        let wakes = |line: &&str| line.contains("epoll_wait(") && line.contains(" = ");
+        let calls: Vec<_> = calls.lines().filter(wakes).collect();
         match calls.is_empty() {
             true => Ok(()),
             false => Err(format!("{calls:#?}")),
