@@ -183,8 +183,8 @@ fn the_example_of_the_manual() {
     let manual = manual.expect("there is a manual");
     let example = manual.split("```c\n").nth(1);
     let example = example.and_then(|rest| rest.split("```").next());
-    let folder = folder("readme");
-    let source = folder.join("readme.c");
+    let folder = folder("manual");
+    let source = folder.join("manual.c");
     fs::write(&source, example.expect("the manual has an example in C")).expect("ours");
     for link in [Link::Shared, Link::Static] {
         let program = compile(&C, &source, &folder, link);
@@ -194,6 +194,33 @@ fn the_example_of_the_manual() {
             assert!(said.contains("MPTCP"), "{said}");
         });
     }
+}
+
+/// The five lines of README.md, in a program around them. Their socket does not
+/// block, so that accept() returns without a client.
+#[test]
+fn the_lines_of_the_readme() {
+    let readme = fs::read_to_string(library::root().join("README.md"));
+    let readme = readme.expect("there is a README");
+    let lines = readme.split("```c\n").nth(1);
+    let lines = lines.and_then(|rest| rest.split("```").next());
+    let lines = lines.expect("README has lines in C");
+    assert_eq!(lines.lines().count(), 5);
+    let text = format!(
+        "#include <stdio.h>\n#include <sys/socket.h>\n#include <ngx_rs_listen.h>\n\
+         int main(void)\n{{\n\
+         ngx_rs_error_t error = NGX_RS_ERROR_INIT;\nngx_rs_listen_t *listen;\n\
+         ngx_rs_listening_t *sockets;\nsize_t count;\n{lines}\
+         printf(\"%d\\n\", sockets[0].opened_protocol);\nreturn 0;\n}}\n"
+    );
+    let folder = folder("lines");
+    let source = folder.join("lines.c");
+    fs::write(&source, text).expect("the folder is ours");
+    let program = compile(&C, &source, &folder, Link::Static);
+    namespace::run(|| {
+        let said = succeeds(&mut Command::new(&program));
+        assert_eq!(said, format!("{}\n", libc::IPPROTO_MPTCP));
+    });
 }
 
 /// The program in C over SCTP, as far as the kernel has it.

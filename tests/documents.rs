@@ -1,8 +1,9 @@
-//! The documents tell the truth: their commands and files exist, their links have
-//! targets, their configurations are accepted, their parameters parse, their
-//! messages are the library's, and the demo ends as they say. tests/capi.rs and
-//! tests/examples run the programs of docs/library.md, and the tests of nginx what
-//! docs/nginx.md says of logs and counters.
+//! The documents tell the truth: their commands exist, and those of the network
+//! run; links have targets; nginx accepts the configurations, and the parser the
+//! parameters; messages are those of the sources; the demo ends as they say.
+//! tests/names.rs checks the files and functions that they name, tests/capi.rs and
+//! tests/examples the programs, and the tests of nginx what docs/nginx.md says of
+//! logs and counters.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -131,22 +132,224 @@ fn links_have_targets() {
     assert!(checked > 20, "{checked}");
 }
 
+/// The text between backticks outside of blocks. A span may go on in the next line.
+fn spans(document: &str) -> Vec<String> {
+    let text = read(document);
+    let mut fenced = false;
+    let lines = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    });
+    let text = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Every block and every span of every document.
+fn code() -> Vec<String> {
+    let spans = documents().into_iter().flat_map(|name| spans(&name));
+    blocks("sh").into_iter().chain(spans).collect()
+}
+
+#[test]
+fn each_language_of_blocks_has_its_test() {
+    // c: tests/capi.rs; promql: tests/nginx/status.rs; the others: this file.
+    let known = ["c", "diff", "dockerfile", "nginx", "promql", "sh", "text"];
+    for document in documents() {
+        let text = read(&document);
+        let fences = text
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("```"));
+        for name in fences.step_by(2) {
+            assert!(known.contains(&name), "{document}: a block of \"{name}\"");
+        }
+    }
+    assert_eq!(blocks("promql").len(), 1);
+}
+
 #[test]
 fn make_targets_exist() {
     let makefile = read("Makefile");
-    let commands = blocks("sh").concat();
-    let targets: Vec<_> = commands
-        .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("make "))
-        .filter_map(|rest| rest.split_whitespace().next())
-        .collect();
-    assert!(targets.contains(&"demo") && targets.contains(&"test"));
+    let mut targets = Vec::new();
+    for code in code() {
+        for line in code.lines() {
+            let mut words = line.split_whitespace().peekable();
+            // A package of that name is no command.
+            while let Some(word) = words.next().filter(|word| *word != "apt") {
+                let target = words.peek().filter(|_| word == "make");
+                targets.extend(target.map(|target| target.trim_end_matches(';').to_owned()));
+            }
+        }
+    }
+    // With a folder, as in the containers.
+    targets.retain(|target| target != "-C");
+    for target in ["demo", "test", "kernels", "matrix", "soak", "uninstall"] {
+        assert!(targets.iter().any(|named| named == target), "{target}");
+    }
     for target in targets {
         let rule = format!("\n{target}:");
         assert!(
             makefile.contains(&rule),
             "make {target} is not in the Makefile"
         );
+    }
+}
+
+fn bash(script: &str) -> std::process::Output {
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script]).current_dir(root());
+    bash.output().expect("bash can be run")
+}
+
+#[test]
+fn commands_can_be_parsed_and_found() {
+    let mut checked = 0;
+    for block in blocks("sh") {
+        let output = Command::new("bash").args(["-nc", &block]).output();
+        let output = output.expect("bash can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\n{block}");
+        let mut quoted = false;
+        for line in block.lines() {
+            let is_first = !quoted;
+            quoted ^= line.matches('\'').count() % 2 == 1;
+            if !is_first {
+                continue;
+            }
+            let line = line.split(" #").next().unwrap_or_default();
+            for command in line.split(" && ") {
+                let mut words = command.split_whitespace();
+                let program = words.find(|word| *word != "sudo" && !word.contains('='));
+                // What the line before it has built is run by tests/examples.
+                let Some(program) = program.filter(|name| !name.starts_with("./")) else {
+                    continue;
+                };
+                let found = bash(&format!("command -v {program}"));
+                assert!(found.status.success(), "no {program}: {line}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 25, "{checked}");
+}
+
+/// Whether a command looks at, or configures, the network only.
+fn is_of_network(command: &str) -> bool {
+    ["ip mptcp ", "ss -", "nstat "]
+        .iter()
+        .any(|begin| command.starts_with(begin))
+}
+
+/// Runs commands in a network of their own with a second link.
+fn with_second_link(commands: &str) -> String {
+    let script = format!(
+        "set -e\nip link set lo up\nip link add eth1 type veth peer name far\n\
+         ip link set eth1 up\n{commands}"
+    );
+    let output = Command::new("unshare")
+        .args(["-n", "bash", "-c", &script])
+        .output()
+        .expect("unshare is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.is_empty(),
+        "{said}\n{commands}"
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn commands_of_the_network_run() {
+    let mut ran = 0;
+    for code in code() {
+        let lines = code.lines().map(str::trim);
+        let commands: Vec<_> = lines.filter(|line| is_of_network(line)).collect();
+        // An ellipsis leaves something out.
+        if commands.is_empty() || code.contains('…') {
+            continue;
+        }
+        let commands = commands.join("\n");
+        let commands = commands.replace("ADDRESS", "192.0.2.2");
+        with_second_link(&commands.replace("DEVICE", "eth1"));
+        ran += 1;
+    }
+    assert!(ran >= 6, "{ran}");
+}
+
+#[test]
+fn counters_and_defaults_are_those_of_the_kernel() {
+    let counters = with_second_link("nstat -az 'MPTcp*'");
+    let mut checked = 0;
+    for document in documents() {
+        for word in read(&document).split(|c: char| !c.is_ascii_alphanumeric()) {
+            if word.starts_with("MPTcpExt") {
+                let is_there = counters.split_whitespace().any(|counter| counter == word);
+                assert!(is_there, "{document}: no counter {word}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 3, "{checked}");
+    assert!(read("docs/nginx.md").contains("The default of `add_addr_accepted` is 0."));
+    let limits = with_second_link("ip mptcp limits show");
+    assert!(limits.contains("add_addr_accepted 0 "), "{limits}");
+}
+
+#[test]
+fn the_changed_line_is_accepted() {
+    let blocks = blocks("diff");
+    let [block] = &blocks[..] else {
+        panic!("one block: {blocks:?}");
+    };
+    let line = |sign| {
+        let line = block.lines().find_map(|line| line.strip_prefix(sign));
+        line.expect("a line").trim().to_owned()
+    };
+    assert_eq!(line('-').replace(';', " mptcp;"), line('+'));
+    let words = line('+').replace("listen ", "").replace(';', "");
+    let words: Vec<_> = words.split_whitespace().map(str::as_bytes).collect();
+    let rules = Rules::default();
+    parse::listen(&words, &rules).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn images_get_the_module_of_their_nginx() {
+    let blocks = blocks("dockerfile");
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let argument = |name: &str| {
+            let mut words = block.split_whitespace();
+            let value = words.find_map(|word| word.strip_prefix(name));
+            value.unwrap_or_else(|| panic!("no {name} in:\n{block}"))
+        };
+        let version = argument("VERSION=");
+        let images: Vec<_> = block
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix("FROM ")
+                    .or(line.strip_prefix("COPY --from="))
+            })
+            .filter(|image| image.contains("nginx:") || image.contains("openresty:"))
+            .collect();
+        assert_eq!(images.len(), 2, "{block}");
+        for image in images {
+            assert!(image.contains(&format!(":{version}-bookworm")), "{block}");
+        }
+        let (from, _) = block
+            .split_once("COPY --from=build ")
+            .and_then(|(_, line)| line.split_once(' '))
+            .expect("a module");
+        let module = from.strip_prefix(argument("OUT=")).expect("what was built");
+        let built = root()
+            .join("target/nginx")
+            .join(module.trim_start_matches('/'));
+        assert!(built.is_file(), "{} is missing", built.display());
+        let source = argument("NGINX_SOURCE=");
+        assert!(block.contains(&format!("-C {source} ")), "{block}");
     }
 }
 
@@ -163,33 +366,90 @@ fn parameters_parse() {
     }
 }
 
+/// The sources of the library and of the modules, without comments and without the
+/// line ends in literals.
+fn sources() -> String {
+    let mut sources = String::new();
+    let mut folders = vec![root().join("src"), root().join("nginx-module")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("the folder is there") {
+            let path = entry.expect("an entry").path();
+            match path.extension().and_then(|name| name.to_str()) {
+                _ if path.is_dir() => folders.push(path),
+                Some("rs" | "c") => sources += &fs::read_to_string(path).expect("a source"),
+                _ => {}
+            }
+        }
+    }
+    let is_code = |line: &&str| {
+        let line = line.trim_start();
+        !["//", "/*", "*"]
+            .iter()
+            .any(|begin| line.starts_with(begin))
+    };
+    let lines = sources.lines().filter(is_code).collect::<Vec<_>>();
+    let sources = lines.join("\n");
+    let mut parts = sources.split("\\\n");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.trim_start())
+}
+
+/// What a message has besides values: names between quotation marks, addresses,
+/// numbers and what is left out.
+fn fixed_parts(message: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for (number, text) in message.split('"').enumerate() {
+        for word in text.split_inclusive(' ').filter(|_| number % 2 == 0) {
+            if word.contains('…') || word.starts_with(|c: char| c.is_ascii_digit()) {
+                parts.push(String::new());
+            } else {
+                parts.last_mut().expect("one").push_str(word);
+            }
+        }
+        parts.push(String::new());
+    }
+    let parts = parts.iter().map(|part| part.trim().to_owned());
+    parts.filter(|part| part.len() > 2).collect()
+}
+
 #[test]
-fn messages_are_ours() {
-    let sources = [
-        "src/protocol.rs",
-        "src/parse/mod.rs",
-        "src/assign.rs",
-        "src/open/create.rs",
-        "src/error.rs",
+fn messages_are_those_of_the_sources() {
+    // The tests of nginx look for those of nginx and of the loader themselves.
+    let of_others = [
+        "the duplicate \"",
+        "undefined symbol: ",
+        "module \"",
+        "bind() to ",
+        "ngx_mail_",
     ];
-    let sources = sources.map(read).concat().replace('\\', "");
+    let sources = sources();
     let manual = read("docs/nginx.md");
-    for message in [
-        " parameter is incompatible with ",
-        " parameter`",
-        "invalid mptcp ",
-        "invalid protocol ",
-        "nginx uses one socket for ",
-        " contradicts ",
-        "MPTCP is switched off, set sysctl net.mptcp.enabled=1",
-        "this kernel is too old for MPTCP, Linux 5.6 is needed",
-        "this kernel was built without MPTCP, CONFIG_MPTCP is needed",
-        " is not supported by this kernel",
-        "bind() to",
-    ] {
-        assert!(manual.contains(message), "the manual lacks \"{message}\"");
-        let said = message.trim_end_matches('`');
-        assert!(sources.contains(said), "\"{message}\" is said nowhere");
+    let (_, table) = manual.split_once("\n## Errors\n").expect("the section");
+    let rows = table.lines().take_while(|line| !line.starts_with("## "));
+    let cells = rows.filter_map(|row| row.strip_prefix("| ")?.split(" | ").next());
+    let table: Vec<_> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect();
+    assert!(table.len() >= 18, "{table:?}");
+    let shown = blocks_of("docs/nginx.md", "text");
+    // The others are samples, not messages.
+    let shown = shown
+        .into_iter()
+        .filter(|block| !block.starts_with(|c: char| c.is_ascii_digit()));
+    for message in table.into_iter().chain(shown) {
+        if of_others.iter().any(|begin| message.starts_with(begin)) {
+            continue;
+        }
+        let parts = fixed_parts(&message);
+        assert!(!parts.is_empty(), "{message}");
+        for part in parts {
+            // The name of the protocol may be a value as well.
+            let is_piece =
+                |piece: &str| piece.is_empty() || piece.len() > 7 && sources.contains(piece);
+            let is_said = sources.contains(&part) || part.split("MPTCP").all(is_piece);
+            assert!(is_said, "\"{part}\" of \"{message}\" is in no source");
+        }
     }
 }
 

@@ -1,10 +1,18 @@
-//! What the documents for contributors name exists: files, and functions of the
-//! library and of the modules.
+//! What the documents name exists: files, and functions of the library and of the
+//! modules.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 3] = ["CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"];
+const DOCUMENTS: [&str; 7] = [
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "docs/architecture.md",
+    "docs/benchmarks.md",
+    "docs/library.md",
+    "docs/nginx.md",
+];
 
 /// Folders of the repository that a path begins with.
 const FOLDERS: [&str; 10] = [
