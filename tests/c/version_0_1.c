@@ -159,7 +159,7 @@ static void asks(int fd)
     CHECK(info.size == sizeof(info) && info.bytes_sent == counted(0));
     WORKS(ngx_rs_connection_subflows(server, paths, 2, &count, &info, &error));
     CHECK(count == 1 && paths[1].size == 0);
-    CHECK(paths[0].id == (kernel_is_at_least(6, 5) ? 1 : 0));
+    CHECK(paths[0].id == counted(1));
     CHECK(paths[0].size == sizeof(paths[0]));
     CHECK(paths[0].remote.ss_family == AF_INET);
     CHECK(close(client) == 0 && close(server) == 0);
