@@ -266,3 +266,69 @@ fn the_example_in_c_serves_sctp() {
         echo.wait().expect("it is our child");
     });
 }
+
+/// The client in C to the server in C, which has `words`: what it says of the
+/// connection, and what comes back.
+fn said_by_client(folder: &Path, words: &[&str], input: &[u8]) -> (String, Vec<u8>) {
+    let program = |name: &str| {
+        let source = library::root().join(format!("examples/{name}.c"));
+        let folder = folder.join(name);
+        // It is there for the second server.
+        let _ = fs::create_dir(&folder);
+        compile(&C, &source, &folder, Link::Static)
+    };
+    let echo = Command::new(program("echo"))
+        .args(words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut echo = echo.expect("it was compiled");
+    let said = echo.stdout.take().expect("it is a pipe");
+    let mut said = BufReader::new(said).lines().map_while(Result::ok);
+    assert!(said.any(|line| line == "listening on 1 sockets"));
+    let path = folder.join("input");
+    fs::write(&path, input).expect("the folder is ours");
+    let client = Command::new(program("client"))
+        .args(["127.0.0.1", "7000"])
+        .stdin(fs::File::open(path).expect("it was written"))
+        .output()
+        .expect("it was compiled");
+    let problem = String::from_utf8_lossy(&client.stderr).into_owned();
+    assert!(client.status.success(), "{problem}");
+    echo.kill().expect("it runs");
+    echo.wait().expect("it is our child");
+    (problem, client.stdout)
+}
+
+#[test]
+fn the_client_in_c_says_what_its_connection_is() {
+    let folder = folder("client");
+    namespace::run(|| {
+        let input: Vec<u8> = (0..4_000_000_u32).map(|at| (at % 251) as u8).collect();
+        for (words, expected) in [
+            (["127.0.0.1:7000", "mptcp"], ": MPTCP\n"),
+            (["127.0.0.1:7000", "mptcp=off"], ": fallback to TCP\n"),
+        ] {
+            let (said, back) = said_by_client(&folder, &words, &input);
+            assert!(said.ends_with(expected), "{said}");
+            assert!(back == input, "{} bytes came back", back.len());
+        }
+        fs::write("/proc/sys/net/mptcp/enabled", "0").expect("we are root");
+        let (said, back) = said_by_client(&folder, &["127.0.0.1:7000"], b"text");
+        assert!(said.ends_with(": TCP\n"), "{said}");
+        assert_eq!(back, b"text");
+    });
+}
+
+#[test]
+fn the_client_in_c_fails_without_a_server() {
+    let source = library::root().join("examples/client.c");
+    let program = compile(&C, &source, &folder("alone"), Link::Static);
+    namespace::run(|| {
+        let output = Command::new(program).args(["127.0.0.1", "7000"]).output();
+        let output = output.expect("it was compiled");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(said.ends_with("127.0.0.1: Connection refused\n"), "{said}");
+    });
+}
