@@ -179,9 +179,9 @@ release-check: packages	## check that the version in Cargo.toml can be released
 	@DEB_PACKAGES="$(DEB_PACKAGES)" tests/release-check.sh $(CHECKS)
 
 lint: packages		## check format, lints, C warnings, shell syntax
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 	CFLAGS='$(C_WARNINGS)' OUT=target/lint nginx-module/build.sh
 	! gofmt -d examples | grep .

@@ -2,8 +2,6 @@
 //! error, linked with the shared and with the static library, and run in a
 //! network of their own, once under valgrind too.
 
-mod common;
-
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -12,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{library, namespace};
 use socket2::{Domain, Protocol, Socket, Type};
+use test_support::{library, namespace};
 
 const C: [&str; 6] = [
     "cc",

@@ -3,9 +3,8 @@
 
 #[path = "../fuzz/bodies/mod.rs"]
 mod bodies;
-#[path = "common/table.rs"]
-#[allow(dead_code, reason = "the outcome is for other tests")]
-mod table;
+
+use test_support::table;
 
 /// The inputs of a target: a line of hexadecimal digits each.
 fn replay(corpus: &str, run: fn(&[u8])) {

@@ -62,7 +62,7 @@ while read -r name program <&3; do
     "$run" "$name" "$program" "$@"
 done 3< "$list"
 
-# As in tests/common/linux.rs.
+# As in tests/support/src/linux.rs.
 is_before() {
     [ "$(printf '%s\n' "$1" "$(uname -r)" | sort -V | head -n 1)" != "$1" ]
 }

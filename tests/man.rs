@@ -2,15 +2,13 @@
 //! variable is in them, their prototypes are those of the header, and their
 //! examples work.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{library, namespace};
 use ngx_rs_listen::parse::{self, Owner, Subsystem};
+use test_support::{library, namespace};
 
 const FUNCTIONS: &str = "docs/man/ngx_rs_listen.3";
 const CONFIGURATION: &str = "docs/man/ngx_rs_listen.5";

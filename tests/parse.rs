@@ -1,14 +1,12 @@
 //! The grammar of the listen directive: tests/data/accepted.txt and
 //! tests/data/rejected.txt, and what does not fit into a line.
 
-mod common;
-
 use std::net::{IpAddr, SocketAddr};
 
-use common::table::{self, Line};
-use common::words;
 use ngx_rs_listen::parse::{self, Owner, Rules, Subsystem};
 use ngx_rs_listen::{Address, Error, Host, Listen, Options, resolve};
+use test_support::table::{self, Line};
+use test_support::words;
 
 const ACCEPTED: &str = include_str!("data/accepted.txt");
 const REJECTED: &str = include_str!("data/rejected.txt");
@@ -301,7 +299,7 @@ fn names_become_their_addresses_each_once() {
 #[test]
 fn names_without_an_address_are_not_found() {
     // Without a network no name server is asked, and nothing is waited for.
-    common::namespace::run(|| {
+    test_support::namespace::run(|| {
         for name in ["no-such-name.invalid:80", "a b", "\0", "255.255.255.256"] {
             let listen = parse(&[name, "mptcp"], Subsystem::Http).expect("it is a name");
             let error = resolve::sockets(&listen).expect_err("there is no such name");

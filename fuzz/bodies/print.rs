@@ -2,8 +2,7 @@
 
 use ngx_rs_listen::parse::{self, Rules};
 use ngx_rs_listen::{Address, Listen};
-
-use super::words;
+use test_support::words;
 
 pub fn run(data: &[u8]) {
     let Some((rules, given)) = super::parse::read(data) else {

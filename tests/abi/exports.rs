@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::common::library;
+use test_support::library;
 
 /// Every export, sorted.
 pub const EXPORTS: [&str; 28] = [

@@ -8,7 +8,7 @@ use ngx_rs_listen::{Protocol, flag};
 
 use super::clang::{self, Facts, Seen};
 use super::exports::EXPORTS;
-use crate::common::library;
+use test_support::library;
 
 fn header() -> Seen {
     read("include/ngx_rs_listen.h")

@@ -1,9 +1,6 @@
 //! The C ABI: what a C compiler sees in the header is what Rust has, what Rust
 //! takes for the kernel's is the kernel's, and nothing else is exported.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod clang;
 mod exports;
 mod header;

@@ -1,8 +1,8 @@
 //! Listen directives: from the grammar, and then changed here and there. The
 //! same ones every time.
 
-use crate::common::table::SUBSYSTEMS;
 use ngx_rs_listen::parse::Subsystem;
+use test_support::table::SUBSYSTEMS;
 
 /// A directive, and where it stands.
 #[derive(Clone, Debug)]

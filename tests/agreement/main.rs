@@ -1,24 +1,19 @@
 //! Our parser and the real nginx agree: on what is accepted, and for that on
 //! the sockets, as the kernel shows them.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod generate;
 mod nginx;
 mod opened;
-#[path = "../nginx/sockets.rs"]
-#[allow(dead_code, reason = "it is that of another test")]
-mod sockets;
 
 use std::collections::HashSet;
 use std::ops::RangeTo;
 use std::thread;
 
-use common::namespace;
 use generate::Case;
 use nginx::Place;
 use ngx_rs_listen::parse::{self, Rules, Subsystem};
 use ngx_rs_listen::{Error, Listening, SocketAddress, resolve};
+use test_support::namespace;
 
 /// How many directives are compared.
 const CASES: usize = 6000;

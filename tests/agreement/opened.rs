@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 
 use ngx_rs_listen::{Error, Listening, Open, SocketAddress, open};
 use socket2::SockRef;
+use test_support::sockets::{self, OPTIONS};
 
 use crate::nginx::Place;
-use crate::sockets::{self, OPTIONS};
 use crate::{Found, How, Ours, batches, key, shown};
 
 /// What the kernel shows of a socket.

@@ -7,9 +7,9 @@ use ngx_rs_listen::Protocol;
 use ngx_rs_listen::connection::{Connection, Kind};
 use socket2::Socket;
 
-use crate::common::{linux, socket};
 use crate::peer::Peer;
 use crate::talk::{accept, inet, info, listen, run, subflows, until};
+use test_support::{linux, listening};
 
 /// Waits until the subflows are those from 10.0.0.x, with their numbers.
 fn until_from(socket: &Socket, wanted: &[(u8, u32)]) {
@@ -39,7 +39,7 @@ fn subflows_come_and_go() {
         assert_eq!((known.subflows, known.subflows_total), (Some(2), total));
         assert_eq!(known.bytes_received, linux::counted(1000));
         for path in subflows(&server) {
-            assert_eq!(path.local, socket::inet("10.0.0.1:80"));
+            assert_eq!(path.local, listening::inet("10.0.0.1:80"));
         }
 
         peer.does("ip mptcp endpoint delete id 3");
@@ -102,7 +102,7 @@ fn tells_a_fallback() {
 
 /// Having received 1,000 bytes.
 fn is_fallback(server: &Socket, known: &mut Connection) {
-    assert_eq!(socket::protocol(server), Protocol::Mptcp.number());
+    assert_eq!(listening::protocol(server), Protocol::Mptcp.number());
     let now = info(server);
     assert_eq!((now.kind, now.token), (Kind::Fallback, None));
     assert_eq!((now.subflows, now.subflows_total), (Some(1), Some(1)));

@@ -7,8 +7,8 @@ use std::thread;
 use ngx_rs_listen::Protocol;
 use socket2::Socket;
 
-use crate::common::namespace;
 use crate::talk::{accept, connect, run};
+use test_support::namespace;
 
 /// A client in another network, joined to the calling thread's by a cable. It
 /// is 10.0.0.2, 10.0.0.3 and fd00::2; we are 10.0.0.1 and fd00::1.

@@ -12,8 +12,8 @@ use ngx_rs_listen::Protocol;
 use ngx_rs_listen::connection::{self, Connection, Kind, Query};
 use socket2::Socket;
 
-use crate::common::{library, linux, namespace, socket};
 use crate::talk::{IPV4, IPV6, MAPPED, inet, info, new, pair, send, subflows, until};
+use test_support::{library, linux, listening, namespace};
 
 /// With the times and the state of TCP of another answer, which are nobody's to
 /// foretell.
@@ -109,7 +109,7 @@ fn of_other_sockets_nothing_is_known() {
 #[test]
 fn sockets_that_are_not_connected() {
     namespace::run(|| {
-        let address = socket::inet("127.0.0.1:0").into();
+        let address = listening::inet("127.0.0.1:0").into();
         let said = info(&new(&address, Protocol::Tcp));
         assert_eq!((said.kind, said.bytes_sent), (Kind::Tcp, Some(0)));
         assert_eq!(subflows(&new(&address, Protocol::Tcp)), []);

@@ -11,7 +11,7 @@ use ngx_rs_listen::Protocol;
 use ngx_rs_listen::connection::{self, Connection, Subflow};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::common::{library, linux, socket};
+use test_support::{library, linux, listening};
 
 /// Where to listen, and where to connect to.
 pub const IPV4: (&str, &str) = ("127.0.0.1:80", "127.0.0.1:80");
@@ -26,7 +26,7 @@ pub fn new(address: &SockAddr, protocol: Protocol) -> Socket {
 
 /// An MPTCP listener; one of IPv6 takes IPv4 too.
 pub fn listen(text: &str) -> Socket {
-    let address = socket::inet(text).into();
+    let address = listening::inet(text).into();
     let listener = new(&address, Protocol::Mptcp);
     listener.set_reuse_address(true).expect("any socket");
     if address.domain() == Domain::IPV6 {
@@ -38,7 +38,7 @@ pub fn listen(text: &str) -> Socket {
 }
 
 pub fn connect(text: &str, protocol: Protocol) -> Socket {
-    let address = socket::inet(text).into();
+    let address = listening::inet(text).into();
     let client = new(&address, protocol);
     client.connect(&address).expect("somebody listens");
     client

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ngx_rs_listen::Protocol;
 use socket2::Socket;
 
-use crate::common::{namespace, socket};
 use crate::program::{PATIENCE, Program, beside_examples, commands, serves, talk, two_paths};
+use test_support::{listening, namespace};
 
 /// What a service manager passes on begins here.
 const FIRST: RawFd = 3;
@@ -54,9 +54,9 @@ fn takes_sockets_from_a_service_manager() {
     let folder = beside_examples("activated");
     namespace::run(|| {
         two_paths();
-        let kept = socket::listener("127.0.0.1:7000", Protocol::Mptcp, false);
-        let replaced = socket::listener("127.0.0.1:7003", Protocol::Tcp, false);
-        let unused = socket::listener("127.0.0.1:7004", Protocol::Mptcp, false);
+        let kept = listening::listener("127.0.0.1:7000", Protocol::Mptcp, false);
+        let replaced = listening::listener("127.0.0.1:7003", Protocol::Tcp, false);
+        let unused = listening::listener("127.0.0.1:7004", Protocol::Mptcp, false);
         let program = activated(&folder, &[&unused, &kept, &replaced], "$$");
         for line in [
             "127.0.0.1:7000: MPTCP, inherited",
@@ -70,11 +70,11 @@ fn takes_sockets_from_a_service_manager() {
         assert!(has(&program, &kept));
         assert!(!has(&program, &replaced) && !has(&program, &unused));
         // The service manager still has all of them.
-        assert!(socket::listens(&kept) && socket::listens(&unused));
-        assert!(!socket::listens(&replaced));
+        assert!(listening::listens(&kept) && listening::listens(&unused));
+        assert!(!listening::listens(&replaced));
         serves(&program);
         assert_eq!(program.stop().code(), Some(0));
-        assert!(socket::listens(&kept), "for the next process");
+        assert!(listening::listens(&kept), "for the next process");
     });
 }
 
@@ -82,14 +82,14 @@ fn takes_sockets_from_a_service_manager() {
 fn leaves_sockets_that_are_for_another_process() {
     let folder = beside_examples("another");
     namespace::run(|| {
-        let socket = socket::listener("127.0.0.1:7000", Protocol::Mptcp, false);
+        let socket = listening::listener("127.0.0.1:7000", Protocol::Mptcp, false);
         let mut program = activated(&folder, &[&socket], "1");
         let said = program.line();
         let wanted = "bind() to 127.0.0.1:7000 failed: Address already in use";
         assert!(said.ends_with(wanted), "{said}");
         let ended = program.child.wait().expect("it is our child");
         assert_eq!(ended.code(), Some(1));
-        assert!(socket::listens(&socket));
+        assert!(listening::listens(&socket));
     });
 }
 
@@ -106,7 +106,7 @@ fn takes_a_socket_from_systemd() {
     namespace::run(|| {
         let program = Program::start(&format!("{build}\n{run}"), &folder);
         let end = Instant::now() + PATIENCE;
-        while socket::is_free("127.0.0.1:7000") {
+        while listening::is_free("127.0.0.1:7000") {
             assert!(Instant::now() < end, "systemd does not listen");
             thread::sleep(Duration::from_millis(2));
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::common::library;
+use test_support::library;
 
 /// A new folder for one test.
 pub fn folder(name: &str) -> PathBuf {

@@ -2,9 +2,6 @@
 //! install`, and the commands that build and run each of the examples, which
 //! then serve a TCP client and an MPTCP client of two paths.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod activation;
 mod install;
 mod languages;

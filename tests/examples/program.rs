@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use ngx_rs_listen::{Protocol, connection};
 use socket2::{Domain, Socket, Type};
 
-use crate::common::{library, socket};
 use crate::install::{folder, prefix};
+use test_support::{library, listening};
 
 /// Bytes that a client sends, and that come back.
 const LENGTH: usize = 100_000;
@@ -182,7 +182,7 @@ fn talking(address: &str, protocol: Protocol) -> (Socket, Printed) {
     let number = Some(protocol.number().into());
     let client = Socket::new(Domain::IPV4, Type::STREAM, number).expect("MPTCP is there");
     client.set_read_timeout(Some(PATIENCE)).expect("any socket");
-    let address = socket::inet(address).into();
+    let address = listening::inet(address).into();
     client.connect(&address).expect("somebody listens");
     let message: Vec<u8> = (0..LENGTH).map(|number| number as u8).collect();
     for part in message.chunks(4096) {

@@ -12,10 +12,10 @@ use ngx_rs_listen::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::common::namespace;
-use crate::common::process;
-use crate::common::seccomp::{Argument, SOCKET_DOMAIN, refuse};
-use crate::common::socket::*;
+use test_support::child;
+use test_support::listening::*;
+use test_support::namespace;
+use test_support::seccomp::{Argument, SOCKET_DOMAIN, refuse};
 
 const CLIENTS: usize = 60;
 
@@ -346,7 +346,7 @@ fn a_process_ends_a_socket_for_all() {
         let sockets = supersede(&mut drain, text, &old, MPTCP, 2);
         let mut worker = new();
         std::mem::swap(&mut drain, &mut worker);
-        let child = process::fork(|| {
+        let child = child::fork(|| {
             thread::sleep(INTERVAL);
             assert_eq!(ended(&mut worker), [true]);
             assert!(all_share(&sockets));
@@ -372,7 +372,7 @@ fn a_worker_that_quits_with_the_server_ends_a_socket_for_all() {
         let mut drain = Some(new());
         let current = drain.as_mut().expect("it is there");
         let _sockets = supersede(current, text, &old, MPTCP, 1);
-        process::fork(|| drop(drain.take())).finish();
+        child::fork(|| drop(drain.take())).finish();
         assert!(!listens(&old[0]));
     });
 }
@@ -385,12 +385,12 @@ fn a_worker_of_an_earlier_configuration_only_notices() {
         let mut drain = Some(new());
         let current = drain.as_mut().expect("it is there");
         let sockets = supersede(current, text, &old, MPTCP, 1);
-        let polls = process::fork(|| {
+        let polls = child::fork(|| {
             let drain = drain.as_mut().expect("it is there");
             assert_eq!(ended(drain), [false], "nothing is under way, but stale");
         });
-        let quits = process::fork(|| drop(drain.take()));
-        let notices = process::fork(|| {
+        let quits = child::fork(|| drop(drain.take()));
+        let notices = child::fork(|| {
             let drain = drain.as_mut().expect("it is there");
             assert_eq!(ended(drain), [true]);
         });
@@ -484,7 +484,7 @@ fn nothing_drains_where_descriptors_are_needed_for_other_things() {
     namespace::run(|| {
         // The descriptors below 3 are open.
         refused(Room { spare: 1, limit: 3 });
-        let limited = process::fork(|| {
+        let limited = child::fork(|| {
             let limit = libc::rlimit {
                 rlim_cur: 100,
                 rlim_max: 100,
@@ -627,7 +627,7 @@ fn become_nobody() {
 fn no_privilege_is_needed() {
     for text in ["127.0.0.1:8080", "[::1]:8080"] {
         namespace::run(|| {
-            process::fork(|| {
+            child::fork(|| {
                 become_nobody();
                 without_privileges(text);
             })

@@ -11,9 +11,9 @@ use ngx_rs_listen::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::common::library;
-use crate::common::namespace;
-use crate::common::socket::*;
+use test_support::library;
+use test_support::listening::*;
+use test_support::namespace;
 
 fn datagram(text: &str) -> Socket {
     let address = address(text);

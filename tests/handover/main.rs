@@ -1,9 +1,6 @@
 //! Sockets that are there already: kept, or superseded by those of another protocol. Each
 //! test has a network of its own.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod drained;
 mod kept;
 mod superseded;

@@ -6,8 +6,8 @@ use ngx_rs_listen::{
 };
 use socket2::Socket;
 
-use crate::common::namespace;
-use crate::common::socket::*;
+use test_support::listening::*;
+use test_support::namespace;
 
 const CLIENTS: usize = 100;
 

@@ -8,9 +8,9 @@ use ngx_rs_listen::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::common::namespace;
-use crate::common::seccomp::{self, Argument};
-use crate::common::socket::*;
+use test_support::listening::*;
+use test_support::namespace;
+use test_support::seccomp::{self, Argument};
 
 fn prepared(sockets: &mut [Listening], inherited: &mut [Inherited<'_>]) {
     let mut how = Open {

@@ -13,30 +13,10 @@
 //! missing fails the test with a sentence that says what to do. `NGX_RS_NGINX`
 //! names another nginx, `NGX_RS_MODULES` the folder of the modules built for it.
 
-#[path = "../common/linux.rs"]
-#[allow(dead_code, reason = "no test uses all of it")]
-mod linux;
-#[path = "../common/seccomp.rs"]
-#[allow(dead_code, reason = "no test uses all of it")]
-mod seccomp;
-
-mod backend;
-mod client;
-mod forbidden;
-mod harness;
-mod hosts;
-mod lacking;
-mod middlebox;
-mod mptcp_log;
-mod namespace;
-mod server;
-mod slow_path;
-mod sockets;
-mod status;
-mod steady;
-mod strace;
-mod subsystem;
-mod talk;
+use test_support::{
+    backend, client, forbidden, harness, hosts, lacking, linux, middlebox, mptcp_log, namespace,
+    seccomp, server, slow_path, sockets, steady, strace, subsystem, talk, without_mptcp,
+};
 
 mod beside;
 mod bonding;
@@ -70,6 +50,7 @@ mod reuseport;
 mod sctp;
 mod smc;
 mod soak;
+mod status;
 mod sweep;
 mod tls;
 mod together;
@@ -83,4 +64,3 @@ mod upstream_proxying;
 mod upstream_sweep;
 mod variables;
 mod vrf;
-mod without_mptcp;

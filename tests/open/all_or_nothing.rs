@@ -6,9 +6,9 @@ use std::io;
 use ngx_rs_listen::parse::{self, Rules};
 use ngx_rs_listen::{Address, Error, Listening, Outcome, Protocol, resolve};
 
-use crate::common::namespace;
-use crate::common::seccomp;
-use crate::common::socket::*;
+use test_support::listening::*;
+use test_support::namespace;
+use test_support::seccomp;
 
 const PORTS: std::ops::RangeInclusive<u16> = 1..=20;
 

@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use ngx_rs_listen::{Listening, Outcome, Protocol, parse, resolve};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::common::namespace;
-use crate::common::socket::*;
+use test_support::listening::*;
+use test_support::namespace;
 
 fn flags(fd: &impl AsFd, command: i32) -> i32 {
     let fd = fd.as_fd().as_raw_fd();

@@ -3,8 +3,8 @@
 use ngx_rs_listen::open::Report;
 use ngx_rs_listen::{Error, Listening, Open, Protocol, Request, open};
 
-use crate::common::socket::*;
-use crate::common::{linux, namespace, seccomp};
+use test_support::listening::*;
+use test_support::{linux, namespace, seccomp};
 
 const SWITCHED_OFF: &str = "MPTCP is switched off, set sysctl net.mptcp.enabled=1";
 const TOO_OLD: &str = "this kernel is too old for MPTCP, Linux 5.6 is needed";

@@ -2,8 +2,8 @@
 
 use ngx_rs_listen::{Open, Outcome, Protocol, Request, open};
 
-use crate::common::namespace;
-use crate::common::socket::*;
+use test_support::listening::*;
+use test_support::namespace;
 
 #[test]
 fn checking_opens_nothing() {

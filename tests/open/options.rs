@@ -8,8 +8,8 @@ use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 use ngx_rs_listen::open::{TcpOption, check_option};
 use ngx_rs_listen::{Error, Listening, Protocol, Request, parse, resolve};
 
-use crate::common::socket::*;
-use crate::common::{linux, namespace};
+use test_support::listening::*;
+use test_support::{linux, namespace};
 
 /// The sockets of a directive, opened.
 fn opened(directive: &str) -> Vec<Listening> {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use ngx_rs_listen::open::Report;
 use ngx_rs_listen::{Open, Outcome, Protocol, open};
 
-use crate::common::namespace;
-use crate::common::seccomp;
-use crate::common::socket::*;
+use test_support::listening::*;
+use test_support::namespace;
+use test_support::seccomp;
 
 const DELAY: Duration = Duration::from_millis(20);
 

@@ -1,4 +1,4 @@
-//! The library as others link it.
+//! The library as others link it, and the folders of the repository.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,23 +8,33 @@ use std::sync::OnceLock;
 
 /// The folder of the repository.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let support = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = support.ancestors().nth(2);
+    root.expect("this package is in tests/support")
+}
+
+/// The folder that cargo builds in: `target`, usually.
+pub fn target() -> &'static Path {
+    static TARGET: OnceLock<PathBuf> = OnceLock::new();
+    TARGET.get_or_init(|| {
+        let program = env::current_exe().expect("/proc is mounted");
+        // target/PROFILE/deps/PROGRAM, or target/PROFILE/examples/PROGRAM.
+        let target = program.ancestors().nth(3);
+        target.expect("cargo has built this program").into()
+    })
 }
 
 /// Where `libngx_rs_listen.so` and `libngx_rs_listen.a` are, built for release.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        // target/tmp belongs to the tests; beside it are the profiles.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-        let target = target.expect("target/tmp is in target");
         let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut build = Command::new(cargo);
         // As `make build` does it.
         build.args(["rustc", "--quiet", "--release", "--lib"]);
         build.args(["--crate-type", "cdylib,staticlib", "--target-dir"]);
-        run(build.arg(target).current_dir(root()));
-        target.join("release")
+        run(build.arg(target()).current_dir(root()));
+        target().join("release")
     })
 }
 

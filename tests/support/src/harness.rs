@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::library;
 use crate::namespace::{self, Process};
 use crate::subsystem::Subsystem;
 use crate::without_mptcp;
@@ -137,10 +138,8 @@ fn our_module(built: &str, subsystem: Subsystem) -> Option<PathBuf> {
     if linked.any(|source| source.ends_with("nginx-module")) {
         return None;
     }
-    let folder = std::env::var_os("NGX_RS_MODULES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nginx"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("NGX_RS_MODULES")
+        .map_or_else(|| library::root().join("target/nginx"), PathBuf::from);
     let file = folder.join(format!("ngx_{}_rs_listen_module.so", subsystem.name()));
     assert!(
         file.is_file(),

@@ -1,14 +1,17 @@
 //! Network namespaces held by threads, the links between them, and the
-//! processes that live in them.
+//! processes that live in them: every port is free, and nothing is left behind.
 
 use std::any::Any;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::without_mptcp;
 
@@ -22,20 +25,59 @@ pub struct Process {
     pub title: String,
 }
 
+/// Runs a test in a thread with a network of its own, of which only the
+/// loopback is there, and with descriptors of its own, which can be counted.
+pub fn run<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    let inside = || {
+        enter(libc::CLONE_NEWNET | libc::CLONE_FILES);
+        test()
+    };
+    thread::scope(|scope| {
+        let thread = scope.spawn(inside);
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
 /// Moves the calling thread into a new network namespace with `lo` up.
 ///
 /// Threads and processes that it starts from here on live there too.
 pub fn enter_new() {
-    // SAFETY: unshare() reads its argument only; a network namespace is a
-    // property of the calling thread, and no other thread is affected.
-    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    enter(libc::CLONE_NEWNET);
+}
+
+fn enter(flags: libc::c_int) {
+    // SAFETY: unshare() reads its argument only; namespaces and tables of
+    // descriptors are properties of the calling thread, and no other thread is
+    // affected.
+    let result = unsafe { libc::unshare(flags) };
     assert_eq!(
         result,
         0,
-        "cannot make a network namespace ({}): run the tests as root, on a kernel with CONFIG_NET_NS",
+        "cannot make a network namespace ({}): run it as root, on a kernel with CONFIG_NET_NS",
         io::Error::last_os_error()
     );
-    ip("link set lo up");
+    set_loopback_up();
+}
+
+/// `ip link set lo up`
+fn set_loopback_up() {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None);
+    let socket = socket.expect("a socket in the new namespace");
+    // SAFETY: all fields of `ifreq` may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` is what SIOCSIFFLAGS reads, and lives through the call.
+    let failed = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    assert_eq!(failed, 0, "lo: {}", io::Error::last_os_error());
+}
+
+/// How many descriptors the calling thread has.
+pub fn descriptors() -> usize {
+    let list = fs::read_dir("/proc/thread-self/fd").expect("/proc is mounted");
+    list.count()
 }
 
 /// Which namespace the calling thread is in.
@@ -48,17 +90,17 @@ pub fn ip(words: &str) {
     if words.starts_with("mptcp ") {
         without_mptcp::end_if_expected();
     }
-    run("ip", words, "install iproute2");
+    run_tool("ip", words, "install iproute2");
 }
 
 /// Runs `tc` with the given words; a failure ends the test.
 pub fn tc(words: &str) {
-    run("tc", words, "install iproute2");
+    run_tool("tc", words, "install iproute2");
 }
 
 /// Runs `nft` with the given words; a failure ends the test.
 pub fn nft(words: &str) {
-    run(
+    run_tool(
         "nft",
         words,
         "install nftables, 1.0.2 or later, on Linux 5.18 or later",
@@ -84,7 +126,7 @@ pub fn plug_in(end: &str, addresses: &[&str]) {
     ip(&format!("link set {end} up"));
 }
 
-fn run(program: &str, words: &str, advice: &str) {
+fn run_tool(program: &str, words: &str, advice: &str) {
     let output = Command::new(program)
         .args(words.split_whitespace())
         .output()
@@ -105,25 +147,30 @@ pub fn set_sysctl(path: &str, value: &str) {
         .unwrap_or_else(|error| panic!("cannot set net/{path} to {value}: {error}"));
 }
 
+/// Sets `net.mptcp.enabled` of the calling thread's namespace.
+pub fn set_mptcp(enabled: bool) {
+    set_sysctl("mptcp/enabled", if enabled { "1" } else { "0" });
+}
+
 /// Lets the kernel refuse MPTCP in the calling thread's namespace, unless it has
 /// none at all. Returns the reason that nginx gives.
 pub fn switch_mptcp_off() -> &'static str {
     if without_mptcp::is_expected() {
         return without_mptcp::REASON;
     }
-    set_sysctl("mptcp/enabled", "0");
+    set_mptcp(false);
     "MPTCP is switched off, set sysctl net.mptcp.enabled=1"
 }
 
 /// The processes that live in a namespace, this one left out; one that has
 /// exited and only waits to be reaped does not live.
-pub fn processes(namespace: &PathBuf) -> Vec<Process> {
+pub fn processes(namespace: &Path) -> Vec<Process> {
     let own = std::process::id();
     fs::read_dir("/proc")
         .expect("/proc can be read")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|&pid: &i32| pid.unsigned_abs() != own)
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns == *namespace))
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns == namespace))
         .filter_map(process)
         .collect()
 }
@@ -159,7 +206,7 @@ impl Peer {
     pub fn new() -> Self {
         let (jobs, queue) = channel::<Job>();
         let (tell, told) = channel();
-        let thread = std::thread::spawn(move || {
+        let thread = thread::spawn(move || {
             enter_new();
             // SAFETY: gettid() has no preconditions and no effect.
             let id = unsafe { libc::gettid() };

@@ -227,29 +227,33 @@ impl Subsystem {
 
 /// Makes tests of functions that take a [`Subsystem`]: `name::stream`,
 /// `name::http` and `name::mail`, or those of them that the table says.
+#[macro_export]
 macro_rules! subsystem_tests {
     ($($subsystems:tt: $($test:ident),+;)+) => {$($(
         mod $test {
-            $crate::subsystem::test_on! { $test $subsystems }
+            $crate::test_on! { $test $subsystems }
         }
     )+)+};
 }
-pub(crate) use subsystem_tests;
+pub use subsystem_tests;
 
 /// The tests of one function.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! test_on {
     ($test:ident ($($subsystem:ident),+)) => {$(
         #[test]
         fn $subsystem() {
             $crate::without_mptcp::run(|| {
-                super::$test($crate::subsystem::subsystem!($subsystem));
+                super::$test($crate::subsystem!($subsystem));
             });
         }
     )+};
 }
-pub(crate) use test_on;
 
 /// A subsystem by its name.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! subsystem {
     (stream) => {
         $crate::subsystem::Subsystem::Stream
@@ -261,4 +265,3 @@ macro_rules! subsystem {
         $crate::subsystem::Subsystem::Mail
     };
 }
-pub(crate) use subsystem;
