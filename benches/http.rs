@@ -31,9 +31,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use machine::{
-    Result, against_native, children, enter_namespace, is_bench, middle, processor_ms, wait_until,
-};
+use test_support::folder::Folder;
+use test_support::harness::Host;
+use test_support::namespace;
+use test_support::program::{self, Running};
+use test_support::subsystem::Subsystem;
+
+use machine::{Result, against_native, children, is_bench, middle, processor_ms, wait_until};
 
 mod machine;
 
@@ -76,21 +80,16 @@ fn main() -> Result<()> {
     if !is_bench() {
         return Ok(());
     }
-    enter_namespace()?;
-    let folder = std::env::temp_dir().join(format!("ngx-rs-listen-http-{}", std::process::id()));
-    fs::create_dir(&folder)?;
-    let result = bench(&folder);
-    fs::remove_dir_all(&folder)?;
-    result
+    namespace::enter_new();
+    bench(&Folder::new("bench")?)
 }
 
 fn bench(folder: &Path) -> Result<()> {
     fs::write(folder.join("small"), vec![b's'; 1024])?;
     fs::write(folder.join("large"), vec![b'l'; 8 * 1024 * 1024])?;
     fs::write(folder.join("report.lua"), REPORT)?;
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nginx");
-    let module = module.join("ngx_http_rs_listen_module.so");
-    let load = format!("load_module {};\n", module.display());
+    let ours = Host::get().modules(Subsystem::Http).ours;
+    let load = ours.as_deref().map(program::load).unwrap_or_default();
     let (name, parameter, clients) = match against_native() {
         true => ("native", "multipath", &CLIENTS[..]),
         false => ("without", "", &CLIENTS[..1]),
@@ -282,7 +281,7 @@ impl Sides {
 /// A running nginx with one worker.
 struct Server {
     name: String,
-    master: Child,
+    _master: Running,
     worker: u32,
     folder: PathBuf,
     port: u16,
@@ -324,22 +323,21 @@ impl Server {
              server {{ listen 127.0.0.1:{port} {parameter}; root {place}; {more} }}\n}}\n"
         );
         fs::write(&configuration, text)?;
-        let words = [runner, &["nginx", "-c"]].concat();
-        let mut command = Command::new(words[0]);
-        let master = command.args(&words[1..]).arg(configuration).spawn();
-        let mut server = Self {
+        let mut command = Host::get().command_under(runner, folder, &configuration);
+        let master = Running::start(&mut command, &folder.join(format!("{name}.errors")))?;
+        let pid = master.pid().unsigned_abs();
+        let mut worker = 0;
+        wait_until(|| {
+            worker = children(pid)?.first().copied().unwrap_or(0);
+            Ok(worker != 0)
+        })?;
+        Ok(Self {
             name: name.into(),
-            master: master.map_err(|_| "nginx is missing: install it")?,
-            worker: 0,
+            _master: master,
+            worker,
             folder: folder.into(),
             port,
-        };
-        wait_until(|| {
-            let workers = children(server.master.id())?;
-            server.worker = workers.first().copied().unwrap_or(0);
-            Ok(server.worker != 0)
-        })?;
-        Ok(server)
+        })
     }
 
     /// Lets wrk ask for a second.
@@ -360,17 +358,6 @@ impl Server {
             wrk,
             before_ms,
         })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let pid = self.master.id() as libc::pid_t;
-        // SAFETY: kill() takes two numbers; the process is our own child,
-        // which has not been waited for.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
-        // Nothing is left to do where it fails.
-        let _ = self.master.wait();
     }
 }
 

@@ -17,12 +17,14 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use machine::{
-    Result, against_native, children, enter_namespace, is_bench, middle, processor_ms, wait_until,
-};
+use machine::{Result, against_native, children, is_bench, middle, processor_ms, wait_until};
 use socket2::{Domain, Protocol, Socket, Type};
+use test_support::folder::Folder;
+use test_support::harness::Host;
+use test_support::subsystem::Subsystem;
+use test_support::{namespace, program};
 
 mod machine;
 
@@ -35,17 +37,14 @@ fn main() -> Result<()> {
     if !is_bench() {
         return Ok(());
     }
-    enter_namespace()?;
+    namespace::enter_new();
     let room = descriptors()?;
-    let folder = std::env::temp_dir().join(format!("ngx-rs-listen-bench-{}", std::process::id()));
-    fs::create_dir(&folder)?;
+    let folder = Folder::new("bench")?;
     let few = 10_000.min((room - 200) / 2);
-    let result = match against_native() {
+    match against_native() {
         true => beside_native(&folder, few),
         false => bench(&folder, few).and(switches(&folder, few)),
-    };
-    fs::remove_dir_all(&folder)?;
-    result
+    }
 }
 
 fn bench(folder: &Path, few: u32) -> Result<()> {
@@ -249,15 +248,15 @@ impl Times {
 
 /// One configuration, with its own pid file and log.
 struct Files {
+    folder: PathBuf,
     configuration: PathBuf,
     pid: PathBuf,
 }
 
 impl Files {
     fn write(folder: &Path, count: u32, name: &str, parameter: &str) -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let module = root.join("target/nginx/ngx_stream_rs_listen_module.so");
-        let load = format!("load_module {};\n", module.display());
+        let ours = Host::get().modules(Subsystem::Stream).ours;
+        let load = ours.as_deref().map(program::load).unwrap_or_default();
         Self::write_with(folder, count, name, parameter, &load)
     }
 
@@ -277,8 +276,10 @@ impl Files {
             .map(|address| format!("listen {address}:{PORT}{parameter};\n"))
             .collect();
         let configuration = folder.join(format!("{name}.conf"));
+        let own = Host::get().own_module(Subsystem::Stream)?;
+        let own = own.as_deref().map(program::load).unwrap_or_default();
         let text = format!(
-            "load_module modules/ngx_stream_module.so;\n{load}\
+            "{own}{load}\
              pid {};\nerror_log {}/error.log;\nworker_processes 1;\n\
              events {{ worker_connections 65536; }}\n\
              stream {{ server {{\n{listen}return \"\";\n}} }}\n",
@@ -286,7 +287,11 @@ impl Files {
             folder.display(),
         );
         fs::write(&configuration, text)?;
-        Ok(Self { configuration, pid })
+        Ok(Self {
+            folder: folder.into(),
+            configuration,
+            pid,
+        })
     }
 
     /// Starts nginx, and returns its master.
@@ -318,13 +323,11 @@ impl Files {
     /// those that it leaves behind.
     fn run(&self, arguments: &[&str]) -> Result<f64> {
         let before = waited_for_ms()?;
-        let status = Command::new("nginx")
-            .arg("-c")
-            .arg(&self.configuration)
+        let status = Host::get()
+            .command(&self.folder, &self.configuration)
             .args(arguments)
             .stderr(Stdio::null())
-            .status()
-            .map_err(|_| "nginx is missing: install it")?;
+            .status()?;
         if !status.success() {
             return Err(format!("nginx {arguments:?} failed").into());
         }

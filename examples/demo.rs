@@ -11,13 +11,17 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ngx_rs_listen::connection;
 use socket2::{Domain, Socket, Type};
+use test_support::folder::Folder;
+use test_support::namespace;
+use test_support::program::{self, Modules, Program, Running};
+use test_support::subsystem::Subsystem;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -35,22 +39,30 @@ const FILE: (&str, usize) = ("file", 4 << 20);
 
 fn demo() -> Result<()> {
     let paths = if second_path()? { 2 } else { 1 };
-    let folder = Folder::new()?;
+    let folder = Folder::new("demo")?;
     let program = Program::find()?;
-    println!("using     {}, and", program.version);
-    for module in &program.ours {
+    let [stream, http] = [Subsystem::Stream, Subsystem::Http].map(|on| program.find_modules(on));
+    let modules = [stream?, http?];
+    println!("using     {}, and", program.name());
+    for module in modules.iter().filter_map(|modules| modules.ours.as_ref()) {
         println!("          {}", module.display());
     }
 
     let (stream, http) = (free_address()?, free_address()?);
-    let configuration = program.configuration(&folder.0, stream, http, backend()?);
-    let path = folder.0.join("nginx.conf");
-    fs::write(&path, &configuration)?;
-    fs::write(folder.0.join(FILE.0), vec![b'x'; FILE.1])?;
+    let path = folder.join("nginx.conf");
+    fs::write(
+        &path,
+        configuration(&modules, &folder, stream, http, backend()?),
+    )?;
+    fs::write(folder.join(FILE.0), vec![b'x'; FILE.1])?;
     println!("starting  it with \"listen {stream} mptcp;\" in stream");
     println!("          and     \"listen {http} mptcp;\" in http");
-    let mut nginx = Nginx::start(&program.nginx, &folder.0, &path)?;
-    nginx.wait_until_it_serves(stream)?;
+    let mut command = program.command(&folder, &path);
+    let mut nginx = Running::start(&mut command, &folder.join("errors"))?;
+    let serves = || Client::connect(None, stream)?.echo("hello");
+    nginx
+        .wait_until(|| serves().is_ok())
+        .map_err(|said| format!("nginx does not serve:\n{said}"))?;
 
     println!("connecting a TCP and an MPTCP client to each\n");
     println!("{:<14} {:<22} the kernel says", "socket", "address");
@@ -66,8 +78,8 @@ fn demo() -> Result<()> {
 
     println!("\nthe log of http, with $mptcp $mptcp_subflow_addrs $mptcp_subflow_bytes_sent");
     println!("$mptcp_subflow_rtt $mptcp_token");
-    nginx.stop()?;
-    print!("{}", fs::read_to_string(folder.0.join("access.log"))?);
+    nginx.end(libc::SIGQUIT)?;
+    print!("{}", fs::read_to_string(folder.join("access.log"))?);
     println!("\nThe same at any time: ss -lnM for listeners, ss -nMi for connections.");
     Ok(())
 }
@@ -75,12 +87,10 @@ fn demo() -> Result<()> {
 /// Moves into a new network namespace, where MPTCP clients open a second path;
 /// false if the user may not.
 fn second_path() -> Result<bool> {
-    // SAFETY: the call takes no pointer; there is no other thread yet.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+    if namespace::try_enter_new().is_err() {
         return Ok(false);
     }
     for words in [
-        "link set lo up",
         "mptcp limits set subflow 2 add_addr_accepted 2",
         "mptcp endpoint add 127.0.0.2 dev lo subflow",
     ] {
@@ -152,83 +162,25 @@ fn checked(output: &Output, name: &str) -> Result<String> {
     }
 }
 
-/// A temporary folder, gone at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("ngx-rs-listen-demo-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Nothing can be done about it.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// The installed nginx, and the modules to load.
-struct Program {
-    nginx: PathBuf,
-    version: String,
-    stream: Option<PathBuf>,
-    ours: [PathBuf; 2],
-}
-
-impl Program {
-    fn find() -> Result<Self> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let nginx = std::env::split_paths(&path)
-            .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
-            .map(|folder| folder.join("nginx"))
-            .find(|nginx| nginx.is_file())
-            .ok_or("nginx is missing: install the packages nginx and libnginx-mod-stream")?;
-        let output = Command::new(&nginx).arg("-V").output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let version = said.lines().next().unwrap_or_default();
-        let version = version.trim_start_matches("nginx version: ").to_owned();
-        let stream = match said.contains("--with-stream=dynamic") {
-            true => Some(stream_module(&said)?),
-            false => None,
-        };
-        let ours = ["stream", "http"].map(|name| {
-            let name = format!("target/nginx/ngx_{name}_rs_listen_module.so");
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
-        });
-        if !ours.iter().all(|module| module.is_file()) {
-            return Err("the modules are missing: run \"make module\"".into());
-        }
-        Ok(Self {
-            nginx,
-            version,
-            stream,
-            ours,
-        })
-    }
-
-    fn configuration(
-        &self,
-        folder: &Path,
-        stream: SocketAddr,
-        http: SocketAddr,
-        backend: SocketAddr,
-    ) -> String {
-        let modules = self.stream.iter().chain(&self.ours);
-        let load: String = modules
-            .map(|module| format!("load_module {};\n", module.display()))
-            .collect();
-        let folder = folder.display();
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|name| format!("    {name}_temp_path {folder}/temporary;\n"))
-            .concat();
-        format!(
-            "{load}\
+fn configuration(
+    modules: &[Modules],
+    folder: &Path,
+    stream: SocketAddr,
+    http: SocketAddr,
+    backend: SocketAddr,
+) -> String {
+    let own = modules.iter().filter_map(|modules| modules.own.as_deref());
+    let ours = modules.iter().filter_map(|modules| modules.ours.as_deref());
+    let load: String = own.chain(ours).map(program::load).collect();
+    let folder = folder.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("    {name}_temp_path {folder}/temporary;\n"))
+        .concat();
+    format!(
+        "{load}\
              daemon off;\n\
              pid {folder}/nginx.pid;\n\
-             error_log {folder}/error.log notice;\n\
+             error_log stderr notice;\n\
              events {{ }}\n\
              stream {{\n\
              \x20   server {{\n\
@@ -253,82 +205,7 @@ impl Program {
              \x20       }}\n\
              \x20   }}\n\
              }}\n"
-        )
-    }
-}
-
-/// nginx's own stream module, where it is to be loaded.
-fn stream_module(said: &str) -> Result<PathBuf> {
-    let folder = said
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix("--modules-path="))
-        .ok_or("this nginx does not say where its modules are")?;
-    let module = Path::new(folder).join("ngx_stream_module.so");
-    match module.is_file() {
-        true => Ok(module),
-        false => {
-            Err("nginx's stream module is missing: install the package libnginx-mod-stream".into())
-        }
-    }
-}
-
-/// A running nginx, stopped at the end.
-struct Nginx {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Nginx {
-    fn start(nginx: &Path, folder: &Path, configuration: &Path) -> Result<Self> {
-        let process = Command::new(nginx)
-            .arg("-p")
-            .arg(folder)
-            .arg("-c")
-            .arg(configuration)
-            .stderr(Stdio::piped())
-            .spawn()?;
-        Ok(Self {
-            process,
-            log: folder.join("error.log"),
-        })
-    }
-
-    fn wait_until_it_serves(&mut self, address: SocketAddr) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let serves = || Client::connect(None, address)?.echo("hello");
-        while serves().is_err() {
-            if self.process.try_wait()?.is_some() || Instant::now() > deadline {
-                let mut said = String::new();
-                if let Some(stderr) = &mut self.process.stderr {
-                    stderr.read_to_string(&mut said)?;
-                }
-                said.push_str(&fs::read_to_string(&self.log).unwrap_or_default());
-                return Err(format!("nginx does not serve:\n{said}").into());
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        let id = libc::pid_t::try_from(self.process.id())?;
-        // SAFETY: the call takes no pointer; the process is our child and was not waited for, so
-        // no other process can have its number.
-        if unsafe { libc::kill(id, libc::SIGQUIT) } != 0 {
-            return Err(io::Error::last_os_error().into());
-        }
-        self.process.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Stopped already, unless something went wrong before.
-        if matches!(self.process.try_wait(), Ok(None)) && self.stop().is_err() {
-            let _ = self.process.kill();
-        }
-    }
+    )
 }
 
 /// A connection to nginx.

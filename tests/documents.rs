@@ -6,14 +6,14 @@
 //! logs and counters.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use ngx_rs_listen::parse::{self, Rules};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use test_support::folder::Folder;
+use test_support::library::root;
+use test_support::namespace;
+use test_support::program::Program;
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|_| panic!("{path} can be read"))
@@ -485,18 +485,17 @@ fn accept(block: &str) {
     if !text.contains("events") {
         text.push_str("events { }\n");
     }
-    let folder = Folder::new();
-    let path = folder.0.join("nginx.conf");
-    let pid = folder.0.join("nginx.pid");
+    let folder = Folder::new("documents").expect("a temporary folder can be made");
+    let path = folder.join("nginx.conf");
+    let pid = folder.join("nginx.pid");
     let text = format!("pid {};\nerror_log stderr;\n{text}", pid.display());
-    let text = text.replace("/var/log/nginx/", &format!("{}/", folder.0.display()));
+    let text = text.replace("/var/log/nginx/", &format!("{}/", folder.display()));
     fs::write(&path, &text).expect("a temporary file can be written");
+    let program = Program::find().unwrap_or_else(|missing| panic!("{missing}"));
+    let mut command = Command::new(program.nginx);
+    command.arg("-t").arg("-c").arg(&path);
     // Its port may be in use here, so it gets a network of its own.
-    let output = Command::new("unshare")
-        .args(["-n", "nginx", "-t", "-c"])
-        .arg(&path)
-        .output()
-        .expect("unshare is installed");
+    let output = namespace::run(|| command.output().expect("nginx can be run"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "nginx -t says:\n{said}\n{text}");
 }
@@ -544,23 +543,4 @@ fn without_numbers(text: &str) -> String {
             .join(" ")
     };
     text.lines().map(|text| line(text) + "\n").collect()
-}
-
-/// A temporary folder, gone at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let name = format!("ngx-rs-listen-documents-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a temporary folder can be made");
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // It is only temporary.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -4,11 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ngx_rs_listen::parse::{self, Owner, Subsystem};
-use test_support::{library, namespace};
+use test_support::{folder, library, namespace};
 
 const FUNCTIONS: &str = "docs/man/ngx_rs_listen.3";
 const CONFIGURATION: &str = "docs/man/ngx_rs_listen.5";
@@ -209,7 +208,7 @@ fn each_directive_and_variable_is_described() {
 
 #[test]
 fn the_program_runs() {
-    let folder = folder("program");
+    let folder = folder::lasting("man-program");
     let [program] = &displays(&read(FUNCTIONS))[..] else {
         panic!("the page has one program");
     };
@@ -231,7 +230,7 @@ fn nginx_accepts_the_examples() {
     let [server, log] = &displays(&read(CONFIGURATION))[..] else {
         panic!("the page has a server and a log");
     };
-    let folder = folder("nginx");
+    let folder = folder::lasting("man-nginx");
     let place = |name: &str| folder.join(name).display().to_string();
     let text = server
         .replace("http {", &format!("http {{\n{log}"))
@@ -253,13 +252,4 @@ fn nginx_accepts_the_examples() {
     )
     .expect("it can be written");
     namespace::run(|| library::run(Command::new("nginx").args(["-t", "-c", &place("nginx.conf")])));
-}
-
-/// A folder for one test.
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("man-{name}"));
-    // It is there if the test ran before.
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("target/ can be written");
-    folder
 }

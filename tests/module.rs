@@ -5,9 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use test_support::library::root;
+use test_support::program::Program;
 
 const SUBSYSTEMS: [&str; 3] = ["stream", "http", "mail"];
 
@@ -77,31 +76,20 @@ fn modules(out: &Path) -> Vec<String> {
     names
 }
 
-fn nginx() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into()])
-        .map(|folder| folder.join("nginx"))
-        .find(|nginx| nginx.is_file())
-        .expect("nginx is missing: install nginx")
+fn program() -> Program {
+    Program::find().unwrap_or_else(|missing| panic!("{missing}"))
 }
 
 /// What `nginx -V` says of its options.
 fn options() -> String {
-    let output = Command::new(nginx())
-        .arg("-V")
-        .output()
-        .expect("nginx runs");
-    let text = String::from_utf8_lossy(&output.stderr);
-    let (_, options) = text.split_once("arguments: ").expect("nginx -V has them");
-    options.trim_end().to_owned()
+    program().options().to_owned()
 }
 
 /// The installed nginx under another name and with other options. Its own bytes
 /// are behind those of the script, where its signature is looked for.
 fn fork(name: &str, version: &str, options: &str) -> PathBuf {
     let path = folder(&format!("program-{name}")).join("nginx");
-    let real = nginx();
+    let real = program().nginx;
     let script = format!(
         "#!/bin/sh\n\
          case $1 in\n\

@@ -1,7 +1,6 @@
 //! What every benchmark does with the machine.
 
 use std::fs;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,22 +15,6 @@ pub fn is_bench() -> bool {
 /// Whether to measure against the `multipath` that nginx has of its own.
 pub fn against_native() -> bool {
     std::env::args().any(|argument| argument == "--native")
-}
-
-/// Moves this process into a network namespace of its own.
-pub fn enter_namespace() -> Result<()> {
-    // SAFETY: changes this process only, which has one thread.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err("no network namespace: run it as root".into());
-    }
-    let up = Command::new("ip")
-        .args(["link", "set", "lo", "up"])
-        .status()?;
-    if up.success() {
-        Ok(())
-    } else {
-        Err("ip failed".into())
-    }
 }
 
 /// The processes that a process has started.

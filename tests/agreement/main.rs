@@ -248,7 +248,7 @@ impl Found {
 
 fn shown(ours: &Ours) -> String {
     let text = ours.case.text();
-    let name = nginx::name(ours.case.subsystem);
+    let name = nginx::of_the_tests(ours.case.subsystem).name();
     format!("{name}: {}", String::from_utf8_lossy(&text))
 }
 

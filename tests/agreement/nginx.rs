@@ -3,24 +3,23 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use ngx_rs_listen::parse::Subsystem;
+use test_support::folder;
+use test_support::program::{Program, Running};
 
 use crate::generate::Case;
 
-const PROGRAM: &str = "nginx";
+fn program() -> &'static Program {
+    static PROGRAM: OnceLock<Program> = OnceLock::new();
+    PROGRAM.get_or_init(|| Program::find().unwrap_or_else(|missing| panic!("{missing}")))
+}
 
 /// The version of nginx.
 pub fn version() -> [u32; 3] {
-    let output = Command::new(PROGRAM).arg("-v").output();
-    let output = output.expect("the package nginx is needed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let mut parts = said.split(|other: char| !other.is_ascii_digit());
-    let mut part = || parts.find_map(|part| part.parse().ok());
-    [part(), part(), part()].map(|part| part.expect("nginx -v says three numbers"))
+    program().version.into()
 }
 
 /// A folder with nginx's configuration, and the network of the calling thread.
@@ -41,10 +40,8 @@ impl Place {
             let path = format!("/proc/sys/net/{family}/ip_nonlocal_bind");
             fs::write(path, "1").expect("the tests need root");
         }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("agreement-{name}"));
-        // It is there if the test ran before.
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(folder.join("logs")).expect("target/ can be written");
+        let folder = folder::lasting(&format!("agreement-{name}"));
+        fs::create_dir(folder.join("logs")).expect("a folder can be made in a new one");
         enter(&folder);
         let place = Self { folder };
         place.make_certificate();
@@ -65,10 +62,9 @@ impl Place {
     fn write(&self, cases: &[&Case]) {
         let mut text = String::new();
         let subsystem = cases[0].subsystem;
-        if subsystem != Subsystem::Http {
-            let folder = "/usr/lib/nginx/modules";
-            let name = name(subsystem);
-            text += &format!("load_module {folder}/ngx_{name}_module.so; ");
+        let own = program().own_module(of_the_tests(subsystem));
+        if let Some(module) = own.unwrap_or_else(|missing| panic!("{missing}")) {
+            text += &format!("load_module {}; ", module.display());
         }
         text += "user root; daemon off; master_process off; worker_processes 1; \
                  pid nginx.pid; error_log stderr warn; \
@@ -99,9 +95,9 @@ impl Place {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.args(["-e", "stderr", "-c", "nginx.conf", "-p"]);
-        command.arg(&self.folder).current_dir(&self.folder);
+        let configuration = Path::new("nginx.conf");
+        let mut command = program().command(&self.folder, configuration);
+        command.args(["-e", "stderr"]).current_dir(&self.folder);
         command
     }
 
@@ -138,25 +134,10 @@ impl Place {
         let pid = self.folder.join("nginx.pid");
         // It is there if nginx ran before.
         let _ = fs::remove_file(&pid);
-        let errors = self.folder.join("errors");
-        let file = fs::File::create(&errors).expect("the folder is ours");
-        let child = self.command().stderr(file).spawn();
-        let mut running = Running {
-            child: child.expect("the package nginx is needed"),
-            errors,
-        };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n')) {
-                return Ok(running);
-            }
-            let ended = running.child.try_wait().expect("it is our child");
-            if ended.is_some() {
-                return Err(running.said());
-            }
-            assert!(Instant::now() < deadline, "nginx: {}", running.said());
-            thread::sleep(Duration::from_millis(2));
-        }
+        let running = Running::start(&mut self.command(), &self.folder.join("errors"));
+        let mut running = running.expect("nginx can be run");
+        running.wait_until(|| fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n')))?;
+        Ok(running)
     }
 }
 
@@ -169,36 +150,12 @@ fn enter(folder: &Path) {
     env::set_current_dir(folder).expect("the folder is ours");
 }
 
-pub fn name(subsystem: Subsystem) -> &'static str {
+/// The subsystem of the parser as the one that the tests start.
+pub fn of_the_tests(subsystem: Subsystem) -> test_support::subsystem::Subsystem {
+    use test_support::subsystem::Subsystem as Tested;
     match subsystem {
-        Subsystem::Stream => "stream",
-        Subsystem::Http => "http",
-        _ => "mail",
-    }
-}
-
-/// An nginx that runs until it is dropped.
-pub struct Running {
-    child: Child,
-    errors: PathBuf,
-}
-
-impl Running {
-    pub fn pid(&self) -> i32 {
-        self.child.id() as i32
-    }
-
-    /// What it has written.
-    pub fn said(&self) -> String {
-        let said = fs::read(&self.errors).expect("the file is ours");
-        String::from_utf8_lossy(&said).into_owned()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Subsystem::Stream => Tested::Stream,
+        Subsystem::Http => Tested::Http,
+        _ => Tested::Mail,
     }
 }

@@ -11,11 +11,7 @@ use test_support::library;
 
 /// A new folder for one test.
 pub fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("examples-{name}"));
-    // It is there if the test ran before.
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("target/ can be written");
-    folder
+    test_support::folder::lasting(&format!("examples-{name}"))
 }
 
 fn make(words: &[&str]) {

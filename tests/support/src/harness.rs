@@ -2,151 +2,51 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::library;
+use crate::folder;
 use crate::namespace::{self, Process};
-use crate::subsystem::Subsystem;
+use crate::program::Program;
 use crate::without_mptcp;
 
 /// How long a test waits for what must happen; it never waits longer than
 /// the event takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The nginx under test and the modules it loads.
-pub struct Host {
-    /// The nginx program.
-    pub nginx: PathBuf,
-    /// Its version.
-    pub version: (u32, u32, u32),
-    /// What `nginx -V` says.
-    built: String,
-}
-
-/// The files of a subsystem's modules.
-#[derive(Debug, Clone)]
-pub struct Modules {
-    /// nginx's own module, where that is a file of its own.
-    pub own: Option<PathBuf>,
-    /// Our module, where that is not linked into nginx.
-    pub ours: Option<PathBuf>,
-}
+/// The machine that the tests run on.
+pub struct Host;
 
 impl Host {
-    /// The machine's nginx, looked at once.
-    pub fn get() -> &'static Self {
-        static HOST: OnceLock<Host> = OnceLock::new();
-        HOST.get_or_init(Self::look)
-    }
-
-    fn look() -> Self {
-        // SAFETY: geteuid() has no preconditions and no effect.
-        let user = unsafe { libc::geteuid() };
-        assert_eq!(
-            user, 0,
-            "run the nginx tests as root: they need network namespaces"
-        );
-        let mptcp = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP));
-        match mptcp {
-            Err(error) if !without_mptcp::is_expected() => panic!(
-                "no MPTCP here ({error}): use Linux 5.6 or later and set sysctl net.mptcp.enabled=1"
-            ),
-            _ => (),
-        }
-        let nginx = find_nginx();
-        let built = Command::new(&nginx)
-            .arg("-V")
-            .output()
-            .unwrap_or_else(|error| panic!("cannot run {} ({error})", nginx.display()));
-        let built = String::from_utf8_lossy(&built.stderr).into_owned();
-        let version = version(&built).expect("nginx -V begins with nginx's version");
-        Self {
-            nginx,
-            version,
-            built,
-        }
-    }
-
-    /// Whether nginx was built with this option.
-    pub fn has(&self, option: &str) -> bool {
-        self.built.split_whitespace().any(|word| word == option)
-    }
-
-    /// Whether nginx has a `multipath` parameter of its own, and knows of
-    /// every listening socket which protocol it is of.
-    pub fn knows_protocols(&self) -> bool {
-        self.version >= (1, 29, 7)
-    }
-
-    /// The modules of a subsystem.
-    pub fn modules(&self, subsystem: Subsystem) -> Modules {
-        Modules {
-            own: own_module(&self.built, subsystem),
-            ours: our_module(&self.built, subsystem),
-        }
+    /// Its nginx; what is missing ends the test.
+    pub fn get() -> &'static Program {
+        static PROGRAM: OnceLock<Program> = OnceLock::new();
+        PROGRAM.get_or_init(|| {
+            check();
+            Program::find().unwrap_or_else(|missing| panic!("{missing}"))
+        })
     }
 }
 
-fn find_nginx() -> PathBuf {
-    if let Some(path) = std::env::var_os("NGX_RS_NGINX") {
-        return PathBuf::from(path);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain([PathBuf::from("/usr/sbin")])
-        .map(|folder| folder.join("nginx"))
-        .find(|candidate| candidate.is_file())
-        .expect("no nginx on PATH: install the packages nginx, libnginx-mod-stream and libnginx-mod-mail, or set NGX_RS_NGINX")
-}
-
-fn version(built: &str) -> Option<(u32, u32, u32)> {
-    let text = built.lines().next()?.split_once('/')?.1;
-    let text = text.split_whitespace().next()?;
-    let mut parts = text.split('.').map(|part| part.parse().ok());
-    Some((parts.next()??, parts.next()??, parts.next()??))
-}
-
-fn own_module(built: &str, subsystem: Subsystem) -> Option<PathBuf> {
-    let name = subsystem.name();
-    let mut words = built.split_whitespace();
-    let has = |word: &str| words.clone().any(|known| known == word);
-    let is_default = subsystem == Subsystem::Http && !has("--without-http");
-    if is_default || has(&format!("--with-{name}")) {
-        return None;
-    }
-    // Debian's 1.18 has modules that its configure arguments do not name.
-    let folder = words.find_map(|word| word.strip_prefix("--modules-path="));
-    let file = Path::new(folder.unwrap_or_default()).join(format!("ngx_{name}_module.so"));
-    assert!(
-        file.is_file(),
-        "no {}: install the package libnginx-mod-{name}, or set NGX_RS_NGINX to an nginx built --with-{name}",
-        file.display()
+/// What every test of nginx needs.
+fn check() {
+    // SAFETY: geteuid() has no preconditions and no effect.
+    let user = unsafe { libc::geteuid() };
+    assert_eq!(
+        user, 0,
+        "run the nginx tests as root: they need network namespaces"
     );
-    Some(file)
-}
-
-fn our_module(built: &str, subsystem: Subsystem) -> Option<PathBuf> {
-    let mut linked = built
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("--add-module="));
-    if linked.any(|source| source.ends_with("nginx-module")) {
-        return None;
+    let mptcp = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP));
+    match mptcp {
+        Err(error) if !without_mptcp::is_expected() => panic!(
+            "no MPTCP here ({error}): use Linux 5.6 or later and set sysctl net.mptcp.enabled=1"
+        ),
+        _ => (),
     }
-    let folder = std::env::var_os("NGX_RS_MODULES")
-        .map_or_else(|| library::root().join("target/nginx"), PathBuf::from);
-    let file = folder.join(format!("ngx_{}_rs_listen_module.so", subsystem.name()));
-    assert!(
-        file.is_file(),
-        "no {}: run \"make module\" first",
-        file.display()
-    );
-    Some(file)
 }
 
 /// Tests share the machine, except one that measures.
@@ -190,14 +90,11 @@ impl Site {
     }
 
     fn with(turn: Turn) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         Host::get();
         adopt_orphans();
         namespace::enter_new();
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ngx-rs-listen-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir(&folder).expect("a folder for the test can be made in the temporary folder");
+        let folder = folder::temporary("test");
+        let folder = folder.expect("a folder can be made in the temporary folder");
         // nginx's own default folder for logs, opened before it reads a file.
         fs::create_dir(folder.join("logs")).expect("a folder can be made in the test's folder");
         Self {

@@ -3,6 +3,7 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`program`], [`folder`] | nginx and its modules, an nginx in the foreground; folders |
 //! | [`harness`], [`server`] | the place of a test; nginx in it: its configuration, processes, signals |
 //! | [`subsystem`] | stream, http, mail: a server of each, and its clients |
 //! | [`client`], [`steady`], [`talk`], [`backend`] | clients of nginx, and servers behind it |
@@ -17,6 +18,7 @@
 pub mod backend;
 pub mod child;
 pub mod client;
+pub mod folder;
 pub mod forbidden;
 pub mod harness;
 pub mod hosts;
@@ -27,6 +29,7 @@ pub mod listening;
 pub mod middlebox;
 pub mod mptcp_log;
 pub mod namespace;
+pub mod program;
 pub mod seccomp;
 pub mod server;
 pub mod slow_path;

@@ -45,24 +45,30 @@ pub fn enter_new() {
     enter(libc::CLONE_NEWNET);
 }
 
+/// The same, if the user may.
+pub fn try_enter_new() -> io::Result<()> {
+    try_enter(libc::CLONE_NEWNET)
+}
+
 fn enter(flags: libc::c_int) {
+    try_enter(flags).unwrap_or_else(|error| {
+        panic!("cannot make a network namespace ({error}): run it as root, on a kernel with CONFIG_NET_NS")
+    });
+}
+
+fn try_enter(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: unshare() reads its argument only; namespaces and tables of
     // descriptors are properties of the calling thread, and no other thread is
     // affected.
-    let result = unsafe { libc::unshare(flags) };
-    assert_eq!(
-        result,
-        0,
-        "cannot make a network namespace ({}): run it as root, on a kernel with CONFIG_NET_NS",
-        io::Error::last_os_error()
-    );
-    set_loopback_up();
+    if unsafe { libc::unshare(flags) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    set_loopback_up()
 }
 
 /// `ip link set lo up`
-fn set_loopback_up() {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None);
-    let socket = socket.expect("a socket in the new namespace");
+fn set_loopback_up() -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     // SAFETY: all fields of `ifreq` may be zero.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
@@ -70,8 +76,10 @@ fn set_loopback_up() {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: `request` is what SIOCSIFFLAGS reads, and lives through the call.
-    let failed = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
-    assert_eq!(failed, 0, "lo: {}", io::Error::last_os_error());
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// How many descriptors the calling thread has.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::{Host, Outcome, Site, reap, send_signal, wait_for, wait_until};
+use crate::program;
 use crate::sockets::{self, Listener};
 use crate::subsystem::Subsystem;
 use crate::without_mptcp;
@@ -127,7 +128,7 @@ impl Conf {
 
     /// The text of the file.
     fn text(&self) -> String {
-        let load = |file: &PathBuf| format!("load_module {};\n", file.display());
+        let load = |file: &PathBuf| program::load(file);
         let modules: String = match &self.load {
             Some(files) => files.iter().map(load).collect(),
             None => self.blocks.iter().map(Block::modules).collect(),
@@ -147,7 +148,7 @@ impl Block {
     /// The lines that load nginx's module and ours.
     fn modules(&self) -> String {
         let modules = Host::get().modules(self.subsystem);
-        let load = |file: &PathBuf| format!("load_module {};\n", file.display());
+        let load = |file: &PathBuf| program::load(file);
         let own = modules.own.as_ref().map(load).unwrap_or_default();
         // A line in any case, so that errors name the same lines.
         let ours = modules.ours.as_ref().filter(|_| self.module).map(load);
@@ -186,20 +187,9 @@ impl Site {
 
     /// The same, run by another program such as `strace -f`.
     pub fn nginx_under(&self, runner: &[&str], arguments: &[&str]) -> Command {
-        let host = Host::get();
-        let mut command = match runner {
-            [] => Command::new(&host.nginx),
-            [program, options @ ..] => {
-                let mut command = Command::new(program);
-                command.args(options).arg(&host.nginx);
-                command
-            }
-        };
-        command.arg("-p").arg(format!("{}/", self.folder.display()));
-        command
-            .arg("-c")
-            .arg(self.path("nginx.conf"))
-            .args(arguments);
+        let configuration = self.path("nginx.conf");
+        let mut command = Host::get().command_under(runner, &self.folder, &configuration);
+        command.args(arguments);
         command
     }
 

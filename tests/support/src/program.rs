@@ -1,0 +1,233 @@
+//! The program nginx, its modules and ours, and an nginx in the foreground.
+//!
+//! Errors are sentences that say what to install: a test panics with them, and
+//! the demo prints them.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::library;
+use crate::subsystem::Subsystem;
+
+/// An nginx: that of `NGX_RS_NGINX`, or the installed one.
+pub struct Program {
+    /// The file.
+    pub nginx: PathBuf,
+    /// Its version.
+    pub version: (u32, u32, u32),
+    /// The output of `nginx -V`.
+    built: String,
+}
+
+/// The files of a subsystem's modules.
+#[derive(Debug, Clone)]
+pub struct Modules {
+    /// nginx's own module, if that is a file of its own.
+    pub own: Option<PathBuf>,
+    /// Our module, if that is not linked into nginx.
+    pub ours: Option<PathBuf>,
+}
+
+impl Program {
+    /// Finds nginx, and runs `nginx -V`.
+    pub fn find() -> Result<Self, String> {
+        let nginx = find_nginx().ok_or("nginx is missing: install the packages nginx, libnginx-mod-stream and libnginx-mod-mail, or set NGX_RS_NGINX")?;
+        let Output { stderr, .. } = Command::new(&nginx)
+            .arg("-V")
+            .output()
+            .map_err(|error| format!("cannot run {} ({error})", nginx.display()))?;
+        let built = String::from_utf8_lossy(&stderr).into_owned();
+        let version = version(&built).ok_or("nginx -V does not begin with nginx's version")?;
+        Ok(Self {
+            nginx,
+            version,
+            built,
+        })
+    }
+
+    /// Its name and version, as `nginx/1.22.1`.
+    pub fn name(&self) -> &str {
+        let line = self.built.lines().next().unwrap_or_default();
+        line.trim_start_matches("nginx version: ")
+    }
+
+    /// The options that it was built with, in one line.
+    pub fn options(&self) -> &str {
+        let options = self.built.split_once("arguments: ");
+        options.map_or("", |(_, options)| options.trim_end())
+    }
+
+    /// Whether nginx was built with this option.
+    pub fn has(&self, option: &str) -> bool {
+        self.built.split_whitespace().any(|word| word == option)
+    }
+
+    /// Whether nginx has a `multipath` parameter of its own, and knows of
+    /// every listening socket which protocol it is of.
+    pub fn knows_protocols(&self) -> bool {
+        self.version >= (1, 29, 7)
+    }
+
+    /// The modules of a subsystem.
+    pub fn find_modules(&self, subsystem: Subsystem) -> Result<Modules, String> {
+        Ok(Modules {
+            own: self.own_module(subsystem)?,
+            ours: self.our_module(subsystem)?,
+        })
+    }
+
+    /// The modules of a subsystem; one that is missing ends the test.
+    pub fn modules(&self, subsystem: Subsystem) -> Modules {
+        let modules = self.find_modules(subsystem);
+        modules.unwrap_or_else(|missing| panic!("{missing}"))
+    }
+
+    /// nginx's own module of a subsystem, if that is a file of its own.
+    pub fn own_module(&self, subsystem: Subsystem) -> Result<Option<PathBuf>, String> {
+        let name = subsystem.name();
+        let is_default = subsystem == Subsystem::Http && !self.has("--without-http");
+        if is_default || self.has(&format!("--with-{name}")) {
+            return Ok(None);
+        }
+        // Debian's 1.18 has modules that its configure arguments do not name.
+        let mut words = self.built.split_whitespace();
+        let folder = words.find_map(|word| word.strip_prefix("--modules-path="));
+        let file = Path::new(folder.unwrap_or_default()).join(format!("ngx_{name}_module.so"));
+        match file.is_file() {
+            true => Ok(Some(file)),
+            false => Err(format!(
+                "no {}: install the package libnginx-mod-{name}, or set NGX_RS_NGINX to an nginx built --with-{name}",
+                file.display()
+            )),
+        }
+    }
+
+    fn our_module(&self, subsystem: Subsystem) -> Result<Option<PathBuf>, String> {
+        let words = self.built.split_whitespace();
+        let mut linked = words.filter_map(|word| word.strip_prefix("--add-module="));
+        if linked.any(|source| source.ends_with("nginx-module")) {
+            return Ok(None);
+        }
+        let folder = std::env::var_os("NGX_RS_MODULES");
+        let folder = folder.map_or_else(|| library::root().join("target/nginx"), PathBuf::from);
+        let file = folder.join(format!("ngx_{}_rs_listen_module.so", subsystem.name()));
+        match file.is_file() {
+            true => Ok(Some(file)),
+            false => Err(format!("no {}: run \"make module\" first", file.display())),
+        }
+    }
+
+    /// The command that runs nginx with a prefix and a configuration file.
+    pub fn command(&self, prefix: &Path, configuration: &Path) -> Command {
+        self.command_under(&[], prefix, configuration)
+    }
+
+    /// The same, run by another program such as `strace -f`.
+    pub fn command_under(&self, runner: &[&str], prefix: &Path, configuration: &Path) -> Command {
+        let mut command = match runner {
+            [] => Command::new(&self.nginx),
+            [program, options @ ..] => {
+                let mut command = Command::new(program);
+                command.args(options).arg(&self.nginx);
+                command
+            }
+        };
+        command.arg("-p").arg(format!("{}/", prefix.display()));
+        command.arg("-c").arg(configuration);
+        command
+    }
+}
+
+/// The line of a configuration that loads a module.
+pub fn load(module: &Path) -> String {
+    format!("load_module {};\n", module.display())
+}
+
+fn find_nginx() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("NGX_RS_NGINX") {
+        return Some(PathBuf::from(path));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|folder| folder.join("nginx"))
+        .find(|candidate| candidate.is_file())
+}
+
+fn version(built: &str) -> Option<(u32, u32, u32)> {
+    let text = built.lines().next()?.split_once('/')?.1;
+    let text = text.split_whitespace().next()?;
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+/// An nginx in the foreground, which ends when this is dropped.
+pub struct Running {
+    child: Child,
+    errors: PathBuf,
+}
+
+impl Running {
+    /// Starts it, with a file for what it writes to stderr.
+    pub fn start(command: &mut Command, errors: &Path) -> io::Result<Self> {
+        Ok(Self {
+            child: command.stderr(File::create(errors)?).spawn()?,
+            errors: errors.into(),
+        })
+    }
+
+    /// The process that was started: the master, if there is one.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id is small")
+    }
+
+    /// What it has written to stderr.
+    pub fn said(&self) -> String {
+        let said = fs::read(&self.errors).unwrap_or_default();
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// Waits until `is_ready`; an error, with what nginx has written, if nginx
+    /// ends before that or is not ready in time.
+    pub fn wait_until(&mut self, mut is_ready: impl FnMut() -> bool) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_ready() {
+            let ended = self.child.try_wait().map_err(|error| error.to_string())?;
+            if ended.is_some() || Instant::now() > deadline {
+                return Err(self.said());
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Ends it by a signal. The signal is repeated, because nginx without a
+    /// master misses one that comes just before it waits for events.
+    pub fn end(&mut self, signal: i32) -> io::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait()?.is_none() {
+            let signal = match Instant::now() < deadline {
+                true => signal,
+                false => libc::SIGKILL,
+            };
+            // SAFETY: kill() takes two numbers; the process is a child that was
+            // not waited for, so no other process can have its number.
+            if unsafe { libc::kill(self.pid(), signal) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself, and nothing can be done if it does not.
+        let _ = self.end(libc::SIGTERM);
+    }
+}
