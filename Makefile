@@ -172,7 +172,7 @@ sweep: packages module	## make every system call of ours fail, in every way
 	cargo test --locked --test nginx sweep:: -- --ignored --nocapture
 
 header:			## write include/ngx_rs_listen.h anew
-	NGX_RS_WRITE_HEADER=1 cargo test --locked --test header
+	cargo run --quiet --locked --package header-tool
 
 # CHECKS="versions abi" runs some of the checks: see the script.
 release-check: packages	## check that the version in Cargo.toml can be released

@@ -5,7 +5,6 @@
  * Generated from src/capi by cbindgen: change it there, then "make header".
  */
 
-
 #ifndef NGX_RS_LISTEN_H
 #define NGX_RS_LISTEN_H
 
@@ -57,7 +56,6 @@
     { (uint32_t) sizeof(ngx_rs_subflow_t), 0, 0, { 0 }, { 0 }, 0, 0, 0, 0, \
       0, 0 }
 #endif
-
 
 /**
  * The grammar is that of nginx's stream module.

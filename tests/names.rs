@@ -15,7 +15,7 @@ const DOCUMENTS: [&str; 7] = [
 ];
 
 /// Folders of the repository that a path begins with.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     ".ci/",
     "benches/",
     "debian/",
@@ -26,6 +26,7 @@ const FOLDERS: [&str; 10] = [
     "nginx-module/",
     "src/",
     "tests/",
+    "tools/",
 ];
 
 fn root() -> &'static Path {
