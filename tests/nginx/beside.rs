@@ -2,16 +2,7 @@
 
 use crate::harness::{Outcome, Site};
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        testing_a_configuration_disturbs_nothing,
-        dumping_a_configuration_disturbs_nothing_and_shows_our_words,
-        testing_a_new_listener_leaves_none_behind,
-        reload_and_quit_by_command_work_and_open_nothing,
-        a_command_does_not_need_mptcp_in_the_kernel;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -39,6 +30,7 @@ fn disturbs_nothing(on: Subsystem, running: &str, tested: &[&str], arguments: &[
     on.serves(ADDRESS, running.contains("mptcp"));
 }
 
+#[test_on(stream, http, mail)]
 fn testing_a_configuration_disturbs_nothing(on: Subsystem) {
     disturbs_nothing(
         on,
@@ -57,6 +49,7 @@ fn testing_a_configuration_disturbs_nothing(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn dumping_a_configuration_disturbs_nothing_and_shows_our_words(on: Subsystem) {
     disturbs_nothing(on, "mptcp", &["mptcp", ""], &["-T"]);
     let site = Site::new();
@@ -65,6 +58,7 @@ fn dumping_a_configuration_disturbs_nothing_and_shows_our_words(on: Subsystem) {
     assert!(text.contains("listen 127.0.0.1:8080 mptcp;"), "{text}");
 }
 
+#[test_on(stream, http, mail)]
 fn testing_a_new_listener_leaves_none_behind(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
@@ -74,6 +68,7 @@ fn testing_a_new_listener_leaves_none_behind(on: Subsystem) {
     std::net::TcpListener::bind("127.0.0.1:8081").expect("nobody listens there");
 }
 
+#[test_on(stream, http, mail)]
 fn reload_and_quit_by_command_work_and_open_nothing(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080"));
@@ -100,6 +95,7 @@ fn reload_and_quit_by_command_work_and_open_nothing(on: Subsystem) {
     nginx.wait_for_end();
 }
 
+#[test_on(stream, http, mail)]
 fn a_command_does_not_need_mptcp_in_the_kernel(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));

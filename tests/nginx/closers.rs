@@ -8,12 +8,7 @@ use socket2::SockRef;
 use crate::harness::{Site, wait_until};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http):
-        a_worker_acts_only_on_descriptors_that_it_still_has;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// A library for LD_PRELOAD: before a worker waits for its first event, its
 /// listening sockets that it does not watch are closed, and the numbers of their
@@ -65,6 +60,7 @@ int epoll_wait(int epoll, struct epoll_event *events, int count, int timeout)
 }
 "#;
 
+#[test_on(stream, http)]
 fn a_worker_acts_only_on_descriptors_that_it_still_has(on: Subsystem) {
     for address in ["127.0.0.1:8080", "[::1]:8080"] {
         let site = Site::new();

@@ -13,23 +13,9 @@ use crate::slow_path::{HERE, SlowPath};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
 use crate::strace::wait_for_sleep;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::upgrade::upgrade;
 use crate::without_mptcp;
-
-subsystem_tests! {
-    (stream, http, mail):
-        what_waits_for_a_worker_that_stands_still_is_served,
-        what_an_upgrade_takes_over_is_served,
-        a_reload_without_listeners_ends_a_drain,
-        an_address_that_moves_to_another_subsystem_stops_draining;
-    (stream, http):
-        workers_sleep_when_no_socket_drains;
-    (stream):
-        handshakes_under_way_on_a_long_path_are_served,
-        an_upgrade_while_the_old_socket_drains_loses_nobody,
-        a_new_binary_that_quits_leaves_the_old_socket_listening;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -72,6 +58,7 @@ fn go_on(workers: Vec<i32>) {
         .for_each(|&pid| send_signal(pid, libc::SIGCONT));
 }
 
+#[test_on(stream, http, mail)]
 fn what_waits_for_a_worker_that_stands_still_is_served(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}")).workers(2);
@@ -87,6 +74,7 @@ fn what_waits_for_a_worker_that_stands_still_is_served(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn what_an_upgrade_takes_over_is_served(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen(ADDRESS).without_module());
@@ -128,6 +116,7 @@ fn far_clients(
     })
 }
 
+#[test_on(stream)]
 fn handshakes_under_way_on_a_long_path_are_served(on: Subsystem) {
     without_mptcp::end_if_expected();
     let site = Site::new();
@@ -166,6 +155,7 @@ fn handshakes_under_way_on_a_long_path_are_served(on: Subsystem) {
     }
 }
 
+#[test_on(stream)]
 fn an_upgrade_while_the_old_socket_drains_loses_nobody(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(&format!("{ADDRESS} mptcp")).workers(2);
@@ -183,6 +173,7 @@ fn an_upgrade_while_the_old_socket_drains_loses_nobody(on: Subsystem) {
     on.serves(ADDRESS, true);
 }
 
+#[test_on(stream)]
 fn a_new_binary_that_quits_leaves_the_old_socket_listening(on: Subsystem) {
     for address in [ADDRESS, "[::1]:8080"] {
         let site = Site::new();
@@ -202,6 +193,7 @@ fn a_new_binary_that_quits_leaves_the_old_socket_listening(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_reload_without_listeners_ends_a_drain(on: Subsystem) {
     let site = Site::new();
     let conf = |words: &str| on.listen(words);
@@ -214,6 +206,7 @@ fn a_reload_without_listeners_ends_a_drain(on: Subsystem) {
     on.serves(ADDRESS, true);
 }
 
+#[test_on(stream, http, mail)]
 fn an_address_that_moves_to_another_subsystem_stops_draining(on: Subsystem) {
     let (to, words) = (on.other(), format!("{ADDRESS} mptcp"));
     let more = match on.knows("reuseport") && to.knows("reuseport") {
@@ -243,6 +236,7 @@ fn an_address_that_moves_to_another_subsystem_stops_draining(on: Subsystem) {
 }
 
 /// Once the old socket has ended, a worker makes no system call by itself.
+#[test_on(stream, http)]
 fn workers_sleep_when_no_socket_drains(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}"));

@@ -2,27 +2,7 @@
 
 use crate::harness::Site;
 use crate::server::Conf;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        mptcp_on_a_unix_socket_is_refused,
-        plain_tcp_said_aloud_is_allowed_with_udp_and_on_a_unix_socket,
-        a_parameter_given_twice_is_refused,
-        parameters_that_contradict_each_other_are_refused,
-        unknown_values_are_refused,
-        what_nginx_refuses_is_refused_in_its_own_words,
-        a_parameter_of_ours_is_no_address,
-        a_directive_without_words_is_refused_as_by_nginx,
-        an_address_inside_a_tcp_wildcard_cannot_be_mptcp,
-        an_address_inside_a_wildcard_cannot_contradict_it,
-        an_error_in_an_included_file_names_that_file,
-        a_refused_configuration_does_not_start;
-    (stream):
-        mptcp_with_udp_is_refused;
-    (http):
-        mptcp_with_quic_is_refused;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// `nginx -t` on a server that listens as `words` say must fail, name the
 /// line of the directive and say `message`.
@@ -44,6 +24,7 @@ fn refuses(on: Subsystem, words: &str, message: &str) {
     );
 }
 
+#[test_on(stream)]
 fn mptcp_with_udp_is_refused(on: Subsystem) {
     for word in [
         "mptcp",
@@ -60,6 +41,7 @@ fn mptcp_with_udp_is_refused(on: Subsystem) {
 }
 
 /// By nginx without HTTP/3, too: our parameters are read first.
+#[test_on(http)]
 fn mptcp_with_quic_is_refused(on: Subsystem) {
     for word in ["mptcp", "multipath", "mptcp=auto", "protocol=mptcp"] {
         let message = format!("\"{word}\" parameter is incompatible with \"quic\"");
@@ -68,6 +50,7 @@ fn mptcp_with_quic_is_refused(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn mptcp_on_a_unix_socket_is_refused(on: Subsystem) {
     for word in ["mptcp", "multipath", "mptcp=auto", "protocol=mptcp"] {
         let message =
@@ -76,6 +59,7 @@ fn mptcp_on_a_unix_socket_is_refused(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn plain_tcp_said_aloud_is_allowed_with_udp_and_on_a_unix_socket(on: Subsystem) {
     let site = Site::new();
     let lines = [
@@ -88,6 +72,7 @@ fn plain_tcp_said_aloud_is_allowed_with_udp_and_on_a_unix_socket(on: Subsystem) 
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_parameter_given_twice_is_refused(on: Subsystem) {
     refuses(
         on,
@@ -106,6 +91,7 @@ fn a_parameter_given_twice_is_refused(on: Subsystem) {
     );
 }
 
+#[test_on(stream, http, mail)]
 fn parameters_that_contradict_each_other_are_refused(on: Subsystem) {
     let incompatible = |one, other| format!("\"{one}\" parameter is incompatible with \"{other}\"");
     refuses(
@@ -130,6 +116,7 @@ fn parameters_that_contradict_each_other_are_refused(on: Subsystem) {
     );
 }
 
+#[test_on(stream, http, mail)]
 fn unknown_values_are_refused(on: Subsystem) {
     refuses(
         on,
@@ -168,6 +155,7 @@ fn first_error(conf: &Conf) -> String {
     error.replace(&site.folder.display().to_string(), "")
 }
 
+#[test_on(stream, http, mail)]
 fn what_nginx_refuses_is_refused_in_its_own_words(on: Subsystem) {
     let cases = [
         ("127.0.0.1:8080", "nonsense"),
@@ -215,12 +203,14 @@ fn what_nginx_refuses_is_refused_in_its_own_words(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_parameter_of_ours_is_no_address(on: Subsystem) {
     let plain = first_error(&on.listen("mptcp").without_module());
     assert_eq!(first_error(&on.listen("mptcp")), plain);
     assert_eq!(first_error(&on.listen("mptcp mptcp")), plain);
 }
 
+#[test_on(stream, http, mail)]
 fn a_directive_without_words_is_refused_as_by_nginx(on: Subsystem) {
     let site = Site::new();
     let text = site.check(&on.conf("server {\n    listen;\n}\n")).fails();
@@ -231,6 +221,7 @@ fn a_directive_without_words_is_refused_as_by_nginx(on: Subsystem) {
     assert!(text.contains(&site.place_of("listen;")), "{text}");
 }
 
+#[test_on(stream, http, mail)]
 fn an_address_inside_a_tcp_wildcard_cannot_be_mptcp(on: Subsystem) {
     let site = Site::new();
     let pairs = [
@@ -251,6 +242,7 @@ fn an_address_inside_a_tcp_wildcard_cannot_be_mptcp(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn an_address_inside_a_wildcard_cannot_contradict_it(on: Subsystem) {
     let site = Site::new();
     for words in [
@@ -266,6 +258,7 @@ fn an_address_inside_a_wildcard_cannot_contradict_it(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn an_error_in_an_included_file_names_that_file(on: Subsystem) {
     let site = Site::new();
     std::fs::write(
@@ -279,6 +272,7 @@ fn an_error_in_an_included_file_names_that_file(on: Subsystem) {
     assert!(text.contains(&place), "{text}");
 }
 
+#[test_on(stream, http, mail)]
 fn a_refused_configuration_does_not_start(on: Subsystem) {
     let site = Site::new();
     let Err(outcome) = site.try_start(&on.listen("127.0.0.1:8080 mptcp=maybe")) else {

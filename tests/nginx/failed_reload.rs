@@ -5,12 +5,7 @@ use std::net::TcpListener;
 use crate::harness::{Site, wait_until};
 use crate::server::Conf;
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http):
-        a_fault_changes_nothing_with_reuseport;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -139,6 +134,7 @@ fn fault_changes_nothing_with_reuseport(on: Subsystem, old: &str, new: &str, fau
     (0..20).for_each(|_| on.serves(ADDRESS, !new.is_empty()));
 }
 
+#[test_on(stream, http)]
 fn a_fault_changes_nothing_with_reuseport(on: Subsystem) {
     for fault in [PORT_IN_USE, NO_LOG_FOLDER] {
         for (old, new) in changes(on) {
@@ -162,8 +158,7 @@ fn changes(on: Subsystem) -> Vec<(&'static str, &'static str)> {
 /// Tests for each fault.
 macro_rules! faults {
     ($($name:ident: $fault:expr;)*) => {$(
-        subsystem_tests! { (stream, http, mail): $name; }
-
+        #[test_on(stream, http, mail)]
         fn $name(on: Subsystem) {
             for (old, new) in changes(on) {
                 fault_changes_nothing(on, old, new, &$fault);

@@ -11,15 +11,8 @@ use crate::client::{Accepted, Connection, Over};
 use crate::harness::Site;
 use crate::middlebox::{Middlebox, SERVER, Strips};
 use crate::sockets::{accepted_from, is_mptcp, protocol};
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::talk::Talk;
-
-subsystem_tests! {
-    (stream, http, mail):
-        a_router_that_strips_nothing_lets_mptcp_through,
-        a_stripped_syn_ends_in_plain_tcp,
-        an_option_stripped_later_makes_the_connection_fall_back;
-}
 
 /// What the kernel says where there is no MPTCP, at each of [`SERVER`].
 const NO_MPTCP: [Option<i32>; 2] = [Some(EOPNOTSUPP), Some(ENOPROTOOPT)];
@@ -66,14 +59,17 @@ fn converse(on: Subsystem, talk: &Talk, address: &str) -> io::Result<Connection>
     Ok(connection)
 }
 
+#[test_on(stream, http, mail)]
 fn a_router_that_strips_nothing_lets_mptcp_through(on: Subsystem) {
     serves_through(Strips::Nothing, on, IPPROTO_MPTCP, [None, None]);
 }
 
+#[test_on(stream, http, mail)]
 fn a_stripped_syn_ends_in_plain_tcp(on: Subsystem) {
     serves_through(Strips::Syn, on, IPPROTO_TCP, NO_MPTCP);
 }
 
+#[test_on(stream, http, mail)]
 fn an_option_stripped_later_makes_the_connection_fall_back(on: Subsystem) {
     serves_through(Strips::AfterHandshake, on, IPPROTO_MPTCP, NO_MPTCP);
 }

@@ -4,15 +4,7 @@ use crate::harness::{Site, wait_until};
 use crate::sockets::Listener;
 use crate::steady::Steady;
 use crate::strace::{Fault, Strace};
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        a_listen_that_fails_at_the_end_keeps_the_old_socket;
-    (stream, http):
-        a_listen_that_fails_at_the_end_keeps_every_old_socket,
-        a_listen_that_fails_at_the_end_lets_more_workers_share_old_sockets;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -63,14 +55,17 @@ fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_listen_that_fails_at_the_end_keeps_the_old_socket(on: Subsystem) {
     changes_with_a_fault(on, "", 1);
 }
 
+#[test_on(stream, http)]
 fn a_listen_that_fails_at_the_end_keeps_every_old_socket(on: Subsystem) {
     changes_with_a_fault(on, "reuseport", 2);
 }
 
+#[test_on(stream, http)]
 fn a_listen_that_fails_at_the_end_lets_more_workers_share_old_sockets(on: Subsystem) {
     let site = Site::new();
     site.provoke(NO_LISTEN.errno);

@@ -7,22 +7,9 @@ use crate::client::{Connection, Over};
 use crate::harness::{Host, Site};
 use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::server::Nginx;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::talk::Talk;
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
-
-subsystem_tests! {
-    (http):
-        servers_with_names_share_one_mptcp_listener,
-        two_default_servers_are_refused_in_nginx_words,
-        an_address_without_a_port_is_port_80,
-        mptcp_with_quic_is_refused,
-        one_mptcp_connection_carries_many_requests,
-        pipelined_requests_are_answered_over_mptcp_in_their_order,
-        a_websocket_like_upgrade_works_over_mptcp_and_over_tcp,
-        http2_is_negotiated_by_tls_over_mptcp,
-        http2_requests_are_answered_over_mptcp;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -52,6 +39,7 @@ fn answer_of(over: Over, name: &str) -> String {
     answer.unwrap_or_else(|| panic!("no answer: {head}")).into()
 }
 
+#[test_on(http)]
 fn servers_with_names_share_one_mptcp_listener(_: Subsystem) {
     let cases = [
         ["mptcp", "mptcp default_server", "mptcp"],
@@ -81,6 +69,7 @@ fn servers_with_names_share_one_mptcp_listener(_: Subsystem) {
     }
 }
 
+#[test_on(http)]
 fn two_default_servers_are_refused_in_nginx_words(_: Subsystem) {
     let site = Site::new();
     let words = format!("{ADDRESS} mptcp default_server");
@@ -91,6 +80,7 @@ fn two_default_servers_are_refused_in_nginx_words(_: Subsystem) {
     assert!(text.contains(message), "{text}");
 }
 
+#[test_on(http)]
 fn an_address_without_a_port_is_port_80(_: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&Subsystem::Http.servers(&["127.0.0.1 mptcp", "[::1] multipath"]));
@@ -99,6 +89,7 @@ fn an_address_without_a_port_is_port_80(_: Subsystem) {
     Subsystem::Http.serves("[::1]:80", true);
 }
 
+#[test_on(http)]
 fn mptcp_with_quic_is_refused(_: Subsystem) {
     let site = Site::new();
     for words in ["mptcp quic", "quic mptcp", "quic reuseport mptcp"] {
@@ -110,6 +101,7 @@ fn mptcp_with_quic_is_refused(_: Subsystem) {
     }
 }
 
+#[test_on(http)]
 fn one_mptcp_connection_carries_many_requests(_: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&Subsystem::Http.listen("127.0.0.1:8080 mptcp"));
@@ -125,6 +117,7 @@ fn one_mptcp_connection_carries_many_requests(_: Subsystem) {
     assert!(connection.is_mptcp());
 }
 
+#[test_on(http)]
 fn pipelined_requests_are_answered_over_mptcp_in_their_order(_: Subsystem) {
     const COUNT: usize = 50;
     let site = Site::new();
@@ -145,6 +138,7 @@ fn pipelined_requests_are_answered_over_mptcp_in_their_order(_: Subsystem) {
     assert!(connection.is_mptcp());
 }
 
+#[test_on(http)]
 fn a_websocket_like_upgrade_works_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     let talk = Talk::new(Subsystem::Http);
@@ -180,6 +174,7 @@ fn start_http2<'site>(site: &'site Site, words: &str) -> Nginx<'site> {
     nginx
 }
 
+#[test_on(http)]
 fn http2_is_negotiated_by_tls_over_mptcp(_: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
@@ -214,6 +209,7 @@ fn receive_frame(connection: &mut Connection, kind: u8, stream: u8) -> io::Resul
     }
 }
 
+#[test_on(http)]
 fn http2_requests_are_answered_over_mptcp(_: Subsystem) {
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;

@@ -16,25 +16,7 @@ use crate::namespace::{set_sysctl, switch_mptcp_off};
 use crate::seccomp;
 use crate::server::Conf;
 use crate::strace::Fault;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        mptcp_that_is_switched_off_is_refused_and_the_sysctl_named,
-        mptcp_auto_falls_back_to_tcp_with_one_warning,
-        mptcp_auto_warns_once_for_all_listeners,
-        a_reload_to_mptcp_that_is_switched_off_changes_nothing,
-        mptcp_off_does_not_need_mptcp_in_the_kernel,
-        kernels_without_mptcp_are_told_apart,
-        a_policy_that_forbids_mptcp_is_named_and_mptcp_auto_falls_back,
-        a_policy_that_forbids_bind_is_named_and_mptcp_auto_falls_back,
-        a_protocol_that_the_kernel_lacks_is_refused,
-        a_low_port_as_an_ordinary_user_is_refused_in_nginx_words,
-        an_address_of_another_host_is_refused_in_nginx_words,
-        a_port_in_use_is_tried_five_times_as_nginx_does,
-        a_port_that_becomes_free_while_nginx_tries_is_taken,
-        one_port_in_use_keeps_the_others_from_being_opened;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// An ordinary user, there on every system.
 const NOBODY: u32 = 65534;
@@ -47,6 +29,7 @@ fn fails_to_start(site: &Site, conf: &Conf) -> String {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named(on: Subsystem) {
     let site = Site::new();
     let message = format!("socket() 127.0.0.1:8080 failed: {}", switch_mptcp_off());
@@ -65,6 +48,7 @@ fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
     let site = Site::new();
     let reason = switch_mptcp_off();
@@ -101,6 +85,7 @@ fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
     on.serves("127.0.0.1:8080", true);
 }
 
+#[test_on(stream, http, mail)]
 fn mptcp_auto_warns_once_for_all_listeners(on: Subsystem) {
     let site = Site::new();
     switch_mptcp_off();
@@ -112,6 +97,7 @@ fn mptcp_auto_warns_once_for_all_listeners(on: Subsystem) {
     assert_eq!(text.matches("falls back to TCP").count(), 1, "{text}");
 }
 
+#[test_on(stream, http, mail)]
 fn a_reload_to_mptcp_that_is_switched_off_changes_nothing(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080"));
@@ -130,6 +116,7 @@ fn a_reload_to_mptcp_that_is_switched_off_changes_nothing(on: Subsystem) {
     on.serves("127.0.0.1:8080", true);
 }
 
+#[test_on(stream, http, mail)]
 fn mptcp_off_does_not_need_mptcp_in_the_kernel(on: Subsystem) {
     let site = Site::new();
     switch_mptcp_off();
@@ -146,6 +133,7 @@ fn mptcp_off_does_not_need_mptcp_in_the_kernel(on: Subsystem) {
     );
 }
 
+#[test_on(stream, http, mail)]
 fn kernels_without_mptcp_are_told_apart(on: Subsystem) {
     for (errno, reason) in [("EINVAL", "5.6"), ("EPROTONOSUPPORT", "MPTCP")] {
         let site = Site::new();
@@ -183,6 +171,7 @@ fn warnings(text: &str) -> Vec<&str> {
     lines.filter(|line| line.contains("[warn]")).collect()
 }
 
+#[test_on(stream, http, mail)]
 fn a_policy_that_forbids_mptcp_is_named_and_mptcp_auto_falls_back(on: Subsystem) {
     const SANDBOXED: &str = "failed: MPTCP is not supported by this kernel, container or sandbox";
     for (errno, reason) in [
@@ -223,6 +212,7 @@ fn a_policy_that_forbids_mptcp_is_named_and_mptcp_auto_falls_back(on: Subsystem)
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_policy_that_forbids_bind_is_named_and_mptcp_auto_falls_back(on: Subsystem) {
     let message = format!("bind() to 127.0.0.1:8080 {FORBIDDEN} (13: Permission denied)");
     // The first bind(2) of each process is that of an MPTCP socket.
@@ -270,6 +260,7 @@ fn a_policy_that_forbids_bind_is_named_and_mptcp_auto_falls_back(on: Subsystem) 
     assert_eq!(site.injected().len(), 2);
 }
 
+#[test_on(stream, http, mail)]
 fn a_protocol_that_the_kernel_lacks_is_refused(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen("127.0.0.1:8080 protocol=sctp");
@@ -310,6 +301,7 @@ fn check_as_nobody(on: Subsystem, site: &Site, words: &str) -> Outcome {
     site.run(nginx.uid(NOBODY).gid(NOBODY))
 }
 
+#[test_on(stream, http, mail)]
 fn a_low_port_as_an_ordinary_user_is_refused_in_nginx_words(on: Subsystem) {
     let site = Site::new();
     let message = "bind() to 127.0.0.1:80 failed (13: Permission denied)";
@@ -323,6 +315,7 @@ fn a_low_port_as_an_ordinary_user_is_refused_in_nginx_words(on: Subsystem) {
     check_as_nobody(on, &site, "127.0.0.1:8080 mptcp").succeeds();
 }
 
+#[test_on(stream, http, mail)]
 fn an_address_of_another_host_is_refused_in_nginx_words(on: Subsystem) {
     let site = Site::new();
     let message = "bind() to 192.0.2.1:8080 failed (99: Cannot assign requested address)";
@@ -332,6 +325,7 @@ fn an_address_of_another_host_is_refused_in_nginx_words(on: Subsystem) {
     assert_eq!(text.matches(message).count(), 1, "{text}");
 }
 
+#[test_on(stream, http, mail)]
 fn a_port_in_use_is_tried_five_times_as_nginx_does(on: Subsystem) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:8080").expect("the port is free in a new namespace");
@@ -347,6 +341,7 @@ fn a_port_in_use_is_tried_five_times_as_nginx_does(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_port_that_becomes_free_while_nginx_tries_is_taken(on: Subsystem) {
     let site = Site::new();
     let holder = TcpListener::bind("127.0.0.1:8080").expect("the port is free in a new namespace");
@@ -360,6 +355,7 @@ fn a_port_that_becomes_free_while_nginx_tries_is_taken(on: Subsystem) {
     on.serves("127.0.0.1:8080", true);
 }
 
+#[test_on(stream, http, mail)]
 fn one_port_in_use_keeps_the_others_from_being_opened(on: Subsystem) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:8081").expect("the port is free in a new namespace");

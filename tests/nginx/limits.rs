@@ -16,27 +16,7 @@ use crate::server::Nginx;
 use crate::sockets::{Listener, listening_on};
 use crate::steady::Steady;
 use crate::strace::{Fault, Strace};
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        mptcp_listeners_go_on_when_mptcp_is_switched_off;
-    (stream, http):
-        a_reload_without_enough_descriptors_changes_nothing_or_succeeds,
-        a_kernel_that_cannot_steer_is_reported_and_serves,
-        a_kernel_that_cannot_share_an_address_changes_nothing,
-        without_netlink_an_old_socket_ends_when_its_time_is_up,
-        nothing_is_steered_after_a_reload_ended_a_drain,
-        clients_are_answered_at_once_while_the_next_change_fails,
-        all_workers_get_clients_when_a_failed_reload_outlasts_a_drain,
-        all_workers_get_clients_when_some_are_added_during_a_drain,
-        all_workers_get_clients_when_the_module_goes_after_a_change,
-        old_sockets_do_not_pile_up_under_fast_reloads,
-        old_sockets_end_with_those_that_have_no_descriptors_left,
-        workers_start_where_they_may_have_few_descriptors,
-        a_worker_goes_on_when_it_has_descriptors_again,
-        a_worker_that_cannot_watch_an_old_socket_serves;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -64,6 +44,7 @@ fn count(number: usize) -> u64 {
 }
 
 /// With a few descriptors more each time, until there are enough to lose nothing.
+#[test_on(stream, http)]
 fn a_reload_without_enough_descriptors_changes_nothing_or_succeeds(on: Subsystem) {
     let site = Site::new();
     let words = |word: &str| format!("127.0.0.1:8080-8099 {word}");
@@ -106,6 +87,7 @@ fn a_reload_without_enough_descriptors_changes_nothing_or_succeeds(on: Subsystem
     assert!(second_best > 0, "some could not drain");
 }
 
+#[test_on(stream, http, mail)]
 fn mptcp_listeners_go_on_when_mptcp_is_switched_off(on: Subsystem) {
     let site = Site::new();
     let conf = |more: &[&str]| on.servers(&[&["127.0.0.1:8080 mptcp"], more].concat());
@@ -155,6 +137,7 @@ fn mptcp_listeners_go_on_when_mptcp_is_switched_off(on: Subsystem) {
     on.serves(ADDRESS, true);
 }
 
+#[test_on(stream, http)]
 fn a_kernel_that_cannot_steer_is_reported_and_serves(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("[::1]:8080 {word}"));
@@ -178,6 +161,7 @@ fn a_kernel_that_cannot_steer_is_reported_and_serves(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn a_kernel_that_cannot_share_an_address_changes_nothing(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("127.0.0.1:8080 {word}"));
@@ -196,6 +180,7 @@ fn a_kernel_that_cannot_share_an_address_changes_nothing(on: Subsystem) {
     on.serves("127.0.0.1:8081", true);
 }
 
+#[test_on(stream, http)]
 fn without_netlink_an_old_socket_ends_when_its_time_is_up(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("127.0.0.1:8080 {word}"));
@@ -209,6 +194,7 @@ fn without_netlink_an_old_socket_ends_when_its_time_is_up(on: Subsystem) {
 
 /// The workers that end it exit, and have closed the new sockets: the others
 /// give these their SO_REUSEPORT back.
+#[test_on(stream, http)]
 fn nothing_is_steered_after_a_reload_ended_a_drain(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{ADDRESS} reuseport {word}")).workers(2);
@@ -238,6 +224,7 @@ fn is_answered_at_once(on: Subsystem, address: &str, time: Duration) {
 }
 
 /// Old sockets last for 5 seconds, since the kernel does not say more.
+#[test_on(stream, http)]
 fn clients_are_answered_at_once_while_the_next_change_fails(on: Subsystem) {
     for address in [ADDRESS, "[::1]:8080"] {
         let site = Site::new();
@@ -268,6 +255,7 @@ fn all_share(nginx: &Nginx, workers: usize) {
 
 const REUSEPORT: [&str; 2] = ["127.0.0.1:8080 reuseport", "[::1]:8080 reuseport"];
 
+#[test_on(stream, http)]
 fn all_workers_get_clients_when_a_failed_reload_outlasts_a_drain(on: Subsystem) {
     for words in REUSEPORT {
         let site = Site::new();
@@ -284,6 +272,7 @@ fn all_workers_get_clients_when_a_failed_reload_outlasts_a_drain(on: Subsystem) 
     }
 }
 
+#[test_on(stream, http)]
 fn all_workers_get_clients_when_some_are_added_during_a_drain(on: Subsystem) {
     for words in REUSEPORT {
         for word in ["mptcp", ""] {
@@ -307,6 +296,7 @@ fn all_workers_get_clients_when_some_are_added_during_a_drain(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn all_workers_get_clients_when_the_module_goes_after_a_change(on: Subsystem) {
     for words in REUSEPORT {
         let site = Site::new();
@@ -320,6 +310,7 @@ fn all_workers_get_clients_when_the_module_goes_after_a_change(on: Subsystem) {
 }
 
 /// Faster than a worker looks whether they are done.
+#[test_on(stream, http)]
 fn old_sockets_do_not_pile_up_under_fast_reloads(on: Subsystem) {
     for address in [ADDRESS, "[::1]:8080"] {
         let site = Site::new();
@@ -340,6 +331,7 @@ fn old_sockets_do_not_pile_up_under_fast_reloads(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn old_sockets_end_with_those_that_have_no_descriptors_left(on: Subsystem) {
     for words in REUSEPORT {
         let site = Site::new();
@@ -356,6 +348,7 @@ fn old_sockets_end_with_those_that_have_no_descriptors_left(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn workers_start_where_they_may_have_few_descriptors(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| {
@@ -371,6 +364,7 @@ fn workers_start_where_they_may_have_few_descriptors(on: Subsystem) {
 
 /// Clients wait on an old socket, from which a worker accepts until it has no
 /// descriptors left.
+#[test_on(stream, http)]
 fn a_worker_goes_on_when_it_has_descriptors_again(on: Subsystem) {
     let site = Site::new();
     // A worker that goes on only now finds its listener ended.
@@ -394,6 +388,7 @@ fn a_worker_goes_on_when_it_has_descriptors_again(on: Subsystem) {
     });
 }
 
+#[test_on(stream, http)]
 fn a_worker_that_cannot_watch_an_old_socket_serves(on: Subsystem) {
     let site = Site::new();
     let fault = Fault {

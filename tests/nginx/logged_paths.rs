@@ -16,22 +16,8 @@ use crate::middlebox::{Middlebox, SERVER, Strips};
 use crate::mptcp_log::{LOG, Line, log_format, logged, nothing, token_in_ss};
 use crate::namespace::ip;
 use crate::server::Nginx;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::talk::Talk;
-
-subsystem_tests! {
-    (stream, http):
-        both_paths_of_a_download_are_logged,
-        a_connection_that_is_reset_is_logged_as_it_was,
-        both_paths_of_a_connection_that_is_reset_are_logged,
-        a_connection_that_falls_back_is_logged_as_such,
-        a_connection_that_was_never_mptcp_is_logged_as_tcp;
-    (http):
-        http_knows_no_number_of_a_connection_that_was_reset_before_its_request,
-        http_counts_subflows_that_come_and_go,
-        http_logs_the_addresses_of_paths_and_not_those_of_realip,
-        http2_streams_are_logged_as_their_connection;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -81,6 +67,7 @@ fn says(line: &Line, expected: &[(&str, &str)]) {
     }
 }
 
+#[test_on(stream, http)]
 fn both_paths_of_a_download_are_logged(on: Subsystem) {
     let site = Site::new();
     let network = Hosts::new();
@@ -119,6 +106,7 @@ fn both_paths_of_a_download_are_logged(on: Subsystem) {
     );
 }
 
+#[test_on(stream, http)]
 fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
     let site = Site::new();
     let _large = start_large(&site, on, ADDRESS);
@@ -142,6 +130,7 @@ fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
 
 /// One that has got its second path since it began, and that resets its end of
 /// both.
+#[test_on(stream, http)]
 fn both_paths_of_a_connection_that_is_reset_are_logged(on: Subsystem) {
     let site = Site::new();
     let network = Hosts::new();
@@ -186,6 +175,7 @@ fn talk_through(strips: Strips, on: Subsystem) -> Vec<(String, Line)> {
     lines.collect()
 }
 
+#[test_on(stream, http)]
 fn a_connection_that_falls_back_is_logged_as_such(on: Subsystem) {
     for (client, line) in talk_through(Strips::AfterHandshake, on) {
         says(
@@ -202,6 +192,7 @@ fn a_connection_that_falls_back_is_logged_as_such(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn a_connection_that_was_never_mptcp_is_logged_as_tcp(on: Subsystem) {
     for (_, line) in talk_through(Strips::Syn, on) {
         assert_eq!(line, nothing());
@@ -209,6 +200,7 @@ fn a_connection_that_was_never_mptcp_is_logged_as_tcp(on: Subsystem) {
 }
 
 /// Nothing is known of its subflows, which is not to say that there was none.
+#[test_on(http)]
 fn http_knows_no_number_of_a_connection_that_was_reset_before_its_request(_: Subsystem) {
     let site = Site::new();
     let quiet = "location = /quiet {\n        access_log off;\n        return 200;\n    }";
@@ -230,6 +222,7 @@ fn http_knows_no_number_of_a_connection_that_was_reset_before_its_request(_: Sub
     says(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "-")]);
 }
 
+#[test_on(http)]
 fn http_counts_subflows_that_come_and_go(_: Subsystem) {
     let site = Site::new();
     let network = Hosts::new();
@@ -269,6 +262,7 @@ fn http_counts_subflows_that_come_and_go(_: Subsystem) {
     }
 }
 
+#[test_on(http)]
 fn http_logs_the_addresses_of_paths_and_not_those_of_realip(_: Subsystem) {
     let site = Site::new();
     let on = Subsystem::Http;
@@ -309,6 +303,7 @@ fn http2_request(stream: u8) -> Vec<u8> {
 
 /// Each stream of HTTP/2 is a request: they have one connection, which stays
 /// when nginx has forgotten all of its streams.
+#[test_on(http)]
 fn http2_streams_are_logged_as_their_connection(_: Subsystem) {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let site = Site::new();

@@ -6,15 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use crate::backend::{Backend, read_head};
 use crate::client::{Accepted, Connection, Over};
 use crate::harness::Site;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
-
-subsystem_tests! {
-    (mail):
-        every_protocol_greets_over_mptcp_and_over_tcp,
-        starttls_works_over_mptcp_and_over_tcp,
-        every_protocol_is_passed_on_over_mptcp_and_over_tcp;
-}
 
 const ADDRESS: &str = "127.0.0.1:2525";
 
@@ -104,6 +97,7 @@ fn lets_in(backend: &Backend) -> Backend {
     })
 }
 
+#[test_on(mail)]
 fn every_protocol_greets_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     for protocol in PROTOCOLS {
@@ -120,6 +114,7 @@ fn every_protocol_greets_over_mptcp_and_over_tcp(_: Subsystem) {
     }
 }
 
+#[test_on(mail)]
 fn starttls_works_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
@@ -138,6 +133,7 @@ fn starttls_works_over_mptcp_and_over_tcp(_: Subsystem) {
     }
 }
 
+#[test_on(mail)]
 fn every_protocol_is_passed_on_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     for protocol in PROTOCOLS {

@@ -8,16 +8,8 @@ use crate::client::{Connection, Over};
 use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::upgrade::{retire, upgrade};
-
-subsystem_tests! {
-    (stream, http, mail):
-        multipath_is_nginx_own_word_where_it_has_one,
-        a_listener_goes_between_nginx_own_multipath_and_ours,
-        nginx_own_multipath_is_replaced_by_our_tcp,
-        an_upgrade_that_brings_the_module_keeps_nginx_own_multipath;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -39,6 +31,7 @@ fn is_known(on: Subsystem) -> bool {
     host.knows_protocols() || host.modules(on).ours.is_none()
 }
 
+#[test_on(stream, http, mail)]
 fn multipath_is_nginx_own_word_where_it_has_one(on: Subsystem) {
     let site = Site::new();
     if !is_known(on) {
@@ -54,6 +47,7 @@ fn multipath_is_nginx_own_word_where_it_has_one(on: Subsystem) {
     on.serves(ADDRESS, true);
 }
 
+#[test_on(stream, http, mail)]
 fn a_listener_goes_between_nginx_own_multipath_and_ours(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
@@ -75,6 +69,7 @@ fn a_listener_goes_between_nginx_own_multipath_and_ours(on: Subsystem) {
     on.serves(ADDRESS, true);
 }
 
+#[test_on(stream, http, mail)]
 fn nginx_own_multipath_is_replaced_by_our_tcp(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&native_or_ours(on));
@@ -86,6 +81,7 @@ fn nginx_own_multipath_is_replaced_by_our_tcp(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn an_upgrade_that_brings_the_module_keeps_nginx_own_multipath(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&native_or_ours(on));

@@ -5,20 +5,7 @@ use crate::harness::{Host, Site};
 use crate::linux;
 use crate::sockets::Listener;
 use crate::strace::Fault;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        backlog_is_the_length_of_the_mptcp_queue,
-        buffer_sizes_are_set_on_the_mptcp_socket,
-        keepalive_is_set_on_the_mptcp_socket,
-        deferred_is_set_on_the_mptcp_socket,
-        an_option_that_the_kernel_lacks_is_tried_once_and_named,
-        ipv6only_is_set_on_the_mptcp_socket,
-        proxy_protocol_is_read_from_mptcp_connections;
-    (stream, http):
-        fastopen_is_set_on_the_mptcp_socket;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// Starts nginx with the words beside `mptcp`, checks that the listener is
 /// MPTCP and serves, and returns it.
@@ -31,12 +18,14 @@ fn listener(on: Subsystem, words: &str) -> Listener {
     listener
 }
 
+#[test_on(stream, http, mail)]
 fn backlog_is_the_length_of_the_mptcp_queue(on: Subsystem) {
     assert_eq!(listener(on, "backlog=77").backlog, 77);
     // nginx's own default.
     assert_eq!(listener(on, "").backlog, 511);
 }
 
+#[test_on(stream, http, mail)]
 fn buffer_sizes_are_set_on_the_mptcp_socket(on: Subsystem) {
     let listener = listener(on, "rcvbuf=32k sndbuf=48k");
     // The kernel doubles what is asked for, socket(7).
@@ -44,6 +33,7 @@ fn buffer_sizes_are_set_on_the_mptcp_socket(on: Subsystem) {
     assert_eq!(listener.option("SO_SNDBUF"), 2 * 48 * 1024);
 }
 
+#[test_on(stream, http, mail)]
 fn keepalive_is_set_on_the_mptcp_socket(on: Subsystem) {
     assert_eq!(listener(on, "so_keepalive=on").option("SO_KEEPALIVE"), 1);
     assert_eq!(listener(on, "so_keepalive=off").option("SO_KEEPALIVE"), 0);
@@ -55,6 +45,7 @@ fn keepalive_is_set_on_the_mptcp_socket(on: Subsystem) {
     assert_eq!(listener.option("TCP_KEEPCNT"), 3);
 }
 
+#[test_on(stream, http)]
 fn fastopen_is_set_on_the_mptcp_socket(on: Subsystem) {
     if !on.knows("fastopen") {
         let text = Site::new()
@@ -94,6 +85,7 @@ fn is_said_once(log: &str, message: &str) {
     assert!(lines[0].contains("[notice]"), "{log}");
 }
 
+#[test_on(stream, http, mail)]
 fn an_option_that_the_kernel_lacks_is_tried_once_and_named(on: Subsystem) {
     for (words, option, message) in [
         ("fastopen=23", "TCP_FASTOPEN", NO_FASTOPEN),
@@ -129,6 +121,7 @@ fn an_option_that_the_kernel_lacks_is_tried_once_and_named(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn deferred_is_set_on_the_mptcp_socket(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen("127.0.0.1:8080 mptcp deferred");
@@ -150,6 +143,7 @@ fn deferred_is_set_on_the_mptcp_socket(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn ipv6only_is_set_on_the_mptcp_socket(on: Subsystem) {
     let site = Site::new();
     for (words, value) in [("", 1), ("ipv6only=on", 1), ("ipv6only=off", 0)] {
@@ -159,6 +153,7 @@ fn ipv6only_is_set_on_the_mptcp_socket(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn proxy_protocol_is_read_from_mptcp_connections(on: Subsystem) {
     let site = Site::new();
     // mail has no variables: that it greets shows that it has read the header.

@@ -6,26 +6,7 @@ use std::time::Duration;
 
 use crate::harness::Site;
 use crate::server::Nginx;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        mptcp_listener_serves_mptcp_and_tcp_clients,
-        all_words_for_mptcp_make_an_mptcp_listener,
-        words_for_tcp_make_a_tcp_listener,
-        the_parameter_may_stand_anywhere_among_others,
-        every_form_of_address_becomes_an_mptcp_listener,
-        ipv6_listener_with_ipv6only_off_serves_ipv4_over_mptcp,
-        a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses,
-        only_the_listeners_that_ask_for_mptcp_get_it,
-        an_address_inside_a_wildcard_shares_its_mptcp_listener,
-        an_address_inside_a_wildcard_may_stand_in_the_same_server,
-        an_address_with_bind_keeps_its_protocol_beside_a_wildcard_elsewhere,
-        one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it,
-        one_address_with_mptcp_and_with_mptcp_off_is_refused;
-    (stream):
-        udp_may_share_the_port_of_an_mptcp_listener;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// Checks that nginx listens at exactly these addresses, with MPTCP
 /// everywhere.
@@ -48,6 +29,7 @@ fn all_mptcp(nginx: &Nginx, addresses: &[&str]) {
     );
 }
 
+#[test_on(stream, http, mail)]
 fn mptcp_listener_serves_mptcp_and_tcp_clients(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
@@ -55,6 +37,7 @@ fn mptcp_listener_serves_mptcp_and_tcp_clients(on: Subsystem) {
     on.serves("127.0.0.1:8080", true);
 }
 
+#[test_on(stream, http, mail)]
 fn all_words_for_mptcp_make_an_mptcp_listener(on: Subsystem) {
     for words in [
         "multipath",
@@ -74,6 +57,7 @@ fn all_words_for_mptcp_make_an_mptcp_listener(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn words_for_tcp_make_a_tcp_listener(on: Subsystem) {
     for words in ["", "mptcp=off", "protocol=tcp", "protocol=6"] {
         let site = Site::new();
@@ -83,6 +67,7 @@ fn words_for_tcp_make_a_tcp_listener(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn the_parameter_may_stand_anywhere_among_others(on: Subsystem) {
     let site = Site::new();
     for words in [
@@ -100,6 +85,7 @@ fn the_parameter_may_stand_anywhere_among_others(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn every_form_of_address_becomes_an_mptcp_listener(on: Subsystem) {
     let site = Site::new();
     let forms: [(&str, &[&str]); 6] = [
@@ -131,6 +117,7 @@ fn every_form_of_address_becomes_an_mptcp_listener(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn ipv6_listener_with_ipv6only_off_serves_ipv4_over_mptcp(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("[::]:8080 ipv6only=off mptcp"));
@@ -140,6 +127,7 @@ fn ipv6_listener_with_ipv6only_off_serves_ipv4_over_mptcp(on: Subsystem) {
     on.serves("[::1]:8080", true);
 }
 
+#[test_on(stream, http, mail)]
 fn a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("localhost:8080 mptcp"));
@@ -157,6 +145,7 @@ fn a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses(on: Subsystem)
         .for_each(|address| on.serves(address, true));
 }
 
+#[test_on(stream, http, mail)]
 fn only_the_listeners_that_ask_for_mptcp_get_it(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.servers(&[
@@ -170,6 +159,7 @@ fn only_the_listeners_that_ask_for_mptcp_get_it(on: Subsystem) {
     on.serves("127.0.0.1:8082", true);
 }
 
+#[test_on(stream)]
 fn udp_may_share_the_port_of_an_mptcp_listener(on: Subsystem) {
     let site = Site::new();
     let conf = on.servers(&[
@@ -196,6 +186,7 @@ fn udp_may_share_the_port_of_an_mptcp_listener(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn an_address_inside_a_wildcard_shares_its_mptcp_listener(on: Subsystem) {
     let site = Site::new();
     for words in [
@@ -212,6 +203,7 @@ fn an_address_inside_a_wildcard_shares_its_mptcp_listener(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn an_address_inside_a_wildcard_may_stand_in_the_same_server(on: Subsystem) {
     let site = Site::new();
     let server = on.server("8080 multipath;\n    listen 127.0.0.1:8080 multipath");
@@ -220,6 +212,7 @@ fn an_address_inside_a_wildcard_may_stand_in_the_same_server(on: Subsystem) {
     on.serves("127.0.0.1:8080", true);
 }
 
+#[test_on(stream, http, mail)]
 fn an_address_with_bind_keeps_its_protocol_beside_a_wildcard_elsewhere(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.servers(&["127.0.0.1:8080 mptcp bind", "[::]:8080"]));
@@ -233,6 +226,7 @@ fn an_address_with_bind_keeps_its_protocol_beside_a_wildcard_elsewhere(on: Subsy
     on.serves("[::1]:8080", false);
 }
 
+#[test_on(stream, http, mail)]
 fn one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it(on: Subsystem) {
     let site = Site::new();
     for words in [
@@ -258,6 +252,7 @@ fn one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it(on: Su
     }
 }
 
+#[test_on(stream, http, mail)]
 fn one_address_with_mptcp_and_with_mptcp_off_is_refused(on: Subsystem) {
     let site = Site::new();
     let text = site

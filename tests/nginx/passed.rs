@@ -15,20 +15,8 @@ use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
 use crate::strace::wait_for_sleep;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::without_mptcp;
-
-subsystem_tests! {
-    (stream, http, mail):
-        a_passed_tcp_socket_keeps_its_protocol_with_one_warning,
-        a_passed_mptcp_socket_is_kept_where_no_protocol_is_requested,
-        a_passed_mptcp_socket_is_kept_where_tcp_is_requested;
-    (stream, http):
-        process_1_of_a_container_keeps_what_was_passed,
-        a_passed_socket_changes_once_its_giver_has_gone;
-    (stream):
-        workers_of_a_passed_socket_sleep;
-}
 
 const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
 
@@ -103,6 +91,7 @@ fn is_kept(on: Subsystem, address: &str, protocol: Protocol, word: &str, warned:
     assert_eq!(listening_on(8080), 1, "its giver still has it");
 }
 
+#[test_on(stream, http, mail)]
 fn a_passed_tcp_socket_keeps_its_protocol_with_one_warning(on: Subsystem) {
     for address in ADDRESSES {
         is_kept(on, address, Protocol::TCP, "mptcp", 1);
@@ -110,6 +99,7 @@ fn a_passed_tcp_socket_keeps_its_protocol_with_one_warning(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_passed_mptcp_socket_is_kept_where_no_protocol_is_requested(on: Subsystem) {
     for address in ADDRESSES {
         is_kept(on, address, Protocol::MPTCP, "", 0);
@@ -117,11 +107,13 @@ fn a_passed_mptcp_socket_is_kept_where_no_protocol_is_requested(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_passed_mptcp_socket_is_kept_where_tcp_is_requested(on: Subsystem) {
     is_kept(on, ADDRESSES[0], Protocol::MPTCP, "mptcp=off", 1);
 }
 
 /// Its parent is outside of its process namespace, and so has number 0.
+#[test_on(stream, http)]
 fn process_1_of_a_container_keeps_what_was_passed(on: Subsystem) {
     let site = Site::new();
     let socket = listener(ADDRESSES[0], Protocol::TCP);
@@ -141,6 +133,7 @@ fn process_1_of_a_container_keeps_what_was_passed(on: Subsystem) {
     child.wait().expect("it is a child");
 }
 
+#[test_on(stream, http)]
 fn a_passed_socket_changes_once_its_giver_has_gone(on: Subsystem) {
     let site = Site::new();
     let socket = listener(ADDRESSES[0], Protocol::TCP);
@@ -170,6 +163,7 @@ fn a_passed_socket_changes_once_its_giver_has_gone(on: Subsystem) {
     assert_eq!(warnings(&site), 2);
 }
 
+#[test_on(stream)]
 fn workers_of_a_passed_socket_sleep(on: Subsystem) {
     let site = Site::new();
     let socket = listener(ADDRESSES[0], Protocol::TCP);

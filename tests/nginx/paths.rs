@@ -8,14 +8,7 @@ use crate::client::{Connection, Over};
 use crate::harness::Site;
 use crate::hosts::{Hosts, NEAR};
 use crate::server::Nginx;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http):
-        a_download_outlives_the_loss_of_its_first_link;
-    (stream):
-        two_links_carry_a_download_faster_than_one;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// Enough for some seconds over one link of 50 Mbit/s.
 const SIZE: usize = 24 * 1024 * 1024;
@@ -94,6 +87,7 @@ fn download(on: Subsystem, over: Over, half_way: impl FnOnce()) -> (Duration, bo
     (begin.elapsed(), connection.is_mptcp())
 }
 
+#[test_on(stream)]
 fn two_links_carry_a_download_faster_than_one(on: Subsystem) {
     let site = Site::alone();
     let download = Download::new(&site, on);
@@ -109,6 +103,7 @@ fn two_links_carry_a_download_faster_than_one(on: Subsystem) {
     );
 }
 
+#[test_on(stream, http)]
 fn a_download_outlives_the_loss_of_its_first_link(on: Subsystem) {
     let site = Site::alone();
     let download = Download::new(&site, on);

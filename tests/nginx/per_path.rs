@@ -14,15 +14,7 @@ use crate::mptcp_log::{LOG, Line, log_format, logged};
 use crate::namespace::{Peer, ip};
 use crate::server::Nginx;
 use crate::slow_path::{HERE, SECOND_HERE, SlowPath, device_name};
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (http):
-        bytes_agree_with_the_counters_of_two_unequal_links,
-        round_trips_agree_with_the_delay_of_each_path,
-        a_link_that_is_cut_shows_in_the_last_figures,
-        the_manual_tells_whether_the_second_path_carried_anything;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// Each file and each upload: seconds over links of 8 and 2 Mbit/s.
 const SIZE: usize = 3 << 20;
@@ -90,6 +82,7 @@ fn agrees(what: &str, value: f64, other: f64, share: f64) {
 
 /// A download and an upload over 8 and 2 Mbit/s. The queues are long enough for
 /// all that TCP sends at once, so that nothing is lost and sent again.
+#[test_on(http)]
 fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
     let site = Site::new();
     let links = [
@@ -153,6 +146,7 @@ fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
 
 /// 20 and 200 ms. No round trip can be shorter. If the machine is busy, some may
 /// be longer, so the client continues until they agree.
+#[test_on(http)]
 fn round_trips_agree_with_the_delay_of_each_path(_: Subsystem) {
     const TIMES: [f64; 2] = [20.0, 200.0];
     let site = Site::new();
@@ -191,6 +185,7 @@ fn round_trips_agree_with_the_delay_of_each_path(_: Subsystem) {
 /// The client's host loses the first link when a third of a download has come:
 /// its path sends some segments again, in vain, and the other path carries most
 /// of the bytes.
+#[test_on(http)]
 fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
     let site = Site::new();
     let hosts = Hosts::with_speed("rate 8mbit burst 16kb");
@@ -237,6 +232,7 @@ fn manual_block(begin: &str) -> String {
 
 /// Of three MPTCP clients one has a second path that carries data, one has a
 /// second path for backup, and one has none.
+#[test_on(http)]
 fn the_manual_tells_whether_the_second_path_carried_anything(_: Subsystem) {
     const FILE: &str = "/var/log/nginx/paths.log";
     let site = Site::new();

@@ -4,15 +4,7 @@ use std::fs;
 
 use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        without_our_words_the_module_makes_no_call_of_its_own,
-        without_our_words_listeners_are_the_same,
-        listeners_of_other_subsystems_are_left_alone,
-        a_configuration_without_its_block_runs;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// Listeners of many kinds, none of them ours to touch.
 fn conf(on: Subsystem) -> Conf {
@@ -86,6 +78,7 @@ fn traces(site: &Site) -> Vec<String> {
     opened.remove(0)
 }
 
+#[test_on(stream, http, mail)]
 fn without_our_words_the_module_makes_no_call_of_its_own(on: Subsystem) {
     let (started_with, reloaded_with) = trace(on, &conf(on));
     let (started_without, reloaded_without) = trace(on, &conf(on).without_module());
@@ -102,6 +95,7 @@ fn without_our_words_the_module_makes_no_call_of_its_own(on: Subsystem) {
     assert_eq!(others(reloaded_with), others(reloaded_without));
 }
 
+#[test_on(stream, http, mail)]
 fn without_our_words_listeners_are_the_same(on: Subsystem) {
     let look = |conf: &Conf| {
         let site = Site::new();
@@ -116,6 +110,7 @@ fn without_our_words_listeners_are_the_same(on: Subsystem) {
     assert_eq!(look(&conf(on)), look(&conf(on).without_module()));
 }
 
+#[test_on(stream, http, mail)]
 fn listeners_of_other_subsystems_are_left_alone(on: Subsystem) {
     let site = Site::new();
     let beside = |words: &str| {
@@ -142,6 +137,7 @@ fn listeners_of_other_subsystems_are_left_alone(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_configuration_without_its_block_runs(on: Subsystem) {
     let site = Site::new();
     let conf = on.conf("").beside(on.other().listen("127.0.0.1:8000"));

@@ -4,17 +4,12 @@
 use crate::harness::Site;
 use crate::sockets::Listener;
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::without_mptcp;
-
-subsystem_tests! {
-    (stream, http, mail):
-        reloads_keep_the_sockets_of_a_preloaded_nginx,
-        the_module_can_come_to_a_preloaded_nginx;
-}
 
 const MPTCPIZE: [&str; 2] = ["mptcpize", "run"];
 
+#[test_on(stream, http, mail)]
 fn reloads_keep_the_sockets_of_a_preloaded_nginx(on: Subsystem) {
     let site = Site::new();
     let conf = on.servers(&[
@@ -41,6 +36,7 @@ fn reloads_keep_the_sockets_of_a_preloaded_nginx(on: Subsystem) {
     on.serves("127.0.0.1:8080", true);
 }
 
+#[test_on(stream, http, mail)]
 fn the_module_can_come_to_a_preloaded_nginx(on: Subsystem) {
     without_mptcp::end_if_expected();
     let site = Site::new();

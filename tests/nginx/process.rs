@@ -2,17 +2,7 @@
 
 use crate::harness::{Site, send_signal, wait_until};
 use crate::server::Nginx;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        a_worker_that_is_killed_is_replaced_and_the_new_one_serves,
-        a_worker_that_is_killed_after_a_change_of_protocol_is_replaced,
-        a_single_process_in_the_foreground_serves,
-        a_master_in_the_foreground_serves_and_reloads,
-        many_workers_share_one_mptcp_listener,
-        sockets_are_not_closed_on_exec;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -26,6 +16,7 @@ fn kill_worker(nginx: &Nginx) {
     );
 }
 
+#[test_on(stream, http, mail)]
 fn a_worker_that_is_killed_is_replaced_and_the_new_one_serves(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
@@ -37,6 +28,7 @@ fn a_worker_that_is_killed_is_replaced_and_the_new_one_serves(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_worker_that_is_killed_after_a_change_of_protocol_is_replaced(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080"));
@@ -48,6 +40,7 @@ fn a_worker_that_is_killed_after_a_change_of_protocol_is_replaced(on: Subsystem)
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_single_process_in_the_foreground_serves(on: Subsystem) {
     let site = Site::new();
     let second = match on.knows("reuseport") {
@@ -70,6 +63,7 @@ fn a_single_process_in_the_foreground_serves(on: Subsystem) {
     assert!(child.wait().expect("nginx ends").success());
 }
 
+#[test_on(stream, http, mail)]
 fn a_master_in_the_foreground_serves_and_reloads(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("127.0.0.1:8080 {word}")).foreground();
@@ -84,6 +78,7 @@ fn a_master_in_the_foreground_serves_and_reloads(on: Subsystem) {
     assert!(child.wait().expect("nginx ends").success());
 }
 
+#[test_on(stream, http, mail)]
 fn many_workers_share_one_mptcp_listener(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp").workers(4));
@@ -93,6 +88,7 @@ fn many_workers_share_one_mptcp_listener(on: Subsystem) {
     assert!(site.processes().is_empty(), "nothing is left running");
 }
 
+#[test_on(stream, http, mail)]
 fn sockets_are_not_closed_on_exec(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));

@@ -15,13 +15,7 @@ use crate::harness::Site;
 use crate::http::response;
 use crate::namespace::{ip, set_sysctl};
 use crate::server::Conf;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (http):
-        the_end_of_a_response_does_not_wait_in_a_cork,
-        removing_the_cork_is_one_system_call_and_only_where_it_is_needed;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// With Debian's settings, the same with `tcp_nopush off`, and without any
 /// parameter of the module.
@@ -154,6 +148,7 @@ fn set_cork(socket: &Socket) {
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
+#[test_on(http)]
 fn the_end_of_a_response_does_not_wait_in_a_cork(_: Subsystem) {
     let site = Site::alone();
     let conf = prepare(&site);
@@ -197,6 +192,7 @@ fn option_calls(trace: &str) -> Vec<Vec<&str>> {
     connections
 }
 
+#[test_on(http)]
 fn removing_the_cork_is_one_system_call_and_only_where_it_is_needed(_: Subsystem) {
     let close = "\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let pipelined = "GET /1000 HTTP/1.1\r\nHost: localhost\r\n\r\n";

@@ -6,15 +6,8 @@ use std::process::Command;
 use crate::harness::{Host, Site, wait_until};
 use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::server::{Conf, Nginx};
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
-
-subsystem_tests! {
-    (http):
-        quic_is_served_beside_an_mptcp_listener_of_the_same_port,
-        quic_goes_on_while_its_neighbour_changes_its_protocol,
-        quic_requests_have_no_values_of_ours_in_the_log;
-}
 
 const HTTP: Subsystem = Subsystem::Http;
 
@@ -49,6 +42,7 @@ fn serves(site: &Site, nginx: &Nginx, mptcp: bool) {
     assert!(text.contains("ALPN protocol: h3\n"), "{text}");
 }
 
+#[test_on(http)]
 fn quic_is_served_beside_an_mptcp_listener_of_the_same_port(_: Subsystem) {
     let site = Site::new();
     if !HTTP.knows("quic") {
@@ -59,6 +53,7 @@ fn quic_is_served_beside_an_mptcp_listener_of_the_same_port(_: Subsystem) {
     serves(&site, &nginx, true);
 }
 
+#[test_on(http)]
 fn quic_goes_on_while_its_neighbour_changes_its_protocol(_: Subsystem) {
     let site = Site::new();
     if !HTTP.knows("quic") {
@@ -73,6 +68,7 @@ fn quic_goes_on_while_its_neighbour_changes_its_protocol(_: Subsystem) {
 }
 
 /// Debian's curl speaks HTTP/3 wherever its nginx does.
+#[test_on(http)]
 fn quic_requests_have_no_values_of_ours_in_the_log(_: Subsystem) {
     let site = Site::new();
     if !HTTP.knows("quic") {

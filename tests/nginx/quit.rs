@@ -11,18 +11,7 @@ use crate::harness::{Site, wait_until};
 use crate::seccomp::SOCKET_DOMAIN;
 use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (http, mail):
-        a_quit_during_a_drain_refuses_clients_at_once;
-    (stream):
-        workers_leave_in_time_during_a_drain;
-    (stream, http, mail):
-        a_stop_during_a_drain_leaves_nothing,
-        a_quit_during_a_drain_without_clients_ends_at_once,
-        old_workers_that_leave_after_a_reload_do_not_end_a_drain;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
 
@@ -63,6 +52,7 @@ fn is_refused(address: &str) {
     }
 }
 
+#[test_on(http, mail)]
 fn a_quit_during_a_drain_refuses_clients_at_once(on: Subsystem) {
     for address in ADDRESSES {
         for word in ["mptcp", ""] {
@@ -90,6 +80,7 @@ fn a_quit_during_a_drain_refuses_clients_at_once(on: Subsystem) {
     }
 }
 
+#[test_on(stream)]
 fn workers_leave_in_time_during_a_drain(on: Subsystem) {
     let site = Site::new();
     let backend = "127.0.0.1:9000";
@@ -109,6 +100,7 @@ fn workers_leave_in_time_during_a_drain(on: Subsystem) {
     is_refused(ADDRESSES[0]);
 }
 
+#[test_on(stream, http, mail)]
 fn a_quit_during_a_drain_without_clients_ends_at_once(on: Subsystem) {
     for address in ADDRESSES {
         let site = Site::new();
@@ -124,6 +116,7 @@ fn a_quit_during_a_drain_without_clients_ends_at_once(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_stop_during_a_drain_leaves_nothing(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{} {word}", ADDRESSES[0])).workers(2);
@@ -136,6 +129,7 @@ fn a_stop_during_a_drain_leaves_nothing(on: Subsystem) {
     next.quit();
 }
 
+#[test_on(stream, http, mail)]
 fn old_workers_that_leave_after_a_reload_do_not_end_a_drain(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{} {word}", ADDRESSES[0])).workers(2);

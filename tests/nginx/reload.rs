@@ -6,24 +6,8 @@ use crate::namespace::set_sysctl;
 use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::talk::Talk;
-
-subsystem_tests! {
-    (stream, http, mail):
-        reload_without_a_change_keeps_the_sockets_and_every_client,
-        another_word_for_the_same_protocol_keeps_the_socket,
-        reload_changes_the_protocol_and_changes_it_back,
-        a_changed_protocol_keeps_the_other_listeners_and_options,
-        a_wildcard_on_ipv6_changes_its_protocol,
-        a_replaced_socket_leaves_no_option_behind,
-        a_running_mptcp_listener_is_kept_when_mptcp_is_switched_off,
-        an_address_moves_to_another_subsystem_and_back,
-        a_connection_outlives_reloads_and_changes_of_protocol,
-        listeners_come_and_go_by_reload,
-        without_the_module_nginx_goes_on_and_with_it_again_mptcp_is_back,
-        the_module_can_be_loaded_by_a_reload;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -52,6 +36,7 @@ fn replaced(nginx: &Nginx, old: u64, mptcp: bool) -> u64 {
     nginx.listener().inode
 }
 
+#[test_on(stream, http, mail)]
 fn reload_without_a_change_keeps_the_sockets_and_every_client(on: Subsystem) {
     let site = Site::new();
     for words in [
@@ -74,6 +59,7 @@ fn reload_without_a_change_keeps_the_sockets_and_every_client(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn another_word_for_the_same_protocol_keeps_the_socket(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
@@ -84,6 +70,7 @@ fn another_word_for_the_same_protocol_keeps_the_socket(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn reload_changes_the_protocol_and_changes_it_back(on: Subsystem) {
     let site = Site::new();
     let (tcp, mptcp) = (
@@ -103,6 +90,7 @@ fn reload_changes_the_protocol_and_changes_it_back(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_changed_protocol_keeps_the_other_listeners_and_options(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| {
@@ -138,6 +126,7 @@ fn a_changed_protocol_keeps_the_other_listeners_and_options(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_wildcard_on_ipv6_changes_its_protocol(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("[::]:8080 ipv6only=off"));
@@ -152,6 +141,7 @@ fn a_wildcard_on_ipv6_changes_its_protocol(on: Subsystem) {
     on.serves(ADDRESS, false);
 }
 
+#[test_on(stream, http, mail)]
 fn a_replaced_socket_leaves_no_option_behind(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080"));
@@ -169,6 +159,7 @@ fn a_replaced_socket_leaves_no_option_behind(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_running_mptcp_listener_is_kept_when_mptcp_is_switched_off(on: Subsystem) {
     let site = Site::new();
     let conf = on.servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8081 mptcp=auto"]);
@@ -184,6 +175,7 @@ fn a_running_mptcp_listener_is_kept_when_mptcp_is_switched_off(on: Subsystem) {
 
 /// nginx pairs old and new sockets by address, whosever they are. So the
 /// socket stays where the protocol does, and is replaced where that changes.
+#[test_on(stream, http, mail)]
 fn an_address_moves_to_another_subsystem_and_back(on: Subsystem) {
     let site = Site::new();
     let other = on.other();
@@ -218,6 +210,7 @@ fn an_address_moves_to_another_subsystem_and_back(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_connection_outlives_reloads_and_changes_of_protocol(on: Subsystem) {
     let site = Site::new();
     let talk = Talk::new(on);
@@ -237,6 +230,7 @@ fn a_connection_outlives_reloads_and_changes_of_protocol(on: Subsystem) {
     nginx.wait_for_workers(1);
 }
 
+#[test_on(stream, http, mail)]
 fn listeners_come_and_go_by_reload(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
@@ -260,6 +254,7 @@ fn listeners_come_and_go_by_reload(on: Subsystem) {
     nothing_is_left_over(&nginx, &conf, descriptors);
 }
 
+#[test_on(stream, http, mail)]
 fn without_the_module_nginx_goes_on_and_with_it_again_mptcp_is_back(on: Subsystem) {
     let site = Site::new();
     let with = on.listen("127.0.0.1:8080 mptcp");
@@ -283,6 +278,7 @@ fn without_the_module_nginx_goes_on_and_with_it_again_mptcp_is_back(on: Subsyste
     }
 }
 
+#[test_on(stream, http, mail)]
 fn the_module_can_be_loaded_by_a_reload(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080").without_module());

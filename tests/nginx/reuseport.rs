@@ -5,17 +5,7 @@ use std::collections::BTreeMap;
 use crate::client::Over;
 use crate::harness::{Site, wait_until};
 use crate::server::{Conf, Nginx};
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http):
-        four_workers_have_four_mptcp_sockets_and_all_serve,
-        the_number_of_workers_changes_by_reload,
-        an_unchanged_reload_keeps_all_sockets,
-        the_protocol_changes_with_reuseport,
-        protocol_and_number_of_workers_change_together,
-        reuseport_comes_and_goes;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -69,12 +59,14 @@ fn each_worker_serves(on: Subsystem, nginx: &Nginx, count: usize, mptcp: bool) {
     );
 }
 
+#[test_on(stream, http)]
 fn four_workers_have_four_mptcp_sockets_and_all_serve(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&conf(on, "mptcp reuseport", 4));
     each_worker_serves(on, &nginx, 4, true);
 }
 
+#[test_on(stream, http)]
 fn the_number_of_workers_changes_by_reload(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&conf(on, "mptcp reuseport", 4));
@@ -88,6 +80,7 @@ fn the_number_of_workers_changes_by_reload(on: Subsystem) {
     });
 }
 
+#[test_on(stream, http)]
 fn an_unchanged_reload_keeps_all_sockets(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&conf(on, "mptcp reuseport", 4));
@@ -97,6 +90,7 @@ fn an_unchanged_reload_keeps_all_sockets(on: Subsystem) {
     each_worker_serves(on, &nginx, 4, true);
 }
 
+#[test_on(stream, http)]
 fn the_protocol_changes_with_reuseport(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&conf(on, "reuseport", 2));
@@ -114,6 +108,7 @@ fn the_protocol_changes_with_reuseport(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn protocol_and_number_of_workers_change_together(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&conf(on, "reuseport", 2));
@@ -123,6 +118,7 @@ fn protocol_and_number_of_workers_change_together(on: Subsystem) {
     each_worker_serves(on, &nginx, 3, false);
 }
 
+#[test_on(stream, http)]
 fn reuseport_comes_and_goes(on: Subsystem) {
     for word in ["", "mptcp"] {
         let site = Site::new();

@@ -14,23 +14,9 @@ use crate::http::response;
 use crate::lacking;
 use crate::server::Conf;
 use crate::sockets::listening_on;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::tls::{CERTIFICATE, make_certificate, tls_client};
 use crate::upgrade::{retire, upgrade};
-
-subsystem_tests! {
-    (stream, http, mail):
-        a_thousand_sctp_clients_are_served,
-        a_reload_and_an_upgrade_keep_the_sctp_listener,
-        the_protocol_changes_to_sctp_and_back,
-        options_of_tcp_have_no_effect_with_a_warning;
-    (http):
-        files_and_keep_alive_are_served_over_sctp,
-        tls_and_http2_are_served_over_sctp;
-    (stream):
-        a_hundred_megabytes_go_each_way_over_sctp,
-        tls_is_read_ahead_over_sctp;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 const LISTEN: &str = "127.0.0.1:8080 protocol=sctp";
@@ -56,6 +42,7 @@ fn is_answered(on: Subsystem) {
     assert_eq!(answer, on.answer());
 }
 
+#[test_on(stream, http, mail)]
 fn a_thousand_sctp_clients_are_served(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(LISTEN).workers(2);
@@ -65,6 +52,7 @@ fn a_thousand_sctp_clients_are_served(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_reload_and_an_upgrade_keep_the_sctp_listener(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(LISTEN);
@@ -82,6 +70,7 @@ fn a_reload_and_an_upgrade_keep_the_sctp_listener(on: Subsystem) {
     is_answered(on);
 }
 
+#[test_on(stream, http, mail)]
 fn the_protocol_changes_to_sctp_and_back(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(LISTEN);
@@ -101,6 +90,7 @@ fn the_protocol_changes_to_sctp_and_back(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn options_of_tcp_have_no_effect_with_a_warning(on: Subsystem) {
     let site = Site::new();
     let words = ["deferred", "fastopen=5", "so_keepalive=10:10:3"];
@@ -141,6 +131,7 @@ fn options_of_tcp_have_no_effect_with_a_warning(on: Subsystem) {
     }
 }
 
+#[test_on(http)]
 fn files_and_keep_alive_are_served_over_sctp(on: Subsystem) {
     let site = Site::new();
     let backend = Backend::uploads();
@@ -195,6 +186,7 @@ fn sctp_bridge() -> String {
     address
 }
 
+#[test_on(http)]
 fn tls_and_http2_are_served_over_sctp(on: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
@@ -219,6 +211,7 @@ fn tls_and_http2_are_served_over_sctp(on: Subsystem) {
     assert!(text.starts_with("HTTP/2 200"), "{text}");
 }
 
+#[test_on(stream)]
 fn tls_is_read_ahead_over_sctp(on: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
@@ -240,6 +233,7 @@ fn tls_is_read_ahead_over_sctp(on: Subsystem) {
     );
 }
 
+#[test_on(stream)]
 fn a_hundred_megabytes_go_each_way_over_sctp(on: Subsystem) {
     const BLOCKS: usize = 1600;
     let site = Site::new();

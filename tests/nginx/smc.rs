@@ -12,23 +12,8 @@ use crate::http::response;
 use crate::lacking;
 use crate::server::{Conf, Nginx};
 use crate::sockets::Listener;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::upgrade::{retire, upgrade};
-
-subsystem_tests! {
-    (stream, http, mail):
-        smc_and_tcp_clients_are_served_over_smc,
-        a_reload_and_an_upgrade_keep_the_smc_listener,
-        a_change_from_smc_is_refused_at_once_and_possible_in_two_steps,
-        a_change_to_smc_says_that_clients_may_be_lost,
-        fastopen_has_no_effect_on_smc_and_the_others_have;
-    (http):
-        files_and_keep_alive_are_served_over_smc;
-    (stream, http):
-        workers_can_be_added_to_smc_listeners_that_share_an_address;
-    (stream):
-        data_go_each_way_over_smc;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 const LISTEN: &str = "127.0.0.1:8080 protocol=smc";
@@ -50,6 +35,7 @@ fn is_answered(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn smc_and_tcp_clients_are_served_over_smc(on: Subsystem) {
     let site = Site::new();
     if !is_there(&site, &on.listen(LISTEN)) {
@@ -72,6 +58,7 @@ fn smc_and_tcp_clients_are_served_over_smc(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn workers_can_be_added_to_smc_listeners_that_share_an_address(on: Subsystem) {
     let site = Site::new();
     let alone = on.listen(LISTEN);
@@ -96,6 +83,7 @@ fn workers_can_be_added_to_smc_listeners_that_share_an_address(on: Subsystem) {
     is_answered(on);
 }
 
+#[test_on(stream, http, mail)]
 fn a_reload_and_an_upgrade_keep_the_smc_listener(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(LISTEN);
@@ -116,6 +104,7 @@ fn a_reload_and_an_upgrade_keep_the_smc_listener(on: Subsystem) {
     is_answered(on);
 }
 
+#[test_on(stream, http, mail)]
 fn a_change_from_smc_is_refused_at_once_and_possible_in_two_steps(on: Subsystem) {
     let site = Site::new();
     let smc = on.listen(LISTEN);
@@ -141,6 +130,7 @@ fn a_change_from_smc_is_refused_at_once_and_possible_in_two_steps(on: Subsystem)
     on.serves(ADDRESS, true);
 }
 
+#[test_on(stream, http, mail)]
 fn a_change_to_smc_says_that_clients_may_be_lost(on: Subsystem) {
     let site = Site::new();
     let smc = on.listen(LISTEN);
@@ -163,6 +153,7 @@ fn a_change_to_smc_says_that_clients_may_be_lost(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn fastopen_has_no_effect_on_smc_and_the_others_have(on: Subsystem) {
     let site = Site::new();
     if !is_there(&site, &on.listen(LISTEN)) {
@@ -191,6 +182,7 @@ fn fastopen_has_no_effect_on_smc_and_the_others_have(on: Subsystem) {
     }
 }
 
+#[test_on(http)]
 fn files_and_keep_alive_are_served_over_smc(on: Subsystem) {
     let site = Site::new();
     let backend = Backend::uploads();
@@ -229,6 +221,7 @@ fn files_and_keep_alive_are_served_over_smc(on: Subsystem) {
     }
 }
 
+#[test_on(stream)]
 fn data_go_each_way_over_smc(on: Subsystem) {
     const BLOCKS: usize = 64;
     let site = Site::new();

@@ -10,23 +10,8 @@ use crate::harness::{Site, send_signal, wait_until};
 use crate::hosts::{Hosts, NEAR};
 use crate::middlebox::{Middlebox, SERVER, Strips};
 use crate::server::{Conf, Nginx};
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::talk::Talk;
-
-subsystem_tests! {
-    (stream, http):
-        connections_are_counted_by_listener_and_kind,
-        counters_survive_reloads_and_changes_of_protocol,
-        a_killed_worker_takes_only_its_open_connections_along,
-        counters_are_exact_under_load,
-        a_connection_that_falls_back_is_counted_as_such,
-        the_paths_of_a_connection_are_counted;
-    (http):
-        prometheus_accepts_the_text,
-        the_question_of_the_manual_has_its_metric,
-        wrong_requests_and_directives_are_refused,
-        without_it_nothing_is_asked_and_with_it_little;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 const STATUS: &str = "127.0.0.1:8089";
@@ -143,6 +128,7 @@ impl Keeping {
     }
 }
 
+#[test_on(stream, http)]
 fn connections_are_counted_by_listener_and_kind(on: Subsystem) {
     let site = Site::new();
     let words = [
@@ -171,6 +157,7 @@ fn connections_are_counted_by_listener_and_kind(on: Subsystem) {
     assert_eq!(numbers(&own, "open"), [1, 0, 0]);
 }
 
+#[test_on(stream, http)]
 fn counters_survive_reloads_and_changes_of_protocol(on: Subsystem) {
     let site = Site::new();
     let keeping = Keeping::new(on);
@@ -198,6 +185,7 @@ fn counters_survive_reloads_and_changes_of_protocol(on: Subsystem) {
     says(on, ADDRESS, [0; 3], [1, 2, 0, 0]);
 }
 
+#[test_on(stream, http)]
 fn a_killed_worker_takes_only_its_open_connections_along(on: Subsystem) {
     let site = Site::new();
     let keeping = Keeping::new(on);
@@ -219,6 +207,7 @@ fn a_killed_worker_takes_only_its_open_connections_along(on: Subsystem) {
 }
 
 /// Also of the clients that come by the old socket after a change.
+#[test_on(stream, http)]
 fn counters_are_exact_under_load(on: Subsystem) {
     const CLIENTS: u64 = 4;
     const EACH: u64 = 200;
@@ -253,6 +242,7 @@ fn counters_are_exact_under_load(on: Subsystem) {
     assert!(last[0] >= all / 2, "{last:?}");
 }
 
+#[test_on(stream, http)]
 fn a_connection_that_falls_back_is_counted_as_such(on: Subsystem) {
     let site = Site::new();
     let network = Middlebox::new(Strips::AfterHandshake);
@@ -267,6 +257,7 @@ fn a_connection_that_falls_back_is_counted_as_such(on: Subsystem) {
     assert_eq!(numbers(&row, "paths"), [0; 3], "{row}");
 }
 
+#[test_on(stream, http)]
 fn the_paths_of_a_connection_are_counted(on: Subsystem) {
     let site = Site::new();
     let network = Hosts::new();
@@ -284,6 +275,7 @@ fn the_paths_of_a_connection_are_counted(on: Subsystem) {
     assert_eq!(numbers(&row, "paths"), [0, 1, 0], "{row}");
 }
 
+#[test_on(http)]
 fn prometheus_accepts_the_text(on: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&counted(on, &["127.0.0.1:8080 mptcp", "[::1]:8080"]));
@@ -319,6 +311,7 @@ fn prometheus_accepts_the_text(on: Subsystem) {
 }
 
 /// The metric of the PromQL line, with the labels that it asks for.
+#[test_on(http)]
 fn the_question_of_the_manual_has_its_metric(on: Subsystem) {
     let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/nginx.md");
     let manual = std::fs::read_to_string(manual).expect("the manual is there");
@@ -340,6 +333,7 @@ fn the_question_of_the_manual_has_its_metric(on: Subsystem) {
     assert!(asked > 0 && line.contains("kind=\"mptcp\""), "{line}");
 }
 
+#[test_on(http)]
 fn wrong_requests_and_directives_are_refused(on: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&counted(on, &["127.0.0.1:8080 mptcp"]));
@@ -393,6 +387,7 @@ fn questions(site: &Site, nginx: &Nginx, over: Over) -> usize {
     site.read("questions").lines().count()
 }
 
+#[test_on(http)]
 fn without_it_nothing_is_asked_and_with_it_little(on: Subsystem) {
     let site = Site::new();
     let words = ["127.0.0.1:8080 mptcp", "127.0.0.1:8081"];

@@ -10,14 +10,7 @@ use crate::client::{Accepted, Connection, Over};
 use crate::harness::{Site, wait_until};
 use crate::linux;
 use crate::mptcp_log::{LOG, log_format, logged, nothing};
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        tls_works_over_mptcp_and_over_tcp;
-    (stream, http):
-        what_the_kernel_says_of_tls_connections_is_logged;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 /// The directives that name what [`make_certificate`] makes.
 pub const CERTIFICATE: &str = "ssl_certificate cert.pem;\n    ssl_certificate_key key.pem;";
@@ -91,6 +84,7 @@ fn greeted_client(site: &Site, address: &str, on: Subsystem) -> String {
     site.read("output")
 }
 
+#[test_on(stream, http, mail)]
 fn tls_works_over_mptcp_and_over_tcp(on: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
@@ -117,6 +111,7 @@ fn tls_works_over_mptcp_and_over_tcp(on: Subsystem) {
     );
 }
 
+#[test_on(stream, http)]
 fn what_the_kernel_says_of_tls_connections_is_logged(on: Subsystem) {
     let site = Site::new();
     make_certificate(&site);

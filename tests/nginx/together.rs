@@ -7,16 +7,8 @@ use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
 use crate::sockets::listening_on;
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::upgrade::{retire, upgrade};
-
-subsystem_tests! {
-    (stream, http, mail):
-        a_fault_in_one_subsystem_changes_nothing_in_the_others,
-        a_fault_while_an_address_moves_changes_nothing,
-        a_subsystem_comes_and_goes_beside_the_others,
-        an_address_in_two_subsystems_is_refused_as_by_nginx;
-}
 
 /// A server of each subsystem, with the same words at an address of its own.
 fn conf(words: &str) -> Conf {
@@ -138,6 +130,7 @@ fn an_unchanged_reload_and_an_upgrade_keep_the_sockets_of_all() {
     all_serve(true);
 }
 
+#[test_on(stream, http, mail)]
 fn a_fault_in_one_subsystem_changes_nothing_in_the_others(on: Subsystem) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
@@ -167,6 +160,7 @@ fn a_fault_in_one_subsystem_changes_nothing_in_the_others(on: Subsystem) {
     all_serve(true);
 }
 
+#[test_on(stream, http, mail)]
 fn a_fault_while_an_address_moves_changes_nothing(on: Subsystem) {
     const MOVING: &str = "127.0.0.1:8080";
     let site = Site::new();
@@ -191,6 +185,7 @@ fn a_fault_while_an_address_moves_changes_nothing(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn a_subsystem_comes_and_goes_beside_the_others(on: Subsystem) {
     let site = Site::new();
     let listen = |on: Subsystem| on.listen(&format!("{} mptcp", address(on)));
@@ -211,6 +206,7 @@ fn a_subsystem_comes_and_goes_beside_the_others(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http, mail)]
 fn an_address_in_two_subsystems_is_refused_as_by_nginx(on: Subsystem) {
     let site = Site::new();
     let other = on.other().listen("127.0.0.1:8080 mptcp");

@@ -9,15 +9,8 @@ use crate::client::{Connection, Over};
 use crate::harness::{Host, Site};
 use crate::hosts::{Hosts, NEAR};
 use crate::http::response;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
-
-subsystem_tests! {
-    (http):
-        a_gigabyte_is_sent_by_sendfile_over_two_links,
-        a_large_upload_reaches_the_backend_over_two_links,
-        tls_that_may_use_the_kernel_serves_over_mptcp;
-}
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -58,6 +51,7 @@ fn sent_by_sendfile(trace: &str) -> usize {
     sent.sum()
 }
 
+#[test_on(http)]
 fn a_gigabyte_is_sent_by_sendfile_over_two_links(_: Subsystem) {
     let site = Site::new();
     let hosts = Hosts::with_speed("rate 2gbit burst 2mb");
@@ -102,6 +96,7 @@ fn a_gigabyte_is_sent_by_sendfile_over_two_links(_: Subsystem) {
     );
 }
 
+#[test_on(http)]
 fn a_large_upload_reaches_the_backend_over_two_links(_: Subsystem) {
     let site = Site::new();
     let hosts = Hosts::with_speed("rate 500mbit burst 512kb");
@@ -140,6 +135,7 @@ fn a_large_upload_reaches_the_backend_over_two_links(_: Subsystem) {
     }
 }
 
+#[test_on(http)]
 fn tls_that_may_use_the_kernel_serves_over_mptcp(_: Subsystem) {
     let site = Site::new();
     if Host::get().version < (1, 19, 4) {

@@ -8,19 +8,14 @@ use crate::harness::{Site, wait_until};
 use crate::server::WITHOUT_NETWORK_CAPABILITIES;
 use crate::sockets::listening_on;
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http):
-        clients_are_answered_at_once_while_a_second_reload_fails,
-        no_loss_is_announced_where_there_is_none;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
 
 /// A SYN that gets no answer is sent again after a second.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
+#[test_on(stream, http)]
 fn clients_are_answered_at_once_while_a_second_reload_fails(on: Subsystem) {
     for address in ADDRESSES {
         let site = Site::new();
@@ -47,6 +42,7 @@ fn clients_are_answered_at_once_while_a_second_reload_fails(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn no_loss_is_announced_where_there_is_none(on: Subsystem) {
     for address in ADDRESSES {
         let site = Site::new();

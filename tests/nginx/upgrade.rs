@@ -4,21 +4,7 @@ use crate::harness::{Site, reap, wait_for, wait_until};
 use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
 use crate::steady::Steady;
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http, mail):
-        upgrade_inherits_the_mptcp_listener_and_serves_throughout,
-        upgrade_can_be_rolled_back,
-        upgrade_keeps_the_protocol_and_a_later_reload_changes_it,
-        reload_changes_the_protocol_though_nobody_waits_for_the_old_master,
-        upgrade_can_bring_the_module,
-        a_reload_without_the_word_after_an_upgrade_changes_to_tcp,
-        upgrade_that_is_to_change_the_protocol_can_be_rolled_back,
-        upgrade_to_a_broken_configuration_leaves_the_old_master_serving;
-    (stream, http):
-        upgrade_with_reuseport_inherits_every_socket;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -44,6 +30,7 @@ pub fn retire(old: &Nginx) {
     old.quit();
 }
 
+#[test_on(stream, http, mail)]
 fn upgrade_inherits_the_mptcp_listener_and_serves_throughout(on: Subsystem) {
     let site = Site::new();
     let conf = on.servers(&[
@@ -73,6 +60,7 @@ fn upgrade_inherits_the_mptcp_listener_and_serves_throughout(on: Subsystem) {
     });
 }
 
+#[test_on(stream, http, mail)]
 fn upgrade_can_be_rolled_back(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen("127.0.0.1:8080 mptcp");
@@ -104,6 +92,7 @@ fn upgrade_can_be_rolled_back(on: Subsystem) {
     });
 }
 
+#[test_on(stream, http)]
 fn upgrade_with_reuseport_inherits_every_socket(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen("127.0.0.1:8080 mptcp reuseport").workers(3);
@@ -153,6 +142,7 @@ fn upgrade_changes(on: Subsystem, before: &Conf, after: &Conf, mptcp: bool) {
     (0..20).for_each(|_| on.serves(ADDRESS, mptcp));
 }
 
+#[test_on(stream, http, mail)]
 fn upgrade_keeps_the_protocol_and_a_later_reload_changes_it(on: Subsystem) {
     let [tcp, off, mptcp] =
         ["", "mptcp=off", "mptcp"].map(|word| on.listen(&format!("127.0.0.1:8080 {word}")));
@@ -161,6 +151,7 @@ fn upgrade_keeps_the_protocol_and_a_later_reload_changes_it(on: Subsystem) {
 }
 
 /// As in a container whose first process is none that waits for others.
+#[test_on(stream, http, mail)]
 fn reload_changes_the_protocol_though_nobody_waits_for_the_old_master(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen(ADDRESS));
@@ -178,6 +169,7 @@ fn reload_changes_the_protocol_though_nobody_waits_for_the_old_master(on: Subsys
     assert!(reap(old.pid));
 }
 
+#[test_on(stream, http, mail)]
 fn upgrade_can_bring_the_module(on: Subsystem) {
     let (without, with) = (
         on.listen("127.0.0.1:8080"),
@@ -187,6 +179,7 @@ fn upgrade_can_bring_the_module(on: Subsystem) {
 }
 
 /// The word goes after an upgrade: the new binary opened none of the sockets.
+#[test_on(stream, http, mail)]
 fn a_reload_without_the_word_after_an_upgrade_changes_to_tcp(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen("127.0.0.1:8080 mptcp"));
@@ -199,6 +192,7 @@ fn a_reload_without_the_word_after_an_upgrade_changes_to_tcp(on: Subsystem) {
     on.serves(ADDRESS, false);
 }
 
+#[test_on(stream, http, mail)]
 fn upgrade_that_is_to_change_the_protocol_can_be_rolled_back(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen("127.0.0.1:8080"));
@@ -218,6 +212,7 @@ fn upgrade_that_is_to_change_the_protocol_can_be_rolled_back(on: Subsystem) {
     on.serves(ADDRESS, true);
 }
 
+#[test_on(stream, http, mail)]
 fn upgrade_to_a_broken_configuration_leaves_the_old_master_serving(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen("127.0.0.1:8080"));

@@ -10,25 +10,7 @@ use crate::linux;
 use crate::mptcp_log::{LOG, counted, log_format, logged, nothing, token_in_ss};
 use crate::namespace::ip;
 use crate::server::{Conf, Nginx};
-use crate::subsystem::{Subsystem, subsystem_tests};
-
-subsystem_tests! {
-    (stream, http):
-        they_tell_mptcp_clients_from_others,
-        they_say_what_the_kernel_says,
-        without_them_nothing_is_asked,
-        all_of_one_line_are_one_question,
-        a_variable_of_that_name_is_a_duplicate;
-    (http):
-        the_question_of_the_manual_is_answered_from_its_log,
-        http_takes_them_in_map_if_return_and_in_headers,
-        http_logs_the_last_state_even_if_an_earlier_one_was_used,
-        http_logs_them_for_bad_requests,
-        http_logs_them_for_subrequests;
-    (stream):
-        stream_takes_them_in_map_and_return,
-        unix_and_udp_clients_have_none;
-}
+use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
@@ -40,6 +22,7 @@ fn conf(on: Subsystem, words: &[&str]) -> Conf {
     on.conf(&(log_format() + &servers.collect::<String>()))
 }
 
+#[test_on(stream, http)]
 fn they_tell_mptcp_clients_from_others(on: Subsystem) {
     let site = Site::new();
     let words = [
@@ -79,6 +62,7 @@ fn they_tell_mptcp_clients_from_others(on: Subsystem) {
     assert_eq!(line, (nothing(), false));
 }
 
+#[test_on(stream, http)]
 fn they_say_what_the_kernel_says(on: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
@@ -158,6 +142,7 @@ impl<'site> Questions<'site> {
     }
 }
 
+#[test_on(stream, http)]
 fn without_them_nothing_is_asked(on: Subsystem) {
     let site = Site::new();
     let format = "log_format other '$remote_addr $status';\n".to_owned();
@@ -174,6 +159,7 @@ fn without_them_nothing_is_asked(on: Subsystem) {
     assert_eq!(questions.count(), (0, 0));
 }
 
+#[test_on(stream, http)]
 fn all_of_one_line_are_one_question(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
@@ -193,6 +179,7 @@ fn all_of_one_line_are_one_question(on: Subsystem) {
     }
 }
 
+#[test_on(stream, http)]
 fn a_variable_of_that_name_is_a_duplicate(on: Subsystem) {
     let site = Site::new();
     let map = "map $remote_addr $mptcp_token {\n    default x;\n}\n";
@@ -215,6 +202,7 @@ fn manual_block(begin: &str) -> String {
     block.unwrap_or_else(|| panic!("the manual has a block that begins with {begin}"))
 }
 
+#[test_on(http)]
 fn the_question_of_the_manual_is_answered_from_its_log(_: Subsystem) {
     const FILE: &str = "/var/log/nginx/access.log";
     let site = Site::new();
@@ -282,6 +270,7 @@ fn the_question_of_the_manual_is_answered_from_its_log(_: Subsystem) {
 }
 
 /// What each client of a stream server gets to know.
+#[test_on(stream)]
 fn stream_takes_them_in_map_and_return(_: Subsystem) {
     let site = Site::new();
     let text = "map $mptcp $kind {\n    default plain;\n    on multipath;\n}\n\
@@ -307,6 +296,7 @@ fn get(over: Over, path: &str) -> (String, String) {
     (head, String::from_utf8(body).expect("text"))
 }
 
+#[test_on(http)]
 fn http_takes_them_in_map_if_return_and_in_headers(_: Subsystem) {
     let site = Site::new();
     let text = "map $mptcp $kind {\n    default plain;\n    on multipath;\n}\n\
@@ -332,6 +322,7 @@ fn http_takes_them_in_map_if_return_and_in_headers(_: Subsystem) {
 
 /// A value that a request has used before it ends is not the one that is
 /// logged.
+#[test_on(http)]
 fn http_logs_the_last_state_even_if_an_earlier_one_was_used(_: Subsystem) {
     let site = Site::new();
     let text = format!(
@@ -348,6 +339,7 @@ fn http_logs_the_last_state_even_if_an_earlier_one_was_used(_: Subsystem) {
 
 /// A request that nginx refuses before it has begun with it, the first one or a
 /// later one of a connection.
+#[test_on(http)]
 fn http_logs_them_for_bad_requests(_: Subsystem) {
     let site = Site::new();
     // nginx logs before the client has closed, too.
@@ -374,6 +366,7 @@ fn http_logs_them_for_bad_requests(_: Subsystem) {
 }
 
 /// A subrequest has the connection of its request.
+#[test_on(http)]
 fn http_logs_them_for_subrequests(_: Subsystem) {
     let site = Site::new();
     let more = format!("{LOG}\n    log_subrequest on;\n    mirror /mirror;");
@@ -389,6 +382,7 @@ fn http_logs_them_for_subrequests(_: Subsystem) {
     }
 }
 
+#[test_on(stream)]
 fn unix_and_udp_clients_have_none(_: Subsystem) {
     let site = Site::new();
     let text = format!(

@@ -7,13 +7,9 @@ use crate::client::Over;
 use crate::harness::Site;
 use crate::namespace::{Peer, ip, join, plug_in};
 use crate::server::WITHOUT_NETWORK_CAPABILITIES;
-use crate::subsystem::{Subsystem, subsystem_tests};
+use crate::subsystem::{Subsystem, test_on};
 
-subsystem_tests! {
-    (stream, http, mail):
-        listeners_of_either_protocol_are_in_the_vrf;
-}
-
+#[test_on(stream, http, mail)]
 fn listeners_of_either_protocol_are_in_the_vrf(on: Subsystem) {
     let site = Site::new();
     // Each test has its own, because their cgroups have the names of the VRFs.

@@ -1,8 +1,10 @@
 //! The subsystems of nginx: how a server of each is configured, and how a
-//! client asks it. A test that takes one runs over those that its file's
-//! table of [`subsystem_tests`] names.
+//! client requests something of it. A test that takes one runs on those that
+//! its attribute [`test_on`] names.
 
 use std::io::{self, BufRead, BufReader};
+
+pub use test_on::test_on;
 
 use crate::client::{Accepted, Connection, Over};
 use crate::harness::Host;
@@ -225,13 +227,12 @@ impl Subsystem {
     }
 }
 
-/// Makes tests of functions that take a [`Subsystem`]: `name::stream`,
-/// `name::http` and `name::mail`, or those of them that the table says.
+/// The older form of [`test_on`]: a table at the head of the file.
 #[macro_export]
 macro_rules! subsystem_tests {
     ($($subsystems:tt: $($test:ident),+;)+) => {$($(
         mod $test {
-            $crate::test_on! { $test $subsystems }
+            $crate::tests_of_one! { $test $subsystems }
         }
     )+)+};
 }
@@ -240,7 +241,7 @@ pub use subsystem_tests;
 /// The tests of one function.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! test_on {
+macro_rules! tests_of_one {
     ($test:ident ($($subsystem:ident),+)) => {$(
         #[test]
         fn $subsystem() {
