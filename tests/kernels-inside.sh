@@ -58,14 +58,19 @@ if [ ! -e /proc/sys/net/mptcp ]; then
     touch "$NGX_RS_WITHOUT_MPTCP"
 fi
 
-while read -r name program <&3; do
-    "$run" "$name" "$program" "$@"
-done 3< "$list"
-
 # As in tests/support/src/linux.rs.
 is_before() {
     [ "$(printf '%s\n' "$1" "$(uname -r)" | sort -V | head -n 1)" != "$1" ]
 }
+
+# What tests must find: SMC sockets by their number are new in Linux 6.11.
+export NGX_RS_KERNEL_HAS="sctp vrf"
+is_before 6.11 || NGX_RS_KERNEL_HAS+=" smc"
+
+while read -r name program <&3; do
+    "$run" "$name" "$program" "$@"
+done 3< "$list"
+
 if [ -v NGX_RS_WITHOUT_MPTCP ]; then
     echo "lacks: MPTCP: nginx refused it in $(count refused) tests," \
         "$(count 'not run') ended where they need it"

@@ -138,15 +138,19 @@ fn a_large_upload_reaches_the_backend_over_two_links(_: Subsystem) {
 #[test_on(http)]
 fn tls_that_may_use_the_kernel_serves_over_mptcp(_: Subsystem) {
     let site = Site::new();
-    if Host::get().version < (1, 19, 4) {
-        return; // It has no ssl_conf_command.
-    }
     make_certificate(&site);
     let text = "0123456789abcde\n".repeat(16 * 1024);
     std::fs::write(site.path("file"), &text).expect("a file can be made");
-    let _nginx = site.start(&Subsystem::Http.conf(&format!(
+    let conf = Subsystem::Http.conf(&format!(
         "sendfile on;\nserver {{\n    listen 127.0.0.1:8080 mptcp ssl;\n    ssl_conf_command Options KTLS;\n    root .;\n    {CERTIFICATE}\n}}\n",
-    )));
+    ));
+    if Host::get().version < (1, 19, 4) {
+        let text = site.check(&conf).fails();
+        let unknown = "unknown directive \"ssl_conf_command\"";
+        assert!(text.contains(unknown), "{text}");
+        return;
+    }
+    let _nginx = site.start(&conf);
     let bridge = mptcp_bridge(ADDRESS);
     for address in [ADDRESS, &bridge] {
         let page = tls_client(&site, address, "-quiet", "GET /file HTTP/1.0\r\n\r\n");

@@ -1,10 +1,10 @@
 //! nginx that `ip vrf exec` runs: the kernel binds its sockets to a VRF.
 
-use std::io::Write;
 use std::process::Command;
 
 use crate::client::Over;
 use crate::harness::Site;
+use crate::lacking::left_out;
 use crate::namespace::{Peer, ip, join, plug_in};
 use crate::server::WITHOUT_NETWORK_CAPABILITIES;
 use crate::subsystem::{Subsystem, test_on};
@@ -17,9 +17,7 @@ fn listeners_of_either_protocol_are_in_the_vrf(on: Subsystem) {
     let mut link = Command::new("ip");
     link.args(["link", "add", vrf, "type", "vrf", "table", "10"]);
     if !site.run(&mut link).status.success() {
-        // The test harness does not capture this.
-        let line = format!("vrf::{vrf}: not tested, this kernel lacks vrf\n");
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        left_out("vrf", "not tested");
         return;
     }
     let peer = Peer::new();
