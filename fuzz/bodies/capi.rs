@@ -10,7 +10,7 @@ use ngx_rs_listen::capi::*;
 
 use super::bytes::Bytes;
 use super::capi_memory::{Answer, Memory};
-use super::kernel::{self, Kernel, Socket};
+use super::played_kernel::{self as kernel, Kernel, Socket};
 
 const OK: ngx_rs_status_t = ngx_rs_status_t::NGX_RS_OK;
 

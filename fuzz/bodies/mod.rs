@@ -10,5 +10,5 @@ pub mod print;
 
 mod bytes;
 mod capi_memory;
-mod kernel;
 mod names;
+mod played_kernel;

@@ -3,7 +3,7 @@
 use std::os::raw::{c_char, c_int};
 use std::ptr;
 
-use super::kernel;
+use super::played_kernel as kernel;
 
 /// Every name is found, or none, by its length. Without a kernel of this
 /// thread's no name is.

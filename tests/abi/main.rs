@@ -2,6 +2,6 @@
 //! takes for the kernel's is the kernel's, and nothing else is exported.
 
 mod clang;
+mod declarations;
 mod exports;
-mod header;
 mod system;

@@ -2,17 +2,17 @@
 //! the sockets, as the kernel shows them.
 
 mod generate;
-mod nginx;
 mod opened;
+mod real_nginx;
 
 use std::collections::HashSet;
 use std::ops::RangeTo;
 use std::thread;
 
 use generate::Case;
-use nginx::Place;
 use ngx_rs_listen::parse::{self, Rules, Subsystem};
 use ngx_rs_listen::{Error, Listening, SocketAddress, resolve};
+use real_nginx::Place;
 use test_support::namespace;
 
 /// How many directives are compared.
@@ -248,7 +248,7 @@ impl Found {
 
 fn shown(ours: &Ours) -> String {
     let text = ours.case.text();
-    let name = nginx::of_the_tests(ours.case.subsystem).name();
+    let name = real_nginx::of_the_tests(ours.case.subsystem).name();
     format!("{name}: {}", String::from_utf8_lossy(&text))
 }
 
@@ -259,7 +259,7 @@ fn is_narrow(ours: &Ours) -> bool {
 
 #[test]
 fn we_accept_what_nginx_accepts_and_open_the_same_sockets() {
-    let version = nginx::version();
+    let version = real_nginx::version();
     let cases = generate::cases(CASES);
     let (one, two) = cases.split_at(CASES / 2);
     let compare = |name: &str, cases: &[Case]| {

@@ -9,7 +9,7 @@ use ngx_rs_listen::{Error, Listening, Open, SocketAddress, open};
 use socket2::SockRef;
 use test_support::sockets::{self, OPTIONS};
 
-use crate::nginx::Place;
+use crate::real_nginx::Place;
 use crate::{Found, How, Ours, batches, key, shown};
 
 /// What the kernel shows of a socket.

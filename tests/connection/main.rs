@@ -1,6 +1,6 @@
 //! What the running kernel says of real connections.
 
-mod paths;
+mod connected;
 mod peer;
 mod states;
-mod talk;
+mod subflows;

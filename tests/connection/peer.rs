@@ -7,7 +7,7 @@ use std::thread;
 use ngx_rs_listen::Protocol;
 use socket2::Socket;
 
-use crate::talk::{accept, connect, run};
+use crate::connected::{accept, connect, run};
 use test_support::namespace;
 
 /// A client in another network, joined to the calling thread's by a cable. It

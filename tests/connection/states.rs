@@ -12,7 +12,7 @@ use ngx_rs_listen::Protocol;
 use ngx_rs_listen::connection::{self, Connection, Kind, Query};
 use socket2::Socket;
 
-use crate::talk::{IPV4, IPV6, MAPPED, inet, info, new, pair, send, subflows, until};
+use crate::connected::{IPV4, IPV6, MAPPED, inet, info, new, pair, send, subflows, until};
 use test_support::{library, linux, listening, namespace};
 
 /// With the times and the state of TCP of another answer, which are nobody's to

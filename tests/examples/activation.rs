@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ngx_rs_listen::Protocol;
 use socket2::Socket;
 
-use crate::program::{PATIENCE, Program, beside_examples, commands, serves, talk, two_paths};
+use crate::documented::{PATIENCE, Program, beside_examples, commands, serves, talk, two_paths};
 use test_support::{listening, namespace};
 
 /// What a service manager passes on begins here.

@@ -5,8 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use crate::documented::{Program, beside_examples, commands, serves, tells_of_resets, two_paths};
 use crate::install::{folder, prefix};
-use crate::program::{Program, beside_examples, commands, serves, tells_of_resets, two_paths};
 use test_support::{library, namespace};
 
 /// Builds and runs as docs/library.md says, and sees that it serves.

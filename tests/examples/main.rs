@@ -3,6 +3,6 @@
 //! then serve a TCP client and an MPTCP client of two paths.
 
 mod activation;
+mod documented;
 mod install;
 mod languages;
-mod program;

@@ -2,7 +2,7 @@
 
 mod all_or_nothing;
 mod fresh;
-mod kernel;
 mod modes;
-mod options;
 mod retry;
+mod socket_options;
+mod unsupported;

@@ -7,8 +7,8 @@ use ngx_rs_listen::Protocol;
 use ngx_rs_listen::connection::{Connection, Kind};
 use socket2::Socket;
 
+use crate::connected::{accept, inet, info, listen, run, subflows, until};
 use crate::peer::Peer;
-use crate::talk::{accept, inet, info, listen, run, subflows, until};
 use test_support::{linux, listening};
 
 /// Waits until the subflows are those from 10.0.0.x, with their numbers.
