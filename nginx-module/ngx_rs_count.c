@@ -19,6 +19,7 @@ typedef struct {
 
 static ngx_shm_zone_t *ngx_rsm_count_zone(ngx_cycle_t *cycle);
 static ngx_int_t ngx_rsm_count_init_zone(ngx_shm_zone_t *shm_zone, void *data);
+static void ngx_rsm_count_begin_cycle(ngx_cycle_t *cycle);
 static uint32_t ngx_rsm_count_row(ngx_rsm_subsystem_t *subsystem,
     ngx_listening_t *ls);
 static ngx_int_t ngx_rsm_count_del_conn(ngx_connection_t *c,
@@ -124,31 +125,32 @@ ngx_rsm_count_zone(ngx_cycle_t *cycle)
 }
 
 
-/* in init_module: each listener of the new cycle gets its row */
+/*
+ * In init_module: each listener of the new cycle gets its row. Modules that are
+ * linked in share these variables, so the first one of a cycle sets them.
+ */
 
 void
 ngx_rsm_count_commit(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 {
-    uint32_t        *rows, *packed;
+    uint32_t        *packed;
     ngx_uint_t       i;
     ngx_rs_error_t   error = NGX_RS_ERROR_INIT;
-    ngx_shm_zone_t  *shm_zone;
 
-    ngx_rsm_counters = NULL;
+    if (ngx_rsm_count_cycle != cycle) {
+        ngx_rsm_count_begin_cycle(cycle);
+    }
 
-    shm_zone = ngx_rsm_count_zone(cycle);
-    if (shm_zone == NULL) {
+    if (ngx_rsm_counters == NULL) {
         return;
     }
 
-    rows = ngx_palloc(cycle->pool, cycle->listening.nelts * sizeof(uint32_t));
     packed = ngx_palloc(cycle->pool, conf->nsockets * sizeof(uint32_t));
-
-    if (rows == NULL || packed == NULL) {
+    if (packed == NULL) {
         return;
     }
 
-    if (ngx_rs_counters_rows(shm_zone->data, conf->subsystem->subsystem,
+    if (ngx_rs_counters_rows(ngx_rsm_counters, conf->subsystem->subsystem,
                              conf->sockets, conf->nsockets, packed, &error)
         != NGX_RS_OK)
     {
@@ -156,17 +158,37 @@ ngx_rsm_count_commit(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         return;
     }
 
-    for (i = 0; i < cycle->listening.nelts; i++) {
-        rows[i] = NGX_RS_NO_ROW;
+    for (i = 0; i < conf->nsockets; i++) {
+        ngx_rsm_count_rows[conf->indices[i]] = packed[i];
+    }
+}
+
+
+static void
+ngx_rsm_count_begin_cycle(ngx_cycle_t *cycle)
+{
+    ngx_uint_t       i;
+    ngx_shm_zone_t  *shm_zone;
+
+    ngx_rsm_count_cycle = cycle;
+    ngx_rsm_counters = NULL;
+
+    shm_zone = ngx_rsm_count_zone(cycle);
+    if (shm_zone == NULL) {
+        return;
     }
 
-    for (i = 0; i < conf->nsockets; i++) {
-        rows[conf->indices[i]] = packed[i];
+    ngx_rsm_count_rows = ngx_palloc(cycle->pool,
+                                 cycle->listening.nelts * sizeof(uint32_t));
+    if (ngx_rsm_count_rows == NULL) {
+        return;
+    }
+
+    for (i = 0; i < cycle->listening.nelts; i++) {
+        ngx_rsm_count_rows[i] = NGX_RS_NO_ROW;
     }
 
     ngx_rsm_counters = shm_zone->data;
-    ngx_rsm_count_cycle = cycle;
-    ngx_rsm_count_rows = rows;
 }
 
 
@@ -196,7 +218,9 @@ ngx_rsm_count_init_process(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    if (ngx_event_actions.del_conn) {
+    if (ngx_event_actions.del_conn
+        && ngx_event_actions.del_conn != ngx_rsm_count_del_conn)
+    {
         ngx_rsm_next_del_conn = ngx_event_actions.del_conn;
         ngx_event_actions.del_conn = ngx_rsm_count_del_conn;
     }
