@@ -10,8 +10,6 @@
 #include "ngx_rs_upstream.h"
 
 
-static void *ngx_http_rs_upstream_create_main_conf(ngx_conf_t *cf);
-static void *ngx_http_rs_upstream_create_srv_conf(ngx_conf_t *cf);
 static ngx_int_t ngx_http_rs_upstream_add_variable(ngx_conf_t *cf);
 static ngx_int_t ngx_http_rs_upstream_init(ngx_conf_t *cf);
 static char *ngx_http_rs_upstream(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -20,11 +18,6 @@ static ngx_int_t ngx_http_rs_upstream_init_peer(ngx_http_request_t *r,
     ngx_http_upstream_srv_conf_t *us);
 static ngx_int_t ngx_http_rs_upstream_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
-
-
-typedef struct {
-    ngx_uint_t  used;           /* $upstream_mptcp is */
-} ngx_http_rs_upstream_main_conf_t;
 
 
 static ngx_command_t  ngx_http_rs_upstream_commands[] = {
@@ -44,10 +37,10 @@ static ngx_http_module_t  ngx_http_rs_upstream_module_ctx = {
     ngx_http_rs_upstream_add_variable,     /* preconfiguration */
     ngx_http_rs_upstream_init,             /* postconfiguration */
 
-    ngx_http_rs_upstream_create_main_conf, /* create main configuration */
+    ngx_rsm_upstream_create_main_conf,     /* create main configuration */
     NULL,                                  /* init main configuration */
 
-    ngx_http_rs_upstream_create_srv_conf,  /* create server configuration */
+    ngx_rsm_upstream_create_srv_conf,      /* create server configuration */
     NULL,                                  /* merge server configuration */
 
     NULL,                                  /* create location configuration */
@@ -71,38 +64,12 @@ ngx_module_t  ngx_http_rs_upstream_module = {
 };
 
 
-static ngx_str_t  ngx_http_rs_upstream_name = ngx_string("upstream_mptcp");
-
-
-static void *
-ngx_http_rs_upstream_create_main_conf(ngx_conf_t *cf)
-{
-    return ngx_pcalloc(cf->pool, sizeof(ngx_http_rs_upstream_main_conf_t));
-}
-
-
-static void *
-ngx_http_rs_upstream_create_srv_conf(ngx_conf_t *cf)
-{
-    ngx_rsm_upstream_conf_t  *conf;
-
-    conf = ngx_pcalloc(cf->pool, sizeof(ngx_rsm_upstream_conf_t));
-    if (conf == NULL) {
-        return NULL;
-    }
-
-    conf->protocol = NGX_CONF_UNSET_UINT;
-
-    return conf;
-}
-
-
 static ngx_int_t
 ngx_http_rs_upstream_add_variable(ngx_conf_t *cf)
 {
     ngx_http_variable_t  *var;
 
-    var = ngx_http_add_variable(cf, &ngx_http_rs_upstream_name,
+    var = ngx_http_add_variable(cf, &ngx_rsm_upstream_name,
                                  NGX_HTTP_VAR_NOCACHEABLE);
     if (var == NULL) {
         return NGX_ERROR;
@@ -119,48 +86,39 @@ ngx_http_rs_upstream_add_variable(ngx_conf_t *cf)
 static ngx_int_t
 ngx_http_rs_upstream_init(ngx_conf_t *cf)
 {
-    ngx_uint_t                         i;
-    ngx_http_variable_t                *var;
-    ngx_rsm_upstream_conf_t           *conf;
-    ngx_http_core_main_conf_t         *cmcf;
-    ngx_http_upstream_srv_conf_t     **us;
-    ngx_http_upstream_main_conf_t     *umcf;
-    ngx_http_rs_upstream_main_conf_t  *rumcf;
+    ngx_uint_t                      i;
+    ngx_rsm_upstream_conf_t        *conf;
+    ngx_http_core_main_conf_t      *cmcf;
+    ngx_rsm_upstream_main_conf_t   *main;
+    ngx_http_upstream_srv_conf_t  **us;
+    ngx_http_upstream_main_conf_t  *umcf;
 
-    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_upstream_module);
+    umcf = ngx_http_conf_get_module_main_conf(cf,
+                                              ngx_http_upstream_module);
     us = umcf->upstreams.elts;
 
     for (i = 0; i < umcf->upstreams.nelts; i++) {
+
+        /* one without "upstream" */
 
         if (us[i]->srv_conf == NULL) {
             continue;
         }
 
         conf = ngx_http_conf_upstream_srv_conf(us[i],
-                                              ngx_http_rs_upstream_module);
+                                               ngx_http_rs_upstream_module);
 
-        if (conf->protocol == NGX_RSM_UPSTREAM_ON
-            || conf->protocol == NGX_RSM_UPSTREAM_AUTO)
-        {
+        if (ngx_rsm_upstream_wrapped(conf)) {
             conf->init = us[i]->peer.init;
             us[i]->peer.init = ngx_http_rs_upstream_init_peer;
         }
     }
 
-    rumcf = ngx_http_conf_get_module_main_conf(cf,
+    main = ngx_http_conf_get_module_main_conf(cf,
                                               ngx_http_rs_upstream_module);
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
-    var = cmcf->variables.elts;
 
-    for (i = 0; i < cmcf->variables.nelts; i++) {
-        if (var[i].name.len == ngx_http_rs_upstream_name.len
-            && ngx_strncmp(var[i].name.data, ngx_http_rs_upstream_name.data,
-                           ngx_http_rs_upstream_name.len)
-               == 0)
-        {
-            rumcf->used = 1;
-        }
-    }
+    ngx_rsm_upstream_set_used(main, &cmcf->variables);
 
     return NGX_OK;
 }
@@ -169,7 +127,12 @@ ngx_http_rs_upstream_init(ngx_conf_t *cf)
 static char *
 ngx_http_rs_upstream(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    return ngx_rsm_upstream_directive(cf, conf);
+    ngx_rsm_upstream_main_conf_t  *main;
+
+    main = ngx_http_conf_get_module_main_conf(cf,
+                                              ngx_http_rs_upstream_module);
+
+    return ngx_rsm_upstream_directive(cf, conf, main);
 }
 
 
@@ -177,10 +140,9 @@ static ngx_int_t
 ngx_http_rs_upstream_init_peer(ngx_http_request_t *r,
     ngx_http_upstream_srv_conf_t *us)
 {
-    ngx_rsm_upstream_ctx_t            *ctx;
-    ngx_rsm_upstream_conf_t           *conf;
-    ngx_http_upstream_init_peer_pt     init;
-    ngx_http_rs_upstream_main_conf_t  *rumcf;
+    ngx_rsm_upstream_ctx_t          *ctx;
+    ngx_rsm_upstream_conf_t         *conf;
+    ngx_http_upstream_init_peer_pt   init;
 
     conf = ngx_http_conf_upstream_srv_conf(us, ngx_http_rs_upstream_module);
     init = conf->init;
@@ -189,12 +151,10 @@ ngx_http_rs_upstream_init_peer(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    rumcf = ngx_http_get_module_main_conf(r, ngx_http_rs_upstream_module);
     ctx = NULL;
 
-    if (rumcf->used) {
-        ctx = ngx_rsm_upstream_create_ctx(r->pool, r->upstream_states,
-                        offsetof(ngx_http_upstream_state_t, connect_time));
+    if (conf->main->used) {
+        ctx = ngx_rsm_upstream_create_ctx(r->pool, r->upstream_states, 0);
         if (ctx == NULL) {
             return NGX_ERROR;
         }
@@ -208,8 +168,6 @@ static ngx_int_t
 ngx_http_rs_upstream_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
-    return ngx_rsm_upstream_variable(
-        ngx_rsm_upstream_find_ctx(r->pool, r->upstream_states),
-        r->upstream_states, offsetof(ngx_http_upstream_state_t, peer),
-        r->pool, v);
+    return ngx_rsm_upstream_variable(r->pool, r->upstream_states,
+                                 offsetof(ngx_http_upstream_state_t, peer), v);
 }

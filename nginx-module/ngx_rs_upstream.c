@@ -25,17 +25,10 @@ typedef struct {
 } ngx_rsm_upstream_peer_t;
 
 
+static ngx_rsm_upstream_ctx_t *ngx_rsm_upstream_find_ctx(ngx_pool_t *pool,
+    ngx_array_t *states);
 static void ngx_rsm_upstream_cleanup(void *data);
 static ngx_int_t ngx_rsm_upstream_get(ngx_peer_connection_t *pc, void *data);
-static ngx_int_t ngx_rsm_upstream_connect(ngx_peer_connection_t *pc,
-    ngx_uint_t protocol);
-static void ngx_rsm_upstream_set_options(ngx_peer_connection_t *pc,
-    ngx_socket_t s);
-static ngx_int_t ngx_rsm_upstream_bind(ngx_peer_connection_t *pc,
-    ngx_socket_t s);
-static ngx_int_t ngx_rsm_upstream_set_transparent(ngx_peer_connection_t *pc,
-    ngx_socket_t s);
-static ngx_int_t ngx_rsm_upstream_add_events(ngx_connection_t *c);
 static void ngx_rsm_upstream_free(ngx_peer_connection_t *pc, void *data,
     ngx_uint_t state);
 static void ngx_rsm_upstream_notify(ngx_peer_connection_t *pc, void *data,
@@ -47,26 +40,58 @@ static void ngx_rsm_upstream_save_session(ngx_peer_connection_t *pc,
     void *data);
 #endif
 static void ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx);
+static ngx_uint_t ngx_rsm_upstream_connected(ngx_rsm_upstream_ctx_t *ctx,
+    ngx_connection_t *c);
 static ngx_uint_t ngx_rsm_upstream_has_name(ngx_array_t *states, ngx_uint_t i,
     size_t name);
 static u_char *ngx_rsm_upstream_write_kind(u_char *p,
     ngx_rsm_upstream_ctx_t *ctx, ngx_uint_t i);
 
 
+#define ngx_rsm_upstream_state(states, i)                                     \
+    ((u_char *) (states)->elts + (i) * (states)->size)
+
+
+ngx_str_t  ngx_rsm_upstream_name = ngx_string("upstream_mptcp");
+
+
+void *
+ngx_rsm_upstream_create_main_conf(ngx_conf_t *cf)
+{
+    return ngx_pcalloc(cf->pool, sizeof(ngx_rsm_upstream_main_conf_t));
+}
+
+
+void *
+ngx_rsm_upstream_create_srv_conf(ngx_conf_t *cf)
+{
+    ngx_rsm_upstream_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_rsm_upstream_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    conf->protocol = NGX_CONF_UNSET_UINT;
+
+    return conf;
+}
+
+
 /* "mptcp [on|auto|off]" in "upstream" */
 
 char *
-ngx_rsm_upstream_directive(ngx_conf_t *cf, ngx_rsm_upstream_conf_t *conf)
+ngx_rsm_upstream_directive(ngx_conf_t *cf, ngx_rsm_upstream_conf_t *conf,
+    ngx_rsm_upstream_main_conf_t *main)
 {
     ngx_str_t       *value;
     ngx_rs_error_t   error = NGX_RS_ERROR_INIT;
 
-    static ngx_cycle_t  *warned;
-
-    if (conf->protocol != (ngx_uint_t) NGX_CONF_UNSET) {
+    if (conf->protocol != NGX_CONF_UNSET_UINT) {
         return "is duplicate";
     }
 
+    conf->main = main;
     value = cf->args->elts;
 
     if (cf->args->nelts == 1 || ngx_strcmp(value[1].data, "on") == 0) {
@@ -81,7 +106,9 @@ ngx_rsm_upstream_directive(ngx_conf_t *cf, ngx_rsm_upstream_conf_t *conf)
 
     } else {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid parameter \"%V\"", &value[1]);
+                           "invalid value \"%V\" in \"%V\" directive, "
+                           "it must be \"on\", \"auto\" or \"off\"",
+                           &value[1], &value[0]);
         return NGX_CONF_ERROR;
     }
 
@@ -99,8 +126,8 @@ ngx_rsm_upstream_directive(ngx_conf_t *cf, ngx_rsm_upstream_conf_t *conf)
         return NGX_CONF_ERROR;
     }
 
-    if (warned != cf->cycle) {
-        warned = cf->cycle;
+    if (!main->warned) {
+        main->warned = 1;
         ngx_conf_log_error(NGX_LOG_WARN, cf, error.os_errno,
                            "\"mptcp auto\" falls back to TCP: %s",
                            error.message);
@@ -110,12 +137,45 @@ ngx_rsm_upstream_directive(ngx_conf_t *cf, ngx_rsm_upstream_conf_t *conf)
 }
 
 
+ngx_uint_t
+ngx_rsm_upstream_wrapped(ngx_rsm_upstream_conf_t *conf)
+{
+    return conf->protocol == NGX_RSM_UPSTREAM_ON
+           || conf->protocol == NGX_RSM_UPSTREAM_AUTO;
+}
+
+
+/* after the configuration has been read: whether $upstream_mptcp is in it */
+
+void
+ngx_rsm_upstream_set_used(ngx_rsm_upstream_main_conf_t *main,
+    ngx_array_t *variables)
+{
+    ngx_str_t   *name;
+    ngx_uint_t   i;
+
+    for (i = 0; i < variables->nelts; i++) {
+
+        /* ngx_http_variable_t and ngx_stream_variable_t begin with the name */
+
+        name = (ngx_str_t *) ngx_rsm_upstream_state(variables, i);
+
+        if (name->len == ngx_rsm_upstream_name.len
+            && ngx_strncmp(name->data, ngx_rsm_upstream_name.data, name->len)
+               == 0)
+        {
+            main->used = 1;
+        }
+    }
+}
+
+
 /*
  * It is kept in the pool, since an internal redirect clears the contexts of
  * modules, but not nginx's states.  Subrequests share the pool.
  */
 
-ngx_rsm_upstream_ctx_t *
+static ngx_rsm_upstream_ctx_t *
 ngx_rsm_upstream_find_ctx(ngx_pool_t *pool, ngx_array_t *states)
 {
     ngx_pool_cleanup_t      *cln;
@@ -252,268 +312,7 @@ ngx_rsm_upstream_get(ngx_peer_connection_t *pc, void *data)
         return rc;
     }
 
-    return ngx_rsm_upstream_connect(pc, peer->conf->protocol);
-}
-
-
-/*
- * As ngx_event_connect_peer(), which does not let others open the socket.  It
- * returns what this function returns, as long as that is not NGX_OK.
- */
-
-static ngx_int_t
-ngx_rsm_upstream_connect(ngx_peer_connection_t *pc, ngx_uint_t protocol)
-{
-    int                s, opened, rc;
-    uint32_t           flags;
-    ngx_err_t          err;
-    ngx_uint_t         level;
-    ngx_rs_error_t     error = NGX_RS_ERROR_INIT;
-    ngx_connection_t  *c;
-
-    flags = (protocol == NGX_RSM_UPSTREAM_AUTO) ? NGX_RS_CONNECT_FALLBACK : 0;
-
-    if (ngx_rs_connect_socket(pc->sockaddr, pc->socklen, NGX_RS_IPPROTO_MPTCP,
-                              flags, &s, &opened, &error)
-        != NGX_RS_OK)
-    {
-        ngx_rsm_log_error(NGX_LOG_ALERT, pc->log, &error);
-        return NGX_ERROR;
-    }
-
-    c = ngx_get_connection(s, pc->log);
-
-    if (c == NULL) {
-        if (ngx_close_socket(s) == -1) {
-            ngx_log_error(NGX_LOG_ALERT, pc->log, ngx_socket_errno,
-                          ngx_close_socket_n " failed");
-        }
-
-        return NGX_ERROR;
-    }
-
-    c->type = SOCK_STREAM;
-
-    ngx_rsm_upstream_set_options(pc, s);
-
-    if (pc->local && ngx_rsm_upstream_bind(pc, s) != NGX_OK) {
-        goto failed;
-    }
-
-    c->recv = ngx_recv;
-    c->send = ngx_send;
-    c->recv_chain = ngx_recv_chain;
-    c->send_chain = ngx_send_chain;
-
-    c->sendfile = 1;
-
-    c->log_error = pc->log_error;
-
-    c->read->log = pc->log;
-    c->write->log = pc->log;
-
-    pc->connection = c;
-
-    c->number = ngx_atomic_fetch_add(ngx_connection_counter, 1);
-
-#if (nginx_version >= 1019010)
-    c->start_time = ngx_current_msec;
-#endif
-
-    if (ngx_add_conn && ngx_add_conn(c) == NGX_ERROR) {
-        goto failed;
-    }
-
-    ngx_log_debug3(NGX_LOG_DEBUG_EVENT, pc->log, 0,
-                   "connect to %V, fd:%d #%uA", pc->name, s, c->number);
-
-    rc = connect(s, pc->sockaddr, pc->socklen);
-
-    if (rc == -1) {
-        err = ngx_socket_errno;
-
-        if (err != NGX_EINPROGRESS) {
-
-            if (err == NGX_ECONNREFUSED
-                || err == NGX_EAGAIN
-                || err == NGX_ECONNRESET
-                || err == NGX_ENETDOWN
-                || err == NGX_ENETUNREACH
-                || err == NGX_EHOSTDOWN
-                || err == NGX_EHOSTUNREACH)
-            {
-                level = NGX_LOG_ERR;
-
-            } else {
-                level = NGX_LOG_CRIT;
-            }
-
-            ngx_log_error(level, c->log, err, "connect() to %V failed",
-                          pc->name);
-
-            ngx_close_connection(c);
-            pc->connection = NULL;
-
-            return NGX_DECLINED;
-        }
-    }
-
-    if (ngx_add_conn == NULL && ngx_rsm_upstream_add_events(c) != NGX_OK) {
-        goto failed;
-    }
-
-    if (rc == -1) {
-        return NGX_AGAIN;
-    }
-
-    ngx_log_debug0(NGX_LOG_DEBUG_EVENT, pc->log, 0, "connected");
-
-    c->write->ready = 1;
-
-    return NGX_DONE;
-
-failed:
-
-    ngx_close_connection(c);
-    pc->connection = NULL;
-
-    return NGX_ERROR;
-}
-
-
-static void
-ngx_rsm_upstream_set_options(ngx_peer_connection_t *pc, ngx_socket_t s)
-{
-    int  value;
-
-    if (pc->rcvbuf
-        && setsockopt(s, SOL_SOCKET, SO_RCVBUF,
-                      (const void *) &pc->rcvbuf, sizeof(int))
-           == -1)
-    {
-        ngx_log_error(NGX_LOG_ALERT, pc->log, ngx_socket_errno,
-                      "setsockopt(SO_RCVBUF, %d) failed, ignored",
-                      pc->rcvbuf);
-    }
-
-#if (NGX_RS_HAVE_PEER_SNDBUF)
-
-    if (pc->sndbuf
-        && setsockopt(s, SOL_SOCKET, SO_SNDBUF,
-                      (const void *) &pc->sndbuf, sizeof(int))
-           == -1)
-    {
-        ngx_log_error(NGX_LOG_ALERT, pc->log, ngx_socket_errno,
-                      "setsockopt(SO_SNDBUF, %d) failed, ignored",
-                      pc->sndbuf);
-    }
-
-#endif
-
-    value = 1;
-
-    if (pc->so_keepalive
-        && setsockopt(s, SOL_SOCKET, SO_KEEPALIVE,
-                      (const void *) &value, sizeof(int))
-           == -1)
-    {
-        ngx_log_error(NGX_LOG_ALERT, pc->log, ngx_socket_errno,
-                      "setsockopt(SO_KEEPALIVE) failed, ignored");
-    }
-}
-
-
-/* "proxy_bind" and its kin */
-
-static ngx_int_t
-ngx_rsm_upstream_bind(ngx_peer_connection_t *pc, ngx_socket_t s)
-{
-    if (pc->transparent && ngx_rsm_upstream_set_transparent(pc, s) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-#if (NGX_HAVE_IP_BIND_ADDRESS_NO_PORT)
-
-    if (ngx_inet_get_port(pc->local->sockaddr) == 0) {
-        int        value;
-        ngx_err_t  err;
-
-        value = 1;
-
-        if (setsockopt(s, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT,
-                       (const void *) &value, sizeof(int))
-            == -1)
-        {
-            err = ngx_socket_errno;
-
-            if (err != NGX_EOPNOTSUPP && err != NGX_ENOPROTOOPT) {
-                ngx_log_error(NGX_LOG_ALERT, pc->log, err,
-                              "setsockopt(IP_BIND_ADDRESS_NO_PORT) "
-                              "failed, ignored");
-            }
-        }
-    }
-
-#endif
-
-    if (bind(s, pc->local->sockaddr, pc->local->socklen) == -1) {
-        ngx_log_error(NGX_LOG_CRIT, pc->log, ngx_socket_errno,
-                      "bind(%V) failed", &pc->local->name);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_rsm_upstream_set_transparent(ngx_peer_connection_t *pc, ngx_socket_t s)
-{
-    int  value;
-
-    value = 1;
-
-    if (pc->local->sockaddr->sa_family == AF_INET) {
-        if (setsockopt(s, IPPROTO_IP, IP_TRANSPARENT,
-                       (const void *) &value, sizeof(int))
-            == -1)
-        {
-            ngx_log_error(NGX_LOG_ALERT, pc->log, ngx_socket_errno,
-                          "setsockopt(IP_TRANSPARENT) failed");
-            return NGX_ERROR;
-        }
-
-        return NGX_OK;
-    }
-
-    if (setsockopt(s, IPPROTO_IPV6, IPV6_TRANSPARENT,
-                   (const void *) &value, sizeof(int))
-        == -1)
-    {
-        ngx_log_error(NGX_LOG_ALERT, pc->log, ngx_socket_errno,
-                      "setsockopt(IPV6_TRANSPARENT) failed");
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-}
-
-
-/* methods of events that cannot add both at once: select, poll */
-
-static ngx_int_t
-ngx_rsm_upstream_add_events(ngx_connection_t *c)
-{
-    ngx_int_t  event;
-
-    event = (ngx_event_flags & NGX_USE_CLEAR_EVENT) ? NGX_CLEAR_EVENT
-                                                    : NGX_LEVEL_EVENT;
-
-    if (ngx_add_event(c->read, NGX_READ_EVENT, event) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    return ngx_add_event(c->write, NGX_WRITE_EVENT, event);
+    return ngx_rsm_upstream_connect(pc, peer->conf);
 }
 
 
@@ -569,7 +368,6 @@ ngx_rsm_upstream_save_session(ngx_peer_connection_t *pc, void *data)
 static void
 ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx)
 {
-    u_char                    *state;
     uint32_t                  *kinds;
     ngx_rs_error_t             error = NGX_RS_ERROR_INIT;
     ngx_connection_t          *c;
@@ -580,11 +378,9 @@ ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx)
     }
 
     c = ctx->peer->connection;
-    state = (u_char *) ctx->states->elts
-            + (ctx->kinds.nelts - 1) * ctx->states->size;
 
     if (c == NULL || c->fd == (ngx_socket_t) -1
-        || *(ngx_msec_t *) (state + ctx->connect_time) == (ngx_msec_t) -1)
+        || !ngx_rsm_upstream_connected(ctx, c))
     {
         return;
     }
@@ -601,14 +397,48 @@ ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx)
 }
 
 
-/* as ngx_http_upstream_addr_variable() */
+/*
+ * The kernel has a state also for a connection that was refused.  http sets the
+ * time of connect() before it knows the result, but it sends something then.
+ */
+
+static ngx_uint_t
+ngx_rsm_upstream_connected(ngx_rsm_upstream_ctx_t *ctx, ngx_connection_t *c)
+{
+    u_char  *state;
+
+    if (c->sent || c->requests > 1) {
+        return 1;
+    }
+
+#if (NGX_SSL || NGX_COMPAT)
+    if (c->ssl) {
+        return 1;
+    }
+#endif
+
+    if (ctx->connect_time == 0) {
+        return 0;
+    }
+
+    state = ngx_rsm_upstream_state(ctx->states, ctx->kinds.nelts - 1);
+
+    return *(ngx_msec_t *) (state + ctx->connect_time) != (ngx_msec_t) -1;
+}
+
+
+/*
+ * As ngx_http_upstream_addr_variable(); "name" is the offset of the name of a
+ * server in a state.
+ */
 
 ngx_int_t
-ngx_rsm_upstream_variable(ngx_rsm_upstream_ctx_t *ctx, ngx_array_t *states,
-    size_t name, ngx_pool_t *pool, ngx_variable_value_t *v)
+ngx_rsm_upstream_variable(ngx_pool_t *pool, ngx_array_t *states, size_t name,
+    ngx_variable_value_t *v)
 {
-    u_char      *p;
-    ngx_uint_t   i;
+    u_char                  *p;
+    ngx_uint_t               i;
+    ngx_rsm_upstream_ctx_t  *ctx;
 
     v->valid = 1;
     v->no_cacheable = 0;
@@ -618,6 +448,8 @@ ngx_rsm_upstream_variable(ngx_rsm_upstream_ctx_t *ctx, ngx_array_t *states,
         v->not_found = 1;
         return NGX_OK;
     }
+
+    ctx = ngx_rsm_upstream_find_ctx(pool, states);
 
     if (ctx) {
         ngx_rsm_upstream_query(ctx);
@@ -665,11 +497,7 @@ ngx_rsm_upstream_variable(ngx_rsm_upstream_ctx_t *ctx, ngx_array_t *states,
 static ngx_uint_t
 ngx_rsm_upstream_has_name(ngx_array_t *states, ngx_uint_t i, size_t name)
 {
-    u_char  *state;
-
-    state = (u_char *) states->elts + i * states->size;
-
-    return *(ngx_str_t **) (state + name) != NULL;
+    return *(ngx_str_t **) (ngx_rsm_upstream_state(states, i) + name) != NULL;
 }
 
 

@@ -20,8 +20,16 @@
 /* what http and stream share of "mptcp" in "upstream", and $upstream_mptcp */
 
 typedef struct {
+    ngx_uint_t   used;          /* $upstream_mptcp is */
+    ngx_uint_t   warned;        /* of a fallback to TCP */
+} ngx_rsm_upstream_main_conf_t;
+
+
+typedef struct {
     ngx_uint_t   protocol;      /* NGX_RSM_UPSTREAM_* */
     void        *init;          /* what us->peer.init was */
+
+    ngx_rsm_upstream_main_conf_t  *main;
 } ngx_rsm_upstream_conf_t;
 
 
@@ -34,23 +42,35 @@ typedef struct {
 
 typedef struct {
     ngx_array_t            *states;     /* nginx's */
-    size_t                  connect_time;   /* offset in a state */
+    size_t                  connect_time;   /* offset in a state, or 0 */
     ngx_array_t             kinds;      /* of uint32_t */
     ngx_peer_connection_t  *peer;       /* to the last one */
 } ngx_rsm_upstream_ctx_t;
 
 
+/* ngx_rs_upstream.c */
+
+void *ngx_rsm_upstream_create_main_conf(ngx_conf_t *cf);
+void *ngx_rsm_upstream_create_srv_conf(ngx_conf_t *cf);
 char *ngx_rsm_upstream_directive(ngx_conf_t *cf,
-    ngx_rsm_upstream_conf_t *conf);
-ngx_rsm_upstream_ctx_t *ngx_rsm_upstream_find_ctx(ngx_pool_t *pool,
-    ngx_array_t *states);
+    ngx_rsm_upstream_conf_t *conf, ngx_rsm_upstream_main_conf_t *main);
+ngx_uint_t ngx_rsm_upstream_wrapped(ngx_rsm_upstream_conf_t *conf);
+void ngx_rsm_upstream_set_used(ngx_rsm_upstream_main_conf_t *main,
+    ngx_array_t *variables);
 ngx_rsm_upstream_ctx_t *ngx_rsm_upstream_create_ctx(ngx_pool_t *pool,
     ngx_array_t *states, size_t connect_time);
 ngx_int_t ngx_rsm_upstream_wrap(ngx_pool_t *pool, ngx_peer_connection_t *pc,
     ngx_rsm_upstream_conf_t *conf, ngx_rsm_upstream_ctx_t *ctx);
-ngx_int_t ngx_rsm_upstream_variable(ngx_rsm_upstream_ctx_t *ctx,
-    ngx_array_t *states, size_t name, ngx_pool_t *pool,
-    ngx_variable_value_t *v);
+ngx_int_t ngx_rsm_upstream_variable(ngx_pool_t *pool, ngx_array_t *states,
+    size_t name, ngx_variable_value_t *v);
+
+/* ngx_rs_connect.c */
+
+ngx_int_t ngx_rsm_upstream_connect(ngx_peer_connection_t *pc,
+    ngx_rsm_upstream_conf_t *conf);
+
+
+extern ngx_str_t  ngx_rsm_upstream_name;
 
 
 #pragma GCC visibility pop

@@ -10,8 +10,6 @@
 #include "ngx_rs_upstream.h"
 
 
-static void *ngx_stream_rs_upstream_create_main_conf(ngx_conf_t *cf);
-static void *ngx_stream_rs_upstream_create_srv_conf(ngx_conf_t *cf);
 static ngx_int_t ngx_stream_rs_upstream_add_variable(ngx_conf_t *cf);
 static ngx_int_t ngx_stream_rs_upstream_init(ngx_conf_t *cf);
 static char *ngx_stream_rs_upstream(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -20,11 +18,6 @@ static ngx_int_t ngx_stream_rs_upstream_init_peer(ngx_stream_session_t *s,
     ngx_stream_upstream_srv_conf_t *us);
 static ngx_int_t ngx_stream_rs_upstream_variable(ngx_stream_session_t *s,
     ngx_stream_variable_value_t *v, uintptr_t data);
-
-
-typedef struct {
-    ngx_uint_t  used;           /* $upstream_mptcp is */
-} ngx_stream_rs_upstream_main_conf_t;
 
 
 static ngx_command_t  ngx_stream_rs_upstream_commands[] = {
@@ -44,10 +37,10 @@ static ngx_stream_module_t  ngx_stream_rs_upstream_module_ctx = {
     ngx_stream_rs_upstream_add_variable,   /* preconfiguration */
     ngx_stream_rs_upstream_init,           /* postconfiguration */
 
-    ngx_stream_rs_upstream_create_main_conf, /* create main configuration */
+    ngx_rsm_upstream_create_main_conf,     /* create main configuration */
     NULL,                                  /* init main configuration */
 
-    ngx_stream_rs_upstream_create_srv_conf, /* create server configuration */
+    ngx_rsm_upstream_create_srv_conf,      /* create server configuration */
     NULL                                   /* merge server configuration */
 };
 
@@ -68,38 +61,12 @@ ngx_module_t  ngx_stream_rs_upstream_module = {
 };
 
 
-static ngx_str_t  ngx_stream_rs_upstream_name = ngx_string("upstream_mptcp");
-
-
-static void *
-ngx_stream_rs_upstream_create_main_conf(ngx_conf_t *cf)
-{
-    return ngx_pcalloc(cf->pool, sizeof(ngx_stream_rs_upstream_main_conf_t));
-}
-
-
-static void *
-ngx_stream_rs_upstream_create_srv_conf(ngx_conf_t *cf)
-{
-    ngx_rsm_upstream_conf_t  *conf;
-
-    conf = ngx_pcalloc(cf->pool, sizeof(ngx_rsm_upstream_conf_t));
-    if (conf == NULL) {
-        return NULL;
-    }
-
-    conf->protocol = NGX_CONF_UNSET_UINT;
-
-    return conf;
-}
-
-
 static ngx_int_t
 ngx_stream_rs_upstream_add_variable(ngx_conf_t *cf)
 {
     ngx_stream_variable_t  *var;
 
-    var = ngx_stream_add_variable(cf, &ngx_stream_rs_upstream_name,
+    var = ngx_stream_add_variable(cf, &ngx_rsm_upstream_name,
                                  NGX_STREAM_VAR_NOCACHEABLE);
     if (var == NULL) {
         return NGX_ERROR;
@@ -116,48 +83,39 @@ ngx_stream_rs_upstream_add_variable(ngx_conf_t *cf)
 static ngx_int_t
 ngx_stream_rs_upstream_init(ngx_conf_t *cf)
 {
-    ngx_uint_t                         i;
-    ngx_stream_variable_t              *var;
-    ngx_rsm_upstream_conf_t           *conf;
-    ngx_stream_core_main_conf_t         *cmcf;
-    ngx_stream_upstream_srv_conf_t     **us;
-    ngx_stream_upstream_main_conf_t     *umcf;
-    ngx_stream_rs_upstream_main_conf_t  *rumcf;
+    ngx_uint_t                        i;
+    ngx_rsm_upstream_conf_t          *conf;
+    ngx_stream_core_main_conf_t      *cmcf;
+    ngx_rsm_upstream_main_conf_t     *main;
+    ngx_stream_upstream_srv_conf_t  **us;
+    ngx_stream_upstream_main_conf_t  *umcf;
 
-    umcf = ngx_stream_conf_get_module_main_conf(cf, ngx_stream_upstream_module);
+    umcf = ngx_stream_conf_get_module_main_conf(cf,
+                                              ngx_stream_upstream_module);
     us = umcf->upstreams.elts;
 
     for (i = 0; i < umcf->upstreams.nelts; i++) {
+
+        /* one without "upstream" */
 
         if (us[i]->srv_conf == NULL) {
             continue;
         }
 
         conf = ngx_stream_conf_upstream_srv_conf(us[i],
-                                              ngx_stream_rs_upstream_module);
+                                               ngx_stream_rs_upstream_module);
 
-        if (conf->protocol == NGX_RSM_UPSTREAM_ON
-            || conf->protocol == NGX_RSM_UPSTREAM_AUTO)
-        {
+        if (ngx_rsm_upstream_wrapped(conf)) {
             conf->init = us[i]->peer.init;
             us[i]->peer.init = ngx_stream_rs_upstream_init_peer;
         }
     }
 
-    rumcf = ngx_stream_conf_get_module_main_conf(cf,
+    main = ngx_stream_conf_get_module_main_conf(cf,
                                               ngx_stream_rs_upstream_module);
     cmcf = ngx_stream_conf_get_module_main_conf(cf, ngx_stream_core_module);
-    var = cmcf->variables.elts;
 
-    for (i = 0; i < cmcf->variables.nelts; i++) {
-        if (var[i].name.len == ngx_stream_rs_upstream_name.len
-            && ngx_strncmp(var[i].name.data, ngx_stream_rs_upstream_name.data,
-                           ngx_stream_rs_upstream_name.len)
-               == 0)
-        {
-            rumcf->used = 1;
-        }
-    }
+    ngx_rsm_upstream_set_used(main, &cmcf->variables);
 
     return NGX_OK;
 }
@@ -166,7 +124,12 @@ ngx_stream_rs_upstream_init(ngx_conf_t *cf)
 static char *
 ngx_stream_rs_upstream(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    return ngx_rsm_upstream_directive(cf, conf);
+    ngx_rsm_upstream_main_conf_t  *main;
+
+    main = ngx_stream_conf_get_module_main_conf(cf,
+                                              ngx_stream_rs_upstream_module);
+
+    return ngx_rsm_upstream_directive(cf, conf, main);
 }
 
 
@@ -176,20 +139,19 @@ ngx_stream_rs_upstream_init_peer(ngx_stream_session_t *s,
 {
     ngx_rsm_upstream_ctx_t            *ctx;
     ngx_rsm_upstream_conf_t           *conf;
-    ngx_stream_upstream_init_peer_pt     init;
-    ngx_stream_rs_upstream_main_conf_t  *rumcf;
+    ngx_stream_upstream_init_peer_pt   init;
 
-    conf = ngx_stream_conf_upstream_srv_conf(us, ngx_stream_rs_upstream_module);
+    conf = ngx_stream_conf_upstream_srv_conf(us,
+                                             ngx_stream_rs_upstream_module);
     init = conf->init;
 
     if (init(s, us) != NGX_OK) {
         return NGX_ERROR;
     }
 
-    rumcf = ngx_stream_get_module_main_conf(s, ngx_stream_rs_upstream_module);
     ctx = NULL;
 
-    if (rumcf->used) {
+    if (conf->main->used) {
         ctx = ngx_rsm_upstream_create_ctx(s->connection->pool,
                         s->upstream_states,
                         offsetof(ngx_stream_upstream_state_t, connect_time));
@@ -207,8 +169,6 @@ static ngx_int_t
 ngx_stream_rs_upstream_variable(ngx_stream_session_t *s,
     ngx_stream_variable_value_t *v, uintptr_t data)
 {
-    return ngx_rsm_upstream_variable(
-        ngx_rsm_upstream_find_ctx(s->connection->pool, s->upstream_states),
-        s->upstream_states, offsetof(ngx_stream_upstream_state_t, peer),
-        s->connection->pool, v);
+    return ngx_rsm_upstream_variable(s->connection->pool, s->upstream_states,
+                               offsetof(ngx_stream_upstream_state_t, peer), v);
 }

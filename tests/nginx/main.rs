@@ -62,5 +62,6 @@ mod upstream_faults;
 mod upstream_log;
 mod upstream_proxying;
 mod upstream_sweep;
+mod upstream_warnings;
 mod variables;
 mod vrf;

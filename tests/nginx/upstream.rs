@@ -278,7 +278,10 @@ fn wrong_directives_are_rejected(on: Subsystem) {
     without_mptcp::end_if_expected();
     let site = Site::new();
     for (lines, message) in [
-        ("mptcp yes;", "invalid parameter \"yes\""),
+        (
+            "mptcp yes;",
+            "invalid value \"yes\" in \"mptcp\" directive, it must be \"on\", \"auto\" or \"off\"",
+        ),
         ("mptcp; mptcp off;", "\"mptcp\" directive is duplicate"),
         (
             "mptcp on auto;",
