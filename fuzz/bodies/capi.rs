@@ -384,6 +384,26 @@ impl Call {
         unsafe { ngx_rs_connection_free(handle) };
     }
 
+    fn connect_socket(&mut self, number: i32, bytes: &mut Bytes<'_>) {
+        let flags = bytes.u8().into();
+        let address = kernel::sockaddr(bytes);
+        let (place, length) = (address.as_ptr().cast(), address.len() as u32);
+        let (mut fd, mut opened) = (-1, -1);
+        let (to_fd, to_opened) = (&raw mut fd, &raw mut opened);
+        // SAFETY: the address has so many bytes, and the results have a place.
+        let status = self.says(|error| unsafe {
+            ngx_rs_connect_socket(place, length, number, flags, to_fd, to_opened, error)
+        });
+        if status != OK {
+            assert_eq!((fd, opened), (-1, -1));
+            return self.has(&BTreeSet::new());
+        }
+        self.has(&BTreeSet::from([fd]));
+        let falls_back = flags == NGX_RS_CONNECT_FALLBACK && opened == libc::IPPROTO_TCP;
+        assert!(opened == number || falls_back);
+        self.kernel.sockets.clear();
+    }
+
     fn protocol(&mut self, bytes: &mut Bytes<'_>) {
         let number = bytes.int() as i32;
         self.kernel.plan(bytes.0);
@@ -392,6 +412,7 @@ impl Call {
         // SAFETY: as above.
         self.says(|error| unsafe { ngx_rs_option_check(number, number as u32 & 3, error) });
         self.has(&BTreeSet::new());
+        self.connect_socket(number, bytes);
         assert_ne!(ngx_rs_abi_version(), 0);
     }
 }
