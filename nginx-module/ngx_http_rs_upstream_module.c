@@ -16,6 +16,7 @@ static char *ngx_http_rs_upstream(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_http_rs_upstream_init_peer(ngx_http_request_t *r,
     ngx_http_upstream_srv_conf_t *us);
+static ngx_uint_t ngx_http_rs_upstream_connected(void *state);
 static ngx_int_t ngx_http_rs_upstream_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 
@@ -154,13 +155,25 @@ ngx_http_rs_upstream_init_peer(ngx_http_request_t *r,
     ctx = NULL;
 
     if (conf->main->used) {
-        ctx = ngx_rsm_upstream_create_ctx(r->pool, r->upstream_states, 0);
+        ctx = ngx_rsm_upstream_create_ctx(r->pool, r->upstream_states,
+                                           ngx_http_rs_upstream_connected);
         if (ctx == NULL) {
             return NGX_ERROR;
         }
     }
 
     return ngx_rsm_upstream_wrap(r->pool, &r->upstream->peer, conf, ctx);
+}
+
+
+/* the time of connect() is set before its result is known */
+
+static ngx_uint_t
+ngx_http_rs_upstream_connected(void *state)
+{
+    ngx_http_upstream_state_t  *u = state;
+
+    return u->bytes_received != 0;
 }
 
 

@@ -197,7 +197,7 @@ ngx_rsm_upstream_find_ctx(ngx_pool_t *pool, ngx_array_t *states)
 
 ngx_rsm_upstream_ctx_t *
 ngx_rsm_upstream_create_ctx(ngx_pool_t *pool, ngx_array_t *states,
-    size_t connect_time)
+    ngx_rsm_upstream_connected_pt connected)
 {
     ngx_pool_cleanup_t      *cln;
     ngx_rsm_upstream_ctx_t  *ctx;
@@ -220,7 +220,7 @@ ngx_rsm_upstream_create_ctx(ngx_pool_t *pool, ngx_array_t *states,
     }
 
     ctx->states = states;
-    ctx->connect_time = connect_time;
+    ctx->connected = connected;
 
     cln->handler = ngx_rsm_upstream_cleanup;
 
@@ -397,16 +397,11 @@ ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx)
 }
 
 
-/*
- * The kernel has a state also for a connection that was refused.  http sets the
- * time of connect() before it knows the result, but it sends something then.
- */
+/* the kernel has a state also for a connection that was refused */
 
 static ngx_uint_t
 ngx_rsm_upstream_connected(ngx_rsm_upstream_ctx_t *ctx, ngx_connection_t *c)
 {
-    u_char  *state;
-
     if (c->sent || c->requests > 1) {
         return 1;
     }
@@ -417,13 +412,8 @@ ngx_rsm_upstream_connected(ngx_rsm_upstream_ctx_t *ctx, ngx_connection_t *c)
     }
 #endif
 
-    if (ctx->connect_time == 0) {
-        return 0;
-    }
-
-    state = ngx_rsm_upstream_state(ctx->states, ctx->kinds.nelts - 1);
-
-    return *(ngx_msec_t *) (state + ctx->connect_time) != (ngx_msec_t) -1;
+    return ctx->connected(ngx_rsm_upstream_state(ctx->states,
+                                                 ctx->kinds.nelts - 1));
 }
 
 

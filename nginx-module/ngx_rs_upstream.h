@@ -38,13 +38,19 @@ typedef struct {
 #define NGX_RSM_UPSTREAM_AUTO  2
 
 
+/* whether nginx's state of a server that was tried says that it answered */
+
+typedef ngx_uint_t (*ngx_rsm_upstream_connected_pt)(void *state);
+
+
 /* of a request or session: what each server that was tried spoke */
 
 typedef struct {
     ngx_array_t            *states;     /* nginx's */
-    size_t                  connect_time;   /* offset in a state, or 0 */
     ngx_array_t             kinds;      /* of uint32_t */
     ngx_peer_connection_t  *peer;       /* to the last one */
+
+    ngx_rsm_upstream_connected_pt  connected;
 } ngx_rsm_upstream_ctx_t;
 
 
@@ -58,7 +64,7 @@ ngx_uint_t ngx_rsm_upstream_wrapped(ngx_rsm_upstream_conf_t *conf);
 void ngx_rsm_upstream_set_used(ngx_rsm_upstream_main_conf_t *main,
     ngx_array_t *variables);
 ngx_rsm_upstream_ctx_t *ngx_rsm_upstream_create_ctx(ngx_pool_t *pool,
-    ngx_array_t *states, size_t connect_time);
+    ngx_array_t *states, ngx_rsm_upstream_connected_pt connected);
 ngx_int_t ngx_rsm_upstream_wrap(ngx_pool_t *pool, ngx_peer_connection_t *pc,
     ngx_rsm_upstream_conf_t *conf, ngx_rsm_upstream_ctx_t *ctx);
 ngx_int_t ngx_rsm_upstream_variable(ngx_pool_t *pool, ngx_array_t *states,

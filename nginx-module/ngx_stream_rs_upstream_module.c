@@ -16,6 +16,7 @@ static char *ngx_stream_rs_upstream(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_int_t ngx_stream_rs_upstream_init_peer(ngx_stream_session_t *s,
     ngx_stream_upstream_srv_conf_t *us);
+static ngx_uint_t ngx_stream_rs_upstream_connected(void *state);
 static ngx_int_t ngx_stream_rs_upstream_variable(ngx_stream_session_t *s,
     ngx_stream_variable_value_t *v, uintptr_t data);
 
@@ -153,8 +154,8 @@ ngx_stream_rs_upstream_init_peer(ngx_stream_session_t *s,
 
     if (conf->main->used) {
         ctx = ngx_rsm_upstream_create_ctx(s->connection->pool,
-                        s->upstream_states,
-                        offsetof(ngx_stream_upstream_state_t, connect_time));
+                                           s->upstream_states,
+                                           ngx_stream_rs_upstream_connected);
         if (ctx == NULL) {
             return NGX_ERROR;
         }
@@ -162,6 +163,15 @@ ngx_stream_rs_upstream_init_peer(ngx_stream_session_t *s,
 
     return ngx_rsm_upstream_wrap(s->connection->pool, &s->upstream->peer,
                                  conf, ctx);
+}
+
+
+static ngx_uint_t
+ngx_stream_rs_upstream_connected(void *state)
+{
+    ngx_stream_upstream_state_t  *u = state;
+
+    return u->connect_time != (ngx_msec_t) -1;
 }
 
 
