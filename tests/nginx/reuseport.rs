@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::client::Over;
 use crate::harness::{Site, wait_until};
 use crate::server::{Conf, Nginx};
+use crate::sockets::Listener;
 use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
@@ -36,18 +37,12 @@ fn served_by(on: Subsystem, count: usize) -> BTreeMap<i32, usize> {
 /// and checks that each worker gets its share of the clients.
 fn each_worker_serves(on: Subsystem, nginx: &Nginx, count: usize, mptcp: bool) {
     nginx.wait_for_workers(count);
+    // They share the address when the old ones have ended.
     wait_until("one socket for each worker", || {
-        nginx.listeners().len() == count
+        let listeners = nginx.listeners();
+        let expected = |one: &Listener| one.is_mptcp() == mptcp && one.option("SO_REUSEPORT") == 1;
+        listeners.len() == count && listeners.iter().all(expected)
     });
-    let listeners = nginx.listeners();
-    assert!(
-        listeners.iter().all(|one| one.is_mptcp() == mptcp),
-        "{listeners:#?}"
-    );
-    assert!(
-        listeners.iter().all(|one| one.option("SO_REUSEPORT") == 1),
-        "{listeners:#?}"
-    );
 
     let served = served_by(on, 160);
     let workers: Vec<i32> = served.keys().copied().collect();
