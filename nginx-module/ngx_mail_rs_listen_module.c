@@ -144,6 +144,7 @@ static void
 ngx_mail_rs_init_mptcp_connection(ngx_connection_t *c)
 {
     ngx_rsm_count(c, &ngx_mail_rs_subsystem, NGX_RS_IPPROTO_MPTCP);
+    ngx_rsm_set_mptcp_recv(c);
     ngx_mail_init_connection(c);
 }
 

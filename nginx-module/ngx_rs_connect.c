@@ -70,10 +70,10 @@ ngx_rsm_upstream_connect(ngx_peer_connection_t *pc,
         goto failed;
     }
 
-    c->recv = ngx_recv;
     c->send = ngx_send;
-    c->recv_chain = ngx_recv_chain;
     c->send_chain = ngx_send_chain;
+
+    ngx_rsm_set_mptcp_recv(c);
 
     c->sendfile = 1;
 

@@ -9,9 +9,6 @@
 
 static ngx_uint_t ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls,
     int protocol, uint32_t option);
-static ssize_t ngx_rsm_recv(ngx_connection_t *c, u_char *buf, size_t size);
-static ssize_t ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in,
-    off_t limit);
 
 
 /* connections of plain TCP cost nothing unless they are counted */
@@ -114,9 +111,7 @@ ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls, int protocol,
 
 /*
  * SCTP has neither TCP_NODELAY nor TCP_CORK, and nginx closes a connection for
- * which it cannot set them.  One recv() returns one message at most, and
- * FIONREAD knows the next message only: nginx takes either for all that there
- * is to read, and waits for an event that does not come.  SMC is as TCP.
+ * which it cannot set them.  SMC is as TCP.
  */
 
 void
@@ -136,40 +131,7 @@ ngx_rsm_prepare_other(ngx_connection_t *c)
     c->tcp_nodelay = NGX_TCP_NODELAY_DISABLED;
     c->tcp_nopush = NGX_TCP_NOPUSH_DISABLED;
 
-    c->recv = ngx_rsm_recv;
-    c->recv_chain = ngx_rsm_recv_chain;
-}
-
-
-static ssize_t
-ngx_rsm_recv(ngx_connection_t *c, u_char *buf, size_t size)
-{
-    ssize_t  n;
-
-    n = ngx_recv(c, buf, size);
-
-    if (n > 0) {
-        c->read->ready = 1;
-        c->read->available = -1;
-    }
-
-    return n;
-}
-
-
-static ssize_t
-ngx_rsm_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
-{
-    ssize_t  n;
-
-    n = ngx_recv_chain(c, in, limit);
-
-    if (n > 0) {
-        c->read->ready = 1;
-        c->read->available = -1;
-    }
-
-    return n;
+    ngx_rsm_set_sctp_recv(c);
 }
 
 

@@ -114,6 +114,11 @@ void ngx_rsm_prepare_other(ngx_connection_t *c);
 void ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log,
     ngx_rs_error_t *error);
 
+/* ngx_rs_recv.c */
+
+void ngx_rsm_set_mptcp_recv(ngx_connection_t *c);
+void ngx_rsm_set_sctp_recv(ngx_connection_t *c);
+
 /* ngx_rs_drain.c */
 
 ngx_rs_drain_t *ngx_rsm_drain_running(ngx_uint_t subsystem, ngx_log_t *log);

@@ -146,6 +146,7 @@ static void
 ngx_stream_rs_init_mptcp_connection(ngx_connection_t *c)
 {
     ngx_rsm_count(c, &ngx_stream_rs_subsystem, NGX_RS_IPPROTO_MPTCP);
+    ngx_rsm_set_mptcp_recv(c);
     ngx_stream_init_connection(c);
 }
 

@@ -3,14 +3,16 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::Child;
 
 use crate::backend::{BLOCK, Backend, block};
 use crate::client::{Connection, Over, counter, each_way};
 use crate::harness::{Host, Site};
 use crate::hosts::{FAR, Hosts};
 use crate::http::response;
-use crate::middlebox::{Middlebox, Strips};
+use crate::middlebox::{Middlebox, SERVER, Strips};
 use crate::namespace::ip;
+use crate::server::{Conf, Nginx};
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::upstream::{BACK, FORMAT, FRONT, ask, back, conf, front, logged, try_ask, upstream};
 
@@ -24,9 +26,11 @@ subsystem_tests! {
         fastcgi_scgi_uwsgi_and_grpc_go_over_mptcp,
         connections_that_the_backend_closes_are_replaced,
         an_upload_from_a_file_does_not_wait,
+        a_backend_may_answer_before_the_request,
         a_response_of_an_error_goes_on_to_the_next_server,
         a_name_in_a_variable_is_an_upstream;
     (stream):
+        no_event_is_lost_after_a_fallback,
         the_backend_learns_the_client_by_the_proxy_protocol;
 }
 
@@ -173,11 +177,7 @@ fn a_middlebox_on_the_way_to_the_backend_is_a_fallback(on: Subsystem) {
             Subsystem::Http => Backend::at(Over::Mptcp, address, |connection| {
                 upload_answered(connection)
             }),
-            _ => Backend::at(Over::Mptcp, address, |mut connection| {
-                let mut sending = connection.try_clone()?;
-                io::copy(&mut connection, &mut sending)?;
-                sending.shutdown(Shutdown::Write)
-            }),
+            _ => Backend::at(Over::Mptcp, address, echo),
         });
         let lines = format!("server {address};\n    mptcp;");
         let more = match on {
@@ -197,6 +197,60 @@ fn a_middlebox_on_the_way_to_the_backend_is_a_fallback(on: Subsystem) {
         );
         drop(backend);
     }
+}
+
+/// A recv() can move data of a subflow to the queue of the connection, of which
+/// no event tells. That needs a reader that is slower than the network.
+fn no_event_is_lost_after_a_fallback(on: Subsystem) {
+    for strips in [Strips::Nothing, Strips::Syn, Strips::AfterHandshake] {
+        let site = Site::new();
+        let network = Middlebox::new(strips);
+        let client = format!("{}:8080", SERVER[0]);
+        let backend = Backend::echo();
+        let server = format!(
+            "server {{\n    listen {client} mptcp;\n    proxy_pass {};\n}}\n",
+            backend.address
+        );
+        let (nginx, mut strace) = slow(&site, &on.conf(&server));
+        network
+            .client
+            .run(move || each_way(Over::Mptcp, &client, 64));
+        nginx.quit();
+        strace.wait().expect("strace ends with nginx");
+
+        let site = Site::new();
+        let network = Middlebox::of_backend(strips);
+        let address = "10.0.2.1:8081";
+        let _backend = network
+            .client
+            .run(move || Backend::at(Over::Mptcp, address, echo));
+        let lines = format!("server {address};\n    mptcp;");
+        let text = FORMAT.to_owned() + &upstream(&lines) + &front(on, "", "");
+        let (nginx, mut strace) = slow(&site, &on.conf(&text));
+        each_way(Over::Tcp, FRONT, 64);
+        nginx.quit();
+        strace.wait().expect("strace ends with nginx");
+    }
+}
+
+/// Starts nginx under strace, which slows its recv() down.
+fn slow<'a>(site: &'a Site, conf: &Conf) -> (Nginx<'a>, Child) {
+    site.write(conf);
+    let strace = ["strace", "-qq", "-f", "-o", "trace", "-e", "trace=recvfrom"];
+    let strace = site
+        .nginx_under(&strace, &[])
+        .current_dir(&site.folder)
+        .spawn();
+    let strace = strace.unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"));
+    let nginx = site.running();
+    nginx.wait_for_workers(1);
+    (nginx, strace)
+}
+
+fn echo(mut connection: TcpStream) -> io::Result<()> {
+    let mut sending = connection.try_clone()?;
+    io::copy(&mut connection, &mut sending)?;
+    sending.shutdown(Shutdown::Write)
 }
 
 /// As [`Backend::uploads`].
@@ -305,6 +359,18 @@ fn an_upload_from_a_file_does_not_wait(on: Subsystem) {
     let took = began.elapsed();
     assert!(took.as_secs_f64() < 3.0, "{took:?}");
     assert_eq!(logged(&site, 21), format!("{BACK}|on"));
+}
+
+/// nginx may read the answer before it has sent anything.
+fn a_backend_may_answer_before_the_request(on: Subsystem) {
+    let site = Site::new();
+    let _backend = Backend::at(Over::Mptcp, BACK, who);
+    let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
+    let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &front(on, "http", ""))));
+    for count in 1..=30 {
+        assert_eq!(ask(on), "127.0.0.1");
+        assert_eq!(logged(&site, count), format!("{BACK}|on"));
+    }
 }
 
 fn a_response_of_an_error_goes_on_to_the_next_server(on: Subsystem) {
