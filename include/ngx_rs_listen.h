@@ -295,12 +295,12 @@
 #define NGX_RS_REPORT_IN_USE 0
 
 /**
- * Waiting before the next try; `error` has status NGX_RS_OK and says so.
+ * Waiting before the next try; `error` has status NGX_RS_OK and the message.
  */
 #define NGX_RS_REPORT_WAITING 1
 
 /**
- * Plain TCP is used instead of MPTCP; `error` says why. Once for all sockets.
+ * Plain TCP is used instead of MPTCP; `error` has the reason. Once for all sockets.
  */
 #define NGX_RS_REPORT_FALLBACK 2
 
@@ -1105,7 +1105,7 @@ ngx_rs_status_t ngx_rs_listening_rollback(ngx_rs_listening_t *sockets,
  * one.
  *
  * protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
- * error    out     optional, may be NULL; `message` says what is missing
+ * error    out     optional, may be NULL; `message` names what is missing
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
  * Any thread. Source: socket(2); RFC 8684; kernel net/mptcp/ctrl.c.
@@ -1119,7 +1119,7 @@ ngx_rs_status_t ngx_rs_protocol_check(int32_t protocol,
  *
  * protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
  * option   in      NGX_RS_OPTION_*
- * error    out     optional, may be NULL; `message` says since when the kernel
+ * error    out     optional, may be NULL; `message` names the version of the kernel
  *                  has it, if it ever will
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,PANIC}.
@@ -1194,7 +1194,7 @@ ngx_rs_status_t ngx_rs_connection_subflows(int32_t fd,
  *                  caller, released with close(2); written only on success;
  *                  the pointer is borrowed for the call
  * opened_protocol out  IPPROTO_* that it has; borrowed for the call
- * error    out     optional, may be NULL; `message` says what is missing
+ * error    out     optional, may be NULL; `message` names what is missing
  *
  * Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
  * Any thread. One system call; after a fallback three.

@@ -12,7 +12,7 @@ static ngx_int_t ngx_rsm_collect_old(ngx_cycle_t *cycle,
     ngx_rsm_conf_t *conf);
 static ngx_int_t ngx_rsm_assign(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
 static void ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf);
-static void ngx_rsm_hide_superseded(ngx_rsm_conf_t *conf);
+static void ngx_rsm_detach_superseded(ngx_rsm_conf_t *conf);
 static void ngx_rsm_restore_superseded(ngx_rsm_conf_t *conf,
     ngx_uint_t ignore);
 static void ngx_rsm_report(void *data, uint32_t event,
@@ -131,7 +131,7 @@ ngx_rsm_prepare(ngx_cycle_t *cycle, void *data)
     conf->counted = ngx_rsm_count_wanted(cycle);
 
     ngx_rsm_apply(cycle, conf);
-    ngx_rsm_hide_superseded(conf);
+    ngx_rsm_detach_superseded(conf);
 
     return NGX_CONF_OK;
 }
@@ -418,7 +418,7 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
  */
 
 static void
-ngx_rsm_hide_superseded(ngx_rsm_conf_t *conf)
+ngx_rsm_detach_superseded(ngx_rsm_conf_t *conf)
 {
     ngx_array_t      *listening;
     ngx_listening_t  *ls;

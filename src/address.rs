@@ -23,8 +23,8 @@ pub enum SocketAddress {
 }
 
 impl SocketAddress {
-    /// What the kernel says; None for any other family, and for a unix domain
-    /// socket without a path.
+    /// Converts an address that the kernel reports; None for any other family,
+    /// and for a unix domain socket without a path.
     pub fn from_kernel(address: &SockAddr) -> Option<Self> {
         let unix = || address.as_pathname().map(|path| Self::Unix(path.into()));
         address.as_socket().map(Self::Inet).or_else(unix)

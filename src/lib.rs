@@ -48,10 +48,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`connection::info`] says of an accepted connection whether it is MPTCP, and
-//! over which paths it goes.
+//! [`connection::info`] reports whether an accepted connection is MPTCP, and
+//! [`connection::subflows`] reports its paths.
 //!
-//! The same is there for C as `include/ngx_rs_listen.h`; see [`capi`].
+//! [`capi`] exports the same functions to C, in `include/ngx_rs_listen.h`.
 
 pub mod assign;
 pub mod capi;

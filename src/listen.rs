@@ -216,7 +216,7 @@ pub struct Inherited<'a> {
     pub(crate) address: Option<SocketAddress>,
     pub(crate) socket_type: Option<Type>,
     pub(crate) protocol: Option<Protocol>,
-    /// Whether the caller says that it does not have SO_REUSEPORT.
+    /// Whether it lacks SO_REUSEPORT, according to the caller.
     pub(crate) alone: bool,
     /// Whether it is kept, whatever its protocol, if none is requested.
     pub(crate) passed: bool,

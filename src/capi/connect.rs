@@ -21,7 +21,7 @@ use crate::protocol::Request;
 ///                  caller, released with close(2); written only on success;
 ///                  the pointer is borrowed for the call
 /// opened_protocol out  IPPROTO_* that it has; borrowed for the call
-/// error    out     optional, may be NULL; `message` says what is missing
+/// error    out     optional, may be NULL; `message` names what is missing
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
 /// Any thread. One system call; after a fallback three.

@@ -183,7 +183,7 @@ impl Report {
     }
 }
 
-/// What a panic says.
+/// The message of a panic.
 fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied())

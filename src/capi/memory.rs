@@ -3,7 +3,7 @@
 //!
 //! A program and the library may have different versions of a struct. Both
 //! begin with the same fields, and a later version only adds fields at the end.
-//! `size` says how much memory the caller has: the library reads the fields
+//! `size` is how much memory the caller has: the library reads the fields
 //! that it lacks as 0, and writes nothing beyond it. If the caller's struct is
 //! the longer one, its tail must be 0, and is filled with a fixed byte where
 //! results are written.

@@ -404,7 +404,7 @@ pub unsafe extern "C" fn ngx_rs_listening_rollback(
 /// one.
 ///
 /// protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
-/// error    out     optional, may be NULL; `message` says what is missing
+/// error    out     optional, may be NULL; `message` names what is missing
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,SYSCALL,PANIC}.
 /// Any thread. Source: socket(2); RFC 8684; kernel net/mptcp/ctrl.c.
@@ -423,7 +423,7 @@ pub unsafe extern "C" fn ngx_rs_protocol_check(
 ///
 /// protocol in      IPPROTO_*, or NGX_RS_IPPROTO_*
 /// option   in      NGX_RS_OPTION_*
-/// error    out     optional, may be NULL; `message` says since when the kernel
+/// error    out     optional, may be NULL; `message` names the version of the kernel
 ///                  has it, if it ever will
 ///
 /// Returns NGX_RS_OK or NGX_RS_ERR_{ARGUMENT,UNSUPPORTED,PANIC}.

@@ -285,9 +285,9 @@ pub const NGX_RS_OPEN_CHECK: u32 = 0x4;
 
 /// An address is in use and will be tried again; `error` is that of bind(2).
 pub const NGX_RS_REPORT_IN_USE: u32 = 0;
-/// Waiting before the next try; `error` has status NGX_RS_OK and says so.
+/// Waiting before the next try; `error` has status NGX_RS_OK and the message.
 pub const NGX_RS_REPORT_WAITING: u32 = 1;
-/// Plain TCP is used instead of MPTCP; `error` says why. Once for all sockets.
+/// Plain TCP is used instead of MPTCP; `error` has the reason. Once for all sockets.
 pub const NGX_RS_REPORT_FALLBACK: u32 = 2;
 /// An inherited socket that another process may use keeps its protocol, though
 /// another one is requested; `error` has status NGX_RS_OK and names the first

@@ -67,7 +67,7 @@ pub(super) fn int(kernel: &impl Kernel, level: c_int, name: c_int) -> io::Result
     Ok(c_int::from_ne_bytes(value))
 }
 
-/// An answer, as long as the kernel says that it is.
+/// An answer, cut to the length that the kernel reports.
 struct Answer<'a>(&'a [u8]);
 
 impl Answer<'_> {
@@ -289,7 +289,7 @@ impl Full {
     }
 }
 
-/// What MPTCP_FULL_INFO says of a subflow.
+/// What MPTCP_FULL_INFO reports about a subflow.
 struct Row<'a> {
     id: u32,
     /// `struct mptcp_subflow_info`

@@ -72,8 +72,9 @@ pub fn info(fd: BorrowedFd<'_>) -> Result<Connection, Error> {
 }
 
 /// Queries a connection's state and its subflows, the first subflow first as long
-/// as it exists. Plain TCP and a fallback have one pair of addresses: two system calls more than [`info`]. For MPTCP none more from
-/// Linux 6.5, two more from 5.16; an older kernel does not report them.
+/// as it exists. Plain TCP and a fallback have one pair of addresses: that takes
+/// two system calls more than [`info`]. MPTCP takes no more from Linux 6.5 on, and
+/// two more from 5.16 on; an older kernel does not report the addresses.
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -189,8 +190,8 @@ impl<K: Kernel> Querying<'_, K> {
                 return Ok(answer);
             }
         }
-        // Fallen back, or before Linux 5.16. TCP_INFO does not tell, there from
-        // 5.13 for both; but TCP_MAXSEG came to MPTCP much later.
+        // Fallen back, or before Linux 5.16. TCP_INFO cannot distinguish them:
+        // both have it since 5.13. MPTCP sockets got TCP_MAXSEG much later.
         if may_have(NEITHER) {
             let answer = answer::int(self.kernel, libc::IPPROTO_TCP, libc::TCP_MAXSEG);
             if there("TCP_MAXSEG", answer)?.is_none() {

@@ -17,7 +17,7 @@ pub enum Kind {
     Fallback,
 }
 
-/// What the kernel says of a connection; None is what it does not say.
+/// What the kernel reports about a connection; None: it does not report the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Connection {
@@ -120,9 +120,9 @@ impl Connection {
         }
     }
 
-    /// Takes in what the kernel says now of the same connection: totals only
-    /// grow, and what it has said last stays when it says no more, as after a
-    /// reset. There is no way back from a fallback.
+    /// Merges a later report about the same connection: totals only grow, and a
+    /// value that the kernel no longer reports, as after a reset, keeps its last
+    /// state. A fallback is final.
     pub fn update(&mut self, now: Self) {
         *self = Self {
             kind: match self.kind {

@@ -15,7 +15,7 @@ pub enum Format {
     Prometheus,
 }
 
-/// What a row says, at one moment.
+/// The values of a row at one moment.
 pub(super) struct Row {
     subsystem: &'static str,
     address: String,

@@ -70,7 +70,7 @@ impl Drain {
     /// its address, and ends otherwise. Linear in the number of sockets.
     ///
     /// # Errors
-    /// [`Error::Syscall`] of dup(2) if there is no room: no socket is taken, and
+    /// [`Error::Syscall`] of dup(2) if there is no room: no socket is added, and
     /// every drain ends. Otherwise [`Error::Syscall`] of the first call that
     /// failed: new connections may reach a superseded socket, and be lost with
     /// it.
@@ -94,24 +94,24 @@ impl Drain {
             if old.disposition != Disposition::Superseded {
                 continue;
             }
-            let taken = match old.identify(index) {
+            let added = match old.identify(index) {
                 Ok(Some((address, _))) => {
                     let index = self.place(address);
                     let place = &mut self.places[index];
                     if changed.insert(index) {
                         result = result.and(place.restart());
                     }
-                    let taken = place.take(old);
-                    result = result.and(place.hide_from_new_binary(old));
-                    taken
+                    let added = place.add_superseded(old);
+                    result = result.and(place.set_close_on_exec(old));
+                    added
                 }
                 Ok(None) => continue,
                 Err(error) => Err(error),
             };
-            if taken.is_ok() {
+            if added.is_ok() {
                 old.disposition = Disposition::Draining;
             }
-            result = result.and(taken);
+            result = result.and(added);
         }
         self.find_successors(sockets, inherited);
         for place in changed {

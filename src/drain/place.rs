@@ -84,15 +84,15 @@ impl Place {
         }
     }
 
-    /// Before superseded sockets are taken: ends those that drain already.
+    /// Ends the sockets that drain already, before others are added.
     pub(super) fn restart(&mut self) -> Result<(), Error> {
         self.began = Instant::now();
         self.directed = false;
         self.end()
     }
 
-    /// Takes a superseded socket.
-    pub(super) fn take(&mut self, old: &Inherited<'_>) -> Result<(), Error> {
+    /// Adds a superseded socket.
+    pub(super) fn add_superseded(&mut self, old: &Inherited<'_>) -> Result<(), Error> {
         let socket = Watched::new(old.fd).map_err(|source| {
             self.failed("getsockopt(SO_COOKIE)", source)
                 .with_consequence("not draining the old socket, connections may be lost")
@@ -106,7 +106,7 @@ impl Place {
     }
 
     /// A new binary must not inherit a superseded socket.
-    pub(super) fn hide_from_new_binary(&self, old: &Inherited<'_>) -> Result<(), Error> {
+    pub(super) fn set_close_on_exec(&self, old: &Inherited<'_>) -> Result<(), Error> {
         sys::set_close_on_exec(old.fd).map_err(|source| {
             self.failed("fcntl(FD_CLOEXEC)", source)
                 .with_consequence("do not upgrade the binary while the old socket drains")
@@ -158,7 +158,7 @@ impl Place {
     /// SO_REUSEPORT from successors that do not share an address.
     pub(super) fn direct(&mut self) -> Result<(), Error> {
         if self.has_ended() {
-            // None of the superseded sockets could be taken.
+            // No superseded socket could be added.
             return Ok(());
         }
         if self.has_smc {
@@ -166,14 +166,14 @@ impl Place {
             return Err(Error::NotDirected(self.address.to_string()));
         }
         let alone = self.share(false);
-        let hidden = alone.and_then(|()| self.hide());
-        self.directed = hidden.is_ok();
-        hidden.map_err(|error| {
+        let excluded = alone.and_then(|()| self.exclude_from_search());
+        self.directed = excluded.is_ok();
+        excluded.map_err(|error| {
             error.with_consequence("new connections may be lost until the old socket is closed")
         })
     }
 
-    fn hide(&self) -> Result<(), Error> {
+    fn exclude_from_search(&self) -> Result<(), Error> {
         if self.address.domain() != Domain::IPV6 {
             return Ok(());
         }
@@ -239,7 +239,7 @@ impl Place {
         age >= TIME || age >= INTERVAL && self.directed && !self.is_busy(handshakes)
     }
 
-    /// When to look again; None if every socket has ended. Never zero.
+    /// The time until the next poll; None if every socket has ended. Never zero.
     pub(super) fn delay(&self) -> Option<Duration> {
         let age = self.began.elapsed();
         let first = INTERVAL.saturating_sub(age);

@@ -226,7 +226,7 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
     fn one(&mut self, socket: &mut Listening) -> Result<(), Error> {
         let group = self.group(socket);
         socket.protocol = self.choose(socket, group)?;
-        if let Some(index) = self.take(socket, group)? {
+        if let Some(index) = self.match_inherited(socket, group)? {
             let kept = &mut self.inherited[index];
             kept.disposition = Disposition::Kept;
             socket.outcome = Outcome::Inherited(index);
@@ -365,7 +365,11 @@ impl<'a, 'fd, 'how, 'report> Opening<'a, 'fd, 'how, 'report> {
 
     /// Takes the next inherited socket of the right protocol; those of another
     /// protocol before it are superseded.
-    fn take(&mut self, socket: &Listening, group: Option<usize>) -> Result<Option<usize>, Error> {
+    fn match_inherited(
+        &mut self,
+        socket: &Listening,
+        group: Option<usize>,
+    ) -> Result<Option<usize>, Error> {
         let Some(group) = group else { return Ok(None) };
         while let Some(index) = self.groups[group].next {
             let right = !socket.is_inet_stream() || self.is_right(index, socket.protocol)?;

@@ -73,7 +73,7 @@ pub fn listen(words: &[&[u8]], rules: &Rules) -> Result<Listen, Error> {
     let mut draft = Draft::default();
     for index in 1..words.len() {
         draft
-            .take(words, index, rules)
+            .parse_word(words, index, rules)
             .map_err(|message| Error::syntax(index, message))?;
     }
     if !rules.ours_only {
@@ -87,7 +87,7 @@ pub fn listen(words: &[&[u8]], rules: &Rules) -> Result<Listen, Error> {
     })
 }
 
-/// Says whose a parameter is, whether its value is right or not.
+/// Whether the module or nginx handles a parameter, whatever its value is.
 pub fn owner(word: &[u8], subsystem: Subsystem) -> Owner {
     match find(word, subsystem) {
         Some((meaning, _)) if meaning.is_ours() => Owner::Ours,
@@ -205,7 +205,7 @@ struct Seen {
 }
 
 impl Draft {
-    fn take(&mut self, words: &[&[u8]], index: usize, rules: &Rules) -> Result<(), String> {
+    fn parse_word(&mut self, words: &[&[u8]], index: usize, rules: &Rules) -> Result<(), String> {
         let options = &mut self.options;
         let word = words[index];
         let invalid = |name| format!("invalid {name} {}", quoted(word));
@@ -255,7 +255,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Takes one of our own parameters: there may be one.
+    /// Stores a parameter of the module: a directive may have one.
     fn request(&mut self, words: &[&[u8]], index: usize, request: Request) -> Result<(), String> {
         let word = words[index];
         match self.request.replace((request, index)) {

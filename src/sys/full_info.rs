@@ -44,7 +44,7 @@ impl FullInfo {
 }
 
 /// getsockopt(2) with MPTCP_FULL_INFO: returns the length of the answer. Both
-/// arrays are as long as `info` says.
+/// arrays have the length that `info` gives.
 pub(crate) fn full_info(
     fd: BorrowedFd<'_>,
     info: &mut FullInfo,
@@ -61,7 +61,7 @@ pub(crate) fn full_info(
     let (level, name) = (SOL_MPTCP, MPTCP_FULL_INFO);
     let place = ptr::from_mut(info).cast();
     // SAFETY: `info` has room for `length` bytes, and its arrays for as many
-    // elements as it says; all of them live through the call.
+    // elements as it gives; all of them live through the call.
     let failed = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, place, &mut length) };
     match failed {
         0 => Ok(size_of::<FullInfo>().min(length as usize)),

@@ -21,8 +21,8 @@ impl Watched {
         Ok(Self { fd, cookie })
     }
 
-    /// The socket; None if this process has closed the descriptor. An error says
-    /// that it cannot be told.
+    /// The socket; None if this process has closed the descriptor. An error means
+    /// that the kernel could not be queried.
     pub(crate) fn get(&self) -> io::Result<Option<BorrowedFd<'_>>> {
         // SAFETY: not -1, because it was borrowed once. If the descriptor is
         // closed, getsockopt(2) only fails.
