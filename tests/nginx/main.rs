@@ -61,6 +61,7 @@ mod upstream;
 mod upstream_faults;
 mod upstream_log;
 mod upstream_proxying;
+mod upstream_resolve;
 mod upstream_sweep;
 mod upstream_warnings;
 mod variables;
