@@ -2,9 +2,11 @@
 # A line of tests/matrix.sh, inside of its release: the nginx tests with the
 # modules loaded into the packaged nginx, or linked into one from its source.
 # Or only a build with the release's own Rust; that of Debian 13 is the oldest
-# supported.
+# supported. On an emulated arm64 the same, whether nginx accepts the modules,
+# and the tests of the library that need no MPTCP socket, which the emulator
+# does not have.
 #
-#   matrix-inside.sh loaded|linked|built
+#   matrix-inside.sh loaded|linked|built|arm64
 
 set -eu
 
@@ -13,6 +15,26 @@ if [ "$1" = built ]; then
     make build
     nginx -v
     echo "remark: built with Rust $(rustc --version | cut -d ' ' -f 2)"
+    exit
+fi
+
+if [ "$1" = arm64 ]; then
+    tests/packages.sh cargo libclang-dev libnginx-mod-mail make
+    make module build
+    nginx -v
+    cat > target/nginx.conf <<END
+load_module modules/ngx_stream_module.so;
+load_module modules/ngx_mail_module.so;
+load_module $PWD/target/nginx/ngx_stream_rs_listen_module.so;
+load_module $PWD/target/nginx/ngx_http_rs_listen_module.so;
+load_module $PWD/target/nginx/ngx_mail_rs_listen_module.so;
+events { }
+http { server { listen 127.0.0.1:8080 mptcp=auto; } }
+stream { server { listen 127.0.0.1:8081 mptcp=auto; return ""; } }
+END
+    nginx -t -c "$PWD/target/nginx.conf"
+    cargo test --locked --lib --test parse --test assign
+    echo "remark: $(uname -m), emulated"
     exit
 fi
 

@@ -24,10 +24,16 @@ captured() {
 run() {
     local release=$1 modules=$2 began=$SECONDS log=$logs/$1-$2.log
     local version passed broken note= root=$1
-    if [ "$modules" = built ]; then
-        root="-fn $release-fresh"
-        rm -rf "$logs/$release-fresh.target"
-    fi
+    case $modules in
+        built)
+            root="-fn $release-fresh"
+            rm -rf "$logs/$release-fresh.target"
+            ;;
+        arm64)
+            root=$release-arm64
+            tests/packages.sh qemu-user-static
+            ;;
+    esac
     echo "nginx of Debian $release, modules $modules: see $log"
     tests/root.sh $root tests/matrix-inside.sh "$modules" > "$log" 2>&1 || {
         failed=1
@@ -53,7 +59,10 @@ for release do
     run "$release" loaded
     case $release in
         bookworm | sid) run "$release" linked ;;
-        trixie) run "$release" built ;;
+        trixie)
+            run "$release" built
+            run "$release" arm64
+            ;;
     esac
 done
 

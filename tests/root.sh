@@ -8,7 +8,9 @@
 #   -f  changes to the folder, but for target/, are gone when the command ends
 #   -n  without the machine's Rust, where that of the release is new enough
 #
-# With a NAME it is a folder of its own, apart from others of the release.
+# With a NAME it is a folder of its own, apart from others of the release. The
+# folder RELEASE-arm64 has the programs of another architecture, which
+# qemu-user-static emulates.
 # What runs in there finds a target/ of its own, and ends with the command.
 # Downloaded packages stay in a folder beside it.
 
@@ -45,7 +47,7 @@ make_root() {
     apt-config dump | sed -n '/::IndexTargets/d; /^Acquire::/p' \
         > "$root.new/etc/apt/apt.conf.d/machine"
     cp /etc/hosts "$root.new/etc/hosts"
-    debootstrap --variant=minbase "${release%-*}" "$root.new" "$mirror" \
+    debootstrap --variant=minbase $arch "${release%-*}" "$root.new" "$mirror" \
         > "$root.log" 2>&1 || {
         tail -n 5 "$root.log" >&2
         die "Debian $release cannot be fetched"
@@ -53,13 +55,30 @@ make_root() {
     mv "$root.new" "$root"
 }
 
+# Installing the package registers the emulator only under systemd.
+register_emulator() {
+    local formats=/proc/sys/fs/binfmt_misc
+    mountpoint -q "$formats" || mount -t binfmt_misc binfmt_misc "$formats"
+    [ -e "$formats/qemu-aarch64" ] \
+        || cat /usr/lib/binfmt.d/qemu-aarch64.conf > "$formats/register"
+}
+
 [ "$(id -u)" = 0 ] || die "run as root"
+arch=
+case $release in
+    *-arm64)
+        arch=--arch=arm64
+        lend=no
+        register_emulator
+        ;;
+esac
 mkdir -p "$target" "$root.debs/partial"
 [ -d "$root" ] || make_root
 
 cargo=${CARGO_HOME:-$HOME/.cargo}
 rust=
 case $lend$release in
+    *-arm64) ;;
     nobullseye* | nobookworm*) lend= ;;
 esac
 if [ -z "$lend" ]; then

@@ -44,11 +44,19 @@ pub fn back(on: Subsystem, words: &str, more: &str) -> String {
     format!("server {{\n    listen {words};\n    {more}\n    {answer}\n}}\n")
 }
 
-/// A server in front of the upstream `b`.
+/// A server in front of the upstream `b`. Each request has a connection of its
+/// own, unless `more` has another version of HTTP: nginx 1.29.7 and newer keeps
+/// connections alive by default.
 pub fn front(on: Subsystem, scheme: &str, more: &str) -> String {
+    let version = match more.contains("proxy_http_version") {
+        true => "",
+        false => "proxy_http_version 1.0;",
+    };
     let pass = match on {
         Subsystem::Stream => format!("proxy_pass b;\n    {more}"),
-        _ => format!("location / {{\n        proxy_pass {scheme}://b;\n        {more}\n    }}"),
+        _ => format!(
+            "location / {{\n        proxy_pass {scheme}://b;\n        {version}\n        {more}\n    }}"
+        ),
     };
     format!("server {{\n    listen {FRONT};\n    access_log up.log up;\n    {pass}\n}}\n")
 }
