@@ -138,7 +138,10 @@ fn in_turns(one: Side<'_>, two: Side<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Changes of protocol, for twice as many listeners, too.
+/// Changes of protocol, for twice as many listeners, too. A listener that changes
+/// takes five system calls that neither the reload nor the bare loop has: the old
+/// and the new socket get SO_REUSEPORT, the new one loses it again, and the old one
+/// is identified and gets FD_CLOEXEC.
 fn switches(folder: &Path, count: u32) -> Result<()> {
     let half = Switch::measure(folder, count / 2)?;
     let whole = Switch::measure(folder, count)?;
@@ -147,7 +150,7 @@ fn switches(folder: &Path, count: u32) -> Result<()> {
         whole.reload_ms / half.reload_ms,
         whole.worker_ms / half.worker_ms
     );
-    if whole.ratio > 1.1 {
+    if whole.ratio > 1.2 {
         return Err("a change of protocol takes too long".into());
     }
     Ok(())
@@ -186,7 +189,7 @@ impl Switch {
         let ratio = middle(&mut ratios);
         let (reload_ms, worker_ms) = (middle(&mut switched), middle(&mut workers));
         println!(
-            "{count} listeners change their protocol: {reload_ms:.1} ms, without and a bare loop {:.1} ms, ratio {ratio:.3} (at most 1.1); a worker {worker_ms:.1} ms",
+            "{count} listeners change their protocol: {reload_ms:.1} ms, without and a bare loop {:.1} ms, ratio {ratio:.3} (at most 1.2); a worker {worker_ms:.1} ms",
             middle(&mut plain)
         );
         Ok(Self {
