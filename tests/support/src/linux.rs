@@ -43,6 +43,11 @@ pub fn has_mptcp_fastopen() -> bool {
     is_at_least(6, 2)
 }
 
+/// Whether MPTCP sockets take IP_BIND_ADDRESS_NO_PORT.
+pub fn has_mptcp_bind_address_no_port() -> bool {
+    is_at_least(6, 8)
+}
+
 /// Whether the kernel reports when an MPTCP connection last sent, received and
 /// was acknowledged.
 pub fn reports_times() -> bool {
