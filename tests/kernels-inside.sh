@@ -11,9 +11,10 @@ shift
 status=0
 
 # Most tests wait more than they compute.
+threads=4
 run() {
     echo "suite: $1"
-    timeout 2400 "$2" --color never --test-threads 4 "${@:3}" || status=1
+    timeout 2400 "$2" --color never --test-threads "$threads" "${@:3}" || status=1
 }
 
 leave_out() {
@@ -67,9 +68,22 @@ is_before() {
 export NGX_RS_KERNEL_HAS="sctp vrf"
 is_before 6.11 || NGX_RS_KERNEL_HAS+=" smc"
 
+# These compare the kernel's times and speeds with those of a link: in a whole
+# run they come after the others, one by one.
+alone="bonding:: per_path::"
+case ${1:---skip} in
+    --skip) whole="--skip bonding:: --skip per_path::" ;;
+    *) whole= ;;
+esac
+
 while read -r name program <&3; do
-    "$run" "$name" "$program" "$@"
+    "$run" "$name" "$program" $whole "$@"
 done 3< "$list"
+
+if [ -n "$whole" ] && [ "$run" = run ]; then
+    threads=1
+    run nginx "$(sed -n 's/^nginx //p' "$list")" $alone "$@"
+fi
 
 if [ -v NGX_RS_WITHOUT_MPTCP ]; then
     echo "lacks: MPTCP: nginx refused it in $(count refused) tests," \
