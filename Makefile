@@ -76,8 +76,9 @@ kernels: packages module	## test on Debian's kernels in QEMU, 5.10 to 7.2
 
 # For CI: one kernel, and the tests that depend on the kernel most.
 KERNEL_TESTS = changes:: connections drain:: drained kept:: kernel:: \
-               logged_paths:: options:: sctp states:: subflows:: \
-               superseded:: tells undone:: unsupported:: variables:: vrf::
+               logged_paths:: options:: sctp states:: subflows:: superseded:: \
+               second_path_carried tells undone:: unsupported:: variables:: \
+               vrf::
 
 kernels-short:
 	@$(MAKE) --no-print-directory kernels KERNELS=bookworm \

@@ -49,8 +49,8 @@ const MOST_ROUNDS: usize = 90;
 /// In a server: nginx corks no connection.
 const NOPUSH_OFF: &str = "tcp_nopush off;";
 
-const QUESTIONS: [Question; 2] = [
-    Question {
+const METRICS: [Metric; 2] = [
+    Metric {
         name: "connections per second",
         wrk: &["-c64", "-HConnection: close"],
         file: "small",
@@ -58,7 +58,7 @@ const QUESTIONS: [Question; 2] = [
         // To remove the cork is a system call, and a packet more over TCP.
         bound: 0.92,
     },
-    Question {
+    Metric {
         name: "MB per second",
         wrk: &["-c8"],
         file: "large",
@@ -102,11 +102,11 @@ fn bench(folder: &Path) -> Result<()> {
     let plain = Server::start(folder, name, "", 8081, parameter, "")?;
     let mptcp = own("mptcp", 8082, "")?;
 
-    let [small, _] = &QUESTIONS;
+    let [small, _] = &METRICS;
     let mut failed = small.compare(&CLIENTS[1], &nopush_off, &mptcp, small.bound)?;
     for client in clients {
-        for question in &QUESTIONS {
-            failed |= question.compare(client, &plain, &mptcp, question.bound)?;
+        for metric in &METRICS {
+            failed |= metric.compare(client, &plain, &mptcp, metric.bound)?;
         }
     }
     if !against_native() {
@@ -139,15 +139,15 @@ fn upstreams(folder: &Path, load: &str) -> Result<bool> {
         let more = more.replace("$keep", keep);
         Server::start_with(folder, name, load, port, "", &more, &upstream, runner)
     };
-    let requests = Question {
+    let requests = Metric {
         name: "requests per second by way of a proxy",
         wrk: &["-c8"],
-        ..QUESTIONS[0]
+        ..METRICS[0]
     };
     let tcp = start("tcp-backend", 8085, "keepalive 16;", &[])?;
     let mptcp = start("mptcp-backend", 8086, "keepalive 16; mptcp;", &[])?;
     let failed = requests.compare(&CLIENTS[0], &tcp, &mptcp, 0.97)?;
-    let connections = Question {
+    let connections = Metric {
         name: "connections per second to a backend",
         ..requests
     };
@@ -182,7 +182,7 @@ const CLIENTS: [Client; 2] = [
 ];
 
 /// What wrk can find out.
-struct Question {
+struct Metric {
     name: &'static str,
     /// How it asks.
     wrk: &'static [&'static str],
@@ -193,7 +193,7 @@ struct Question {
     bound: f64,
 }
 
-impl Question {
+impl Metric {
     /// Asks both, prints the ratio of the second to the first, and returns
     /// whether it is below its bound.
     fn compare(
@@ -235,7 +235,7 @@ impl Question {
 
     /// Asks both at the same time.
     fn round(&self, client: &Client, first: &Server, second: &Server) -> Result<[Report; 2]> {
-        let runs = [first.ask(client, self)?, second.ask(client, self)?];
+        let runs = [first.run_wrk(client, self)?, second.run_wrk(client, self)?];
         let [first, second] = runs.map(|run| run.report(self));
         Ok([first?, second?])
     }
@@ -341,16 +341,16 @@ impl Server {
     }
 
     /// Lets wrk ask for a second.
-    fn ask(&self, client: &Client, question: &Question) -> Result<Run<'_>> {
+    fn run_wrk(&self, client: &Client, metric: &Metric) -> Result<Run<'_>> {
         let before_ms = processor_ms(self.worker)?;
         // On a busy machine a second can last for some.
         let wrk = Command::new("taskset")
             .args(client.runner)
             .args(["wrk", "-t1", "-d1s", "--timeout=60s"])
-            .args(question.wrk)
+            .args(metric.wrk)
             .arg("-s")
             .arg(self.folder.join("report.lua"))
-            .arg(format!("http://127.0.0.1:{}/{}", self.port, question.file))
+            .arg(format!("http://127.0.0.1:{}/{}", self.port, metric.file))
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Run {
@@ -378,7 +378,7 @@ struct Report {
 
 impl Run<'_> {
     /// Waits for its end.
-    fn report(self, question: &Question) -> Result<Report> {
+    fn report(self, metric: &Metric) -> Result<Report> {
         let output = self.wrk.wait_with_output()?;
         let cost_ms = processor_ms(self.server.worker)? - self.before_ms;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -389,7 +389,7 @@ impl Run<'_> {
         let [microseconds, requests, bytes, 0.0] = numbers[..] else {
             return Err(format!("requests failed: {text}").into());
         };
-        let amount = (question.amount)(requests, bytes);
+        let amount = (metric.amount)(requests, bytes);
         Ok(Report {
             rate: amount * 1e6 / microseconds,
             cost_us: cost_ms * 1e3 / amount,

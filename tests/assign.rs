@@ -22,18 +22,21 @@ fn sockets(addresses: &[&str]) -> Vec<Listening> {
     addresses.iter().map(socket).collect()
 }
 
-fn asked(requests: &[(&str, Request)]) -> Vec<Requested> {
-    let asked = requests.iter().map(|&(text, request)| Requested {
+fn requested(requests: &[(&str, Request)]) -> Vec<Requested> {
+    let requested = requests.iter().map(|&(text, request)| Requested {
         address: address(text),
         request,
     });
-    asked.collect()
+    requested.collect()
 }
 
 /// The requests of the sockets, or the error.
-fn assign(at: &[&str], asks: &[(&str, Request)]) -> Result<Vec<Option<Request>>, (usize, String)> {
+fn assign(
+    at: &[&str],
+    requests: &[(&str, Request)],
+) -> Result<Vec<Option<Request>>, (usize, String)> {
     let mut sockets = sockets(at);
-    match protocols(&mut sockets, &asked(asks)) {
+    match protocols(&mut sockets, &requested(requests)) {
         Ok(()) => Ok(sockets.iter().map(|socket| socket.request).collect()),
         Err(error @ Error::Conflict { request, .. }) => Err((request, error.to_string())),
         Err(error) => panic!("no conflict: {error}"),
@@ -41,27 +44,27 @@ fn assign(at: &[&str], asks: &[(&str, Request)]) -> Result<Vec<Option<Request>>,
 }
 
 #[test]
-fn sockets_get_the_wishes_of_their_addresses() {
+fn sockets_get_the_requests_of_their_addresses() {
     let at = ["127.0.0.1:80", "127.0.0.1:81", "[::1]:80", "127.0.0.2:80"];
-    let asks = [
+    let requests = [
         ("[::1]:80", Request::AUTO),
         ("127.0.0.1:80", MPTCP),
         ("127.0.0.2:80", OFF),
     ];
     let wanted = vec![Some(MPTCP), None, Some(Request::AUTO), Some(OFF)];
-    assert_eq!(assign(&at, &asks), Ok(wanted));
+    assert_eq!(assign(&at, &requests), Ok(wanted));
     assert_eq!(assign(&at, &[]), Ok(vec![None; 4]));
     assert_eq!(assign(&[], &[]), Ok(vec![]));
 }
 
 #[test]
 fn one_directive_is_enough_and_many_may_agree() {
-    let asks = [("0.0.0.0:80", MPTCP); 3];
-    assert_eq!(assign(&["0.0.0.0:80"], &asks), Ok(vec![Some(MPTCP)]));
+    let requests = [("0.0.0.0:80", MPTCP); 3];
+    assert_eq!(assign(&["0.0.0.0:80"], &requests), Ok(vec![Some(MPTCP)]));
 }
 
 #[test]
-fn all_workers_sockets_of_one_address_get_its_wish() {
+fn the_socket_of_each_worker_gets_the_request_of_its_address() {
     let at = ["127.0.0.1:80"; 4];
     let wanted = vec![Some(MPTCP); 4];
     assert_eq!(assign(&at, &[("127.0.0.1:80", MPTCP)]), Ok(wanted));
@@ -87,14 +90,14 @@ fn an_address_without_a_socket_shares_that_of_the_wildcard() {
 #[test]
 fn an_address_with_a_socket_of_its_own_does_not_share() {
     let at = ["0.0.0.0:80", "127.0.0.1:80"];
-    let asks = [("127.0.0.1:80", MPTCP)];
-    assert_eq!(assign(&at, &asks), Ok(vec![None, Some(MPTCP)]));
-    let asks = [("0.0.0.0:80", OFF), ("127.0.0.1:80", MPTCP)];
-    assert_eq!(assign(&at, &asks), Ok(vec![Some(OFF), Some(MPTCP)]));
+    let requests = [("127.0.0.1:80", MPTCP)];
+    assert_eq!(assign(&at, &requests), Ok(vec![None, Some(MPTCP)]));
+    let requests = [("0.0.0.0:80", OFF), ("127.0.0.1:80", MPTCP)];
+    assert_eq!(assign(&at, &requests), Ok(vec![Some(OFF), Some(MPTCP)]));
 }
 
 #[test]
-fn refuses_an_address_that_disagrees_with_its_wildcard() {
+fn rejects_an_address_that_contradicts_its_wildcard() {
     let disagree = [
         (MPTCP, OFF, "mptcp=off"),
         (OFF, MPTCP, "mptcp"),
@@ -102,16 +105,16 @@ fn refuses_an_address_that_disagrees_with_its_wildcard() {
         (MPTCP, SCTP, "protocol=sctp"),
     ];
     for (wildcard, specific, word) in disagree {
-        let asks = [("0.0.0.0:80", wildcard), ("127.0.0.1:80", specific)];
+        let requests = [("0.0.0.0:80", wildcard), ("127.0.0.1:80", specific)];
         let message = format!(
             "nginx uses one socket for 0.0.0.0:80 and 127.0.0.1:80: add \"{word}\" to both"
         );
-        assert_eq!(assign(&["0.0.0.0:80"], &asks), Err((1, message)));
+        assert_eq!(assign(&["0.0.0.0:80"], &requests), Err((1, message)));
     }
 }
 
 #[test]
-fn refuses_two_wishes_for_one_address() {
+fn rejects_two_protocols_for_one_address() {
     let cases = [
         (
             "127.0.0.1:80",
@@ -139,19 +142,19 @@ fn refuses_two_wishes_for_one_address() {
         ),
     ];
     for (at, first, second, message) in cases {
-        let asks = [
+        let requests = [
             ("127.0.0.9:9", MPTCP),
             (at, first),
             (at, first),
             (at, second),
         ];
-        let found = assign(&["127.0.0.9:9", at], &asks);
+        let found = assign(&["127.0.0.9:9", at], &requests);
         assert_eq!(found, Err((3, message.into())));
     }
 }
 
 #[test]
-fn families_and_ports_are_worlds_apart() {
+fn an_address_of_another_family_or_port_shares_no_socket() {
     let message = "no listening socket for \"mptcp\" on ";
     for (socket, request) in [
         ("[::]:80", "127.0.0.1:80"),
@@ -164,24 +167,24 @@ fn families_and_ports_are_worlds_apart() {
         assert_eq!(found, Err((0, format!("{message}{request}"))));
     }
     let at = ["0.0.0.0:80", "[::]:80"];
-    let asks = [("[::]:80", MPTCP)];
-    assert_eq!(assign(&at, &asks), Ok(vec![None, Some(MPTCP)]));
+    let requests = [("[::]:80", MPTCP)];
+    assert_eq!(assign(&at, &requests), Ok(vec![None, Some(MPTCP)]));
 }
 
 #[test]
-fn datagram_and_unix_sockets_take_no_wish() {
+fn datagram_and_unix_sockets_get_no_request() {
     let mut sockets = vec![
         Listening::new(address("127.0.0.1:53"), Type::DGRAM),
         Listening::new(address("127.0.0.1:53"), Type::STREAM),
         Listening::new(address("unix:/run/x"), Type::STREAM),
     ];
-    protocols(&mut sockets, &asked(&[("127.0.0.1:53", MPTCP)])).expect("there is a socket");
+    protocols(&mut sockets, &requested(&[("127.0.0.1:53", MPTCP)])).expect("there is a socket");
     let found: Vec<_> = sockets.iter().map(|socket| socket.request).collect();
     assert_eq!(found, [None, Some(MPTCP), None]);
 }
 
 #[test]
-fn plain_tcp_said_aloud_of_udp_or_unix_asks_for_nothing() {
+fn explicit_plain_tcp_for_udp_or_unix_requests_nothing() {
     let mut udp = Listening::new(address("127.0.0.1:53"), Type::DGRAM);
     udp.request = Some(OFF);
     assert!(Requested::of(udp).is_none());
@@ -191,14 +194,17 @@ fn plain_tcp_said_aloud_of_udp_or_unix_asks_for_nothing() {
     let mut tcp = Listening::new(address("127.0.0.1:53"), Type::STREAM);
     assert!(Requested::of(Listening::new(address("127.0.0.1:53"), Type::STREAM)).is_none());
     tcp.request = Some(OFF);
-    assert_eq!(Requested::of(tcp).map(|asked| asked.request), Some(OFF));
+    assert_eq!(
+        Requested::of(tcp).map(|requested| requested.request),
+        Some(OFF)
+    );
 }
 
 #[test]
-fn nothing_but_the_wish_is_changed() {
+fn only_the_request_is_changed() {
     let mut sockets = sockets(&["127.0.0.1:80"]);
     sockets[0].options.backlog = 7;
-    protocols(&mut sockets, &asked(&[("127.0.0.1:80", MPTCP)])).expect("there is a socket");
+    protocols(&mut sockets, &requested(&[("127.0.0.1:80", MPTCP)])).expect("there is a socket");
     let mut options = Options::default();
     options.backlog = 7;
     assert_eq!(sockets[0].options, options);
@@ -228,7 +234,7 @@ fn large_configurations_are_assigned_in_linear_time() {
         .iter()
         .map(|address| Listening::new(address.clone(), Type::STREAM))
         .collect();
-    let asks: Vec<_> = addresses
+    let requests: Vec<_> = addresses
         .into_iter()
         .rev()
         .map(|address| Requested {
@@ -236,7 +242,7 @@ fn large_configurations_are_assigned_in_linear_time() {
             request: MPTCP,
         })
         .collect();
-    protocols(&mut sockets, &asks).expect("every address has a socket");
+    protocols(&mut sockets, &requests).expect("every address has a socket");
     assert_eq!(sockets.len(), 4 * 60_000 + 65_536);
     assert!(sockets.iter().all(|socket| socket.request == Some(MPTCP)));
 }

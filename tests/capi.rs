@@ -265,7 +265,7 @@ fn the_example_in_c_serves_sctp() {
 
 /// The client in C to the server in C, which has `words`: what it says of the
 /// connection, and what comes back.
-fn said_by_client(folder: &Path, words: &[&str], input: &[u8]) -> (String, Vec<u8>) {
+fn client_output(folder: &Path, words: &[&str], input: &[u8]) -> (String, Vec<u8>) {
     let program = |name: &str| {
         let source = library::root().join(format!("examples/{name}.c"));
         let folder = folder.join(name);
@@ -297,7 +297,7 @@ fn said_by_client(folder: &Path, words: &[&str], input: &[u8]) -> (String, Vec<u
 }
 
 #[test]
-fn the_client_in_c_says_what_its_connection_is() {
+fn the_client_in_c_prints_the_kind_of_its_connection() {
     let folder = folder("client");
     namespace::run(|| {
         let input: Vec<u8> = (0..4_000_000_u32).map(|at| (at % 251) as u8).collect();
@@ -305,12 +305,12 @@ fn the_client_in_c_says_what_its_connection_is() {
             (["127.0.0.1:7000", "mptcp"], ": MPTCP\n"),
             (["127.0.0.1:7000", "mptcp=off"], ": fallback to TCP\n"),
         ] {
-            let (said, back) = said_by_client(&folder, &words, &input);
+            let (said, back) = client_output(&folder, &words, &input);
             assert!(said.ends_with(expected), "{said}");
             assert!(back == input, "{} bytes came back", back.len());
         }
         fs::write("/proc/sys/net/mptcp/enabled", "0").expect("we are root");
-        let (said, back) = said_by_client(&folder, &["127.0.0.1:7000"], b"text");
+        let (said, back) = client_output(&folder, &["127.0.0.1:7000"], b"text");
         assert!(said.ends_with(": TCP\n"), "{said}");
         assert_eq!(back, b"text");
     });

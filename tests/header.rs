@@ -37,7 +37,7 @@ fn exports(header: &str) -> Vec<Export<'_>> {
 
 impl Export<'_> {
     /// What the comment says of a parameter: a line, and those that are indented.
-    fn says(&self, parameter: &str) -> String {
+    fn parameter_comment(&self, parameter: &str) -> String {
         let begins = |line: &&str| {
             let rest = line.strip_prefix(parameter).unwrap_or_default();
             rest.starts_with(' ') && rest.trim_start().starts_with(['i', 'o'])
@@ -53,7 +53,7 @@ impl Export<'_> {
 }
 
 #[test]
-fn every_export_says_what_it_returns_its_threads_and_its_source() {
+fn every_export_documents_its_results_threads_and_source() {
     let header = header::text();
     let exports = exports(&header);
     assert_eq!(exports.len(), 28);
@@ -74,7 +74,7 @@ fn every_pointer_has_an_owner() {
     for export in exports(&header) {
         let pointers = export.parameters.iter();
         for (_, name) in pointers.filter_map(|parameter| parameter.rsplit_once('*')) {
-            let said = export.says(name);
+            let said = export.parameter_comment(name);
             let words = match name {
                 "count" => ["how many"; 2],
                 "error" => ["optional, may be NULL"; 2],

@@ -299,7 +299,7 @@ fn subsystems_that_nginx_lacks_get_no_module() {
 
 /// nginx's own source, and its own `--add-dynamic-module`.
 #[test]
-fn full_source_will_do() {
+fn the_full_source_is_accepted() {
     let built = root().join("target/nginx-static");
     let (nginx, source) = (built.join("nginx"), built.join("source"));
     assert!(

@@ -117,7 +117,7 @@ fn every_accepted_directive_keeps_its_meaning_when_it_is_written_out() {
 }
 
 #[test]
-fn words_belong_to_the_subsystems_that_know_them() {
+fn each_parameter_is_accepted_only_by_its_subsystems() {
     const STREAM: &[&str] = &["udp"];
     const HTTP: &[&str] = &["quic", "http2", "default", "spdy"];
     const STREAM_AND_HTTP: &[&str] = &[
@@ -160,7 +160,7 @@ fn words_belong_to_the_subsystems_that_know_them() {
 }
 
 #[test]
-fn two_words_of_ours_are_one_too_many() {
+fn two_protocol_parameters_are_rejected() {
     for subsystem in table::SUBSYSTEMS {
         for first in OURS {
             for second in OURS {
@@ -201,7 +201,7 @@ fn other_protocols_need_an_inet_stream_socket() {
 }
 
 #[test]
-fn our_words_do_not_imply_bind() {
+fn protocol_parameters_do_not_imply_bind() {
     for word in OURS {
         let listen = parse(&["80", word], Subsystem::Stream).expect("accepted");
         assert_eq!(listen.options, Options::default(), "{word}");
@@ -209,7 +209,7 @@ fn our_words_do_not_imply_bind() {
 }
 
 #[test]
-fn with_ours_only_other_words_are_left_unread() {
+fn ours_only_leaves_other_parameters_unread() {
     let ours_only = Rules {
         ours_only: true,
         ..Rules::default()
@@ -247,7 +247,7 @@ fn a_directive_without_words_has_no_address() {
 }
 
 #[test]
-fn words_may_hold_any_bytes() {
+fn arguments_may_contain_any_bytes() {
     let long = vec![b'x'; 100_000];
     let odd: [&[u8]; 6] = [b"\xff", b"\0", b"mptcp\0", b"mptcp=\xff", b"=", &long];
     for word in odd {

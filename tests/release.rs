@@ -170,7 +170,7 @@ fn rejects_a_version_that_is_released_already() {
 }
 
 #[test]
-fn rejects_a_changed_abi_unless_the_version_says_so() {
+fn rejects_a_changed_abi_without_a_changed_version() {
     const LIST: &str = "tests/abi/list.txt";
     let copy = Copy::new("abi");
     let released = fs::read_to_string(copy.0.join(LIST)).expect("it can be read");

@@ -10,7 +10,7 @@ use ngx_rs_listen::capi::*;
 
 use super::bytes::Bytes;
 use super::capi_memory::{Answer, Memory};
-use super::played_kernel::{self as kernel, Kernel, Socket};
+use super::simulated_kernel::{self as kernel, Kernel, Socket};
 
 const OK: ngx_rs_status_t = ngx_rs_status_t::NGX_RS_OK;
 
@@ -45,7 +45,7 @@ struct Call {
 
 impl Call {
     /// Calls a function with the rest of the input as its kernel.
-    fn says(
+    fn call(
         &mut self,
         function: impl FnOnce(*mut ngx_rs_error_t) -> ngx_rs_status_t,
     ) -> ngx_rs_status_t {
@@ -75,7 +75,7 @@ impl Call {
         };
         // SAFETY: everything is as long as it says.
         let status =
-            self.says(|error| unsafe { ngx_rs_listen_classify(first, count, rules, place, error) });
+            self.call(|error| unsafe { ngx_rs_listen_classify(first, count, rules, place, error) });
         match status {
             OK => assert!(owners[..count].iter().all(|&owner| owner <= 2)),
             _ => assert!(owners.iter().all(|&owner| owner == 99), "written"),
@@ -88,7 +88,7 @@ impl Call {
         };
         // SAFETY: as above.
         let status =
-            self.says(|error| unsafe { ngx_rs_listen_parse(first, count, rules, place, error) });
+            self.call(|error| unsafe { ngx_rs_listen_parse(first, count, rules, place, error) });
         assert_eq!(status == OK, !listen.is_null());
         if !is_wide(&words) {
             self.parsed(listen, missing);
@@ -113,7 +113,7 @@ impl Call {
             _ => &raw mut count,
         };
         // SAFETY: NULL, or what ngx_rs_listen_parse has made.
-        let status = self.says(|error| unsafe {
+        let status = self.call(|error| unsafe {
             ngx_rs_listen_sockets(listen, size, &mut sockets, counted, error)
         });
         assert!(status != OK || !listen.is_null() && !counted.is_null());
@@ -128,7 +128,7 @@ impl Call {
         }
         // SAFETY: as above.
         let status = self
-            .says(|error| unsafe { ngx_rs_listen_addresses(listen, &mut words, counted, error) });
+            .call(|error| unsafe { ngx_rs_listen_addresses(listen, &mut words, counted, error) });
         assert_eq!(status == OK, !listen.is_null() && !counted.is_null());
         if status == OK && count > 0 {
             // SAFETY: there are `count` words.
@@ -147,7 +147,7 @@ impl Call {
         let count = Memory::count(bytes, count, stride);
         let requested_count = Memory::count(bytes, requested_count, stride);
         // SAFETY: everything is as long as it says.
-        self.says(|error| unsafe {
+        self.call(|error| unsafe {
             ngx_rs_listening_assign(sockets, count, asked, requested_count, error)
         });
     }
@@ -212,19 +212,19 @@ impl Call {
         self.kernel.plan(bytes.0);
         // SAFETY: everything is as long as it says.
         let status =
-            self.says(|error| unsafe { ngx_rs_open_listening(sockets, count, how, error) });
+            self.call(|error| unsafe { ngx_rs_open_listening(sockets, count, how, error) });
         if status != OK {
             self.has(&before);
             return;
         }
         if commits {
             // SAFETY: as above.
-            self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, how, error) });
+            self.call(|error| unsafe { ngx_rs_listening_commit(sockets, count, how, error) });
             self.drain(bytes, sockets, count, how);
         }
         // SAFETY: as above.
         let status =
-            self.says(|error| unsafe { ngx_rs_listening_rollback(sockets, count, how, error) });
+            self.call(|error| unsafe { ngx_rs_listening_rollback(sockets, count, how, error) });
         assert_eq!(status, OK);
         self.has(&before);
     }
@@ -237,7 +237,7 @@ impl Call {
     ) -> ngx_rs_status_t {
         let mut drain = self.drain;
         // SAFETY: everything is as long as it says.
-        let status = self.says(|error| unsafe {
+        let status = self.call(|error| unsafe {
             ngx_rs_drain_begin(&mut drain, sockets, count, how, 2, 0, error)
         });
         self.drain = drain;
@@ -268,7 +268,7 @@ impl Call {
         let room = Memory::count(bytes, room, size_of::<ngx_rs_draining_t>());
         let (drain, mut found, mut delay) = (self.drain, 77, 0);
         // SAFETY: everything is as long as it says.
-        let status = self.says(|error| unsafe {
+        let status = self.call(|error| unsafe {
             ngx_rs_drain_poll(drain, places, room, &mut found, &mut delay, error)
         });
         match status {
@@ -300,7 +300,7 @@ impl Call {
         let before: BTreeSet<i32> = self.kernel.sockets.keys().copied().collect();
         if commits {
             // SAFETY: everything is as long as it says.
-            self.says(|error| unsafe { ngx_rs_listening_commit(sockets, count, how, error) });
+            self.call(|error| unsafe { ngx_rs_listening_commit(sockets, count, how, error) });
             self.drain(bytes, sockets, count, how);
             assert!(
                 self.kernel.sockets.keys().eq(&before),
@@ -309,7 +309,7 @@ impl Call {
         }
         // SAFETY: as above.
         let status =
-            self.says(|error| unsafe { ngx_rs_listening_rollback(sockets, count, how, error) });
+            self.call(|error| unsafe { ngx_rs_listening_rollback(sockets, count, how, error) });
         assert!(status == OK || self.kernel.sockets.keys().eq(&before));
     }
 
@@ -338,10 +338,10 @@ impl Call {
         self.kernel.plan(bytes.0);
         if first {
             // SAFETY: everything is as long as it says.
-            self.says(|error| unsafe { ngx_rs_connection_info(fd, info, error) });
+            self.call(|error| unsafe { ngx_rs_connection_info(fd, info, error) });
         }
         // SAFETY: as above.
-        let status = self.says(|error| unsafe {
+        let status = self.call(|error| unsafe {
             ngx_rs_connection_subflows(fd, paths, room, counted, info, error)
         });
         assert!(status == OK || count == 77);
@@ -358,7 +358,7 @@ impl Call {
             let before = (handle, kind);
             let (place, number) = (&raw mut handle, &raw mut kind);
             // SAFETY: everything is as long as it says.
-            let status = self.says(|error| unsafe {
+            let status = self.call(|error| unsafe {
                 ngx_rs_connection_query(place, fd, values, peer, length, number, error)
             });
             match status {
@@ -371,7 +371,7 @@ impl Call {
             let (to, room) = (text.as_mut_ptr(), text.len());
             let mut length = 7777;
             // SAFETY: as above.
-            let status = self.says(|error| unsafe {
+            let status = self.call(|error| unsafe {
                 ngx_rs_connection_text(handle, value, to, room, &mut length, error)
             });
             assert_eq!(status == OK, !handle.is_null() && value < 12);
@@ -391,7 +391,7 @@ impl Call {
         let (mut fd, mut opened) = (-1, -1);
         let (to_fd, to_opened) = (&raw mut fd, &raw mut opened);
         // SAFETY: the address has so many bytes, and the results have a place.
-        let status = self.says(|error| unsafe {
+        let status = self.call(|error| unsafe {
             ngx_rs_connect_socket(place, length, number, flags, to_fd, to_opened, error)
         });
         if status != OK {
@@ -408,9 +408,9 @@ impl Call {
         let number = bytes.int() as i32;
         self.kernel.plan(bytes.0);
         // SAFETY: there are no pointers but that of the error.
-        self.says(|error| unsafe { ngx_rs_protocol_check(number, error) });
+        self.call(|error| unsafe { ngx_rs_protocol_check(number, error) });
         // SAFETY: as above.
-        self.says(|error| unsafe { ngx_rs_option_check(number, number as u32 & 3, error) });
+        self.call(|error| unsafe { ngx_rs_option_check(number, number as u32 & 3, error) });
         self.has(&BTreeSet::new());
         self.connect_socket(number, bytes);
         assert_ne!(ngx_rs_abi_version(), 0);

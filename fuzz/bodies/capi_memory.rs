@@ -7,7 +7,7 @@ use std::ptr;
 use ngx_rs_listen::capi::*;
 
 use super::bytes::Bytes;
-use super::played_kernel as kernel;
+use super::simulated_kernel as kernel;
 
 /// Everything that is pointed to.
 #[derive(Default)]

@@ -11,4 +11,4 @@ pub mod print;
 mod bytes;
 mod capi_memory;
 mod names;
-mod played_kernel;
+mod simulated_kernel;

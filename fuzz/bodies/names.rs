@@ -3,7 +3,7 @@
 use std::os::raw::{c_char, c_int};
 use std::ptr;
 
-use super::played_kernel as kernel;
+use super::simulated_kernel as kernel;
 
 /// Every name is found, or none, by its length. Without a kernel of this
 /// thread's no name is.
@@ -17,7 +17,7 @@ extern "C" fn getaddrinfo(
     // SAFETY: a name ends in 0.
     let name = unsafe { std::ffi::CStr::from_ptr(node) };
     let count = name.count_bytes() % 4;
-    if count == 0 || kernel::ask(|_| Ok(0)).is_none() {
+    if count == 0 || kernel::call_simulated(|_| Ok(0)).is_none() {
         return libc::EAI_NONAME;
     }
     let mut next = ptr::null_mut();

@@ -12,7 +12,7 @@ use ngx_rs_listen::{
 use socket2::Type;
 
 use super::bytes::Bytes;
-use super::played_kernel::{Kernel, Socket};
+use super::simulated_kernel::{Kernel, Socket};
 
 pub fn run(data: &[u8]) {
     let mut bytes = Bytes(data);

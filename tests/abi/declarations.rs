@@ -194,7 +194,7 @@ fn initializers() -> Vec<String> {
 /// the list: what is in it stays while the soname does.
 #[cfg(target_pointer_width = "64")]
 #[test]
-fn nothing_changes_by_accident() {
+fn declarations_match_the_recorded_list() {
     let Seen {
         facts,
         prototypes,
@@ -231,7 +231,7 @@ fn nothing_changes_by_accident() {
 /// Until 0.1.0 is released, tests/data/ngx_rs_listen-0.1.h is a copy of
 /// include/ngx_rs_listen.h; afterwards it never changes.
 #[test]
-fn version_0_1_is_still_there() {
+fn every_declaration_of_version_0_1_remains() {
     let (then, now) = (read("tests/data/ngx_rs_listen-0.1.h"), header());
     for (name, value) in &then.facts {
         let found = now.facts.get(name);
@@ -247,7 +247,7 @@ fn version_0_1_is_still_there() {
 }
 
 #[test]
-fn flags_of_c_are_those_of_rust() {
+fn flags_of_c_equal_those_of_rust() {
     for (c, rust) in [
         (NGX_RS_LISTENING_SSL, flag::SSL),
         (NGX_RS_LISTENING_HTTP2, flag::HTTP2),

@@ -53,7 +53,7 @@ fn nothing_else_is_exported() {
 }
 
 #[test]
-fn the_soname_is_the_part_of_the_version_that_the_abi_depends_on() {
+fn the_soname_has_the_version_numbers_that_a_change_of_the_abi_increases() {
     let mut readelf = Command::new("readelf");
     let dynamic = library::run(readelf.args(["-d", "-W"]).arg(shared()));
     let abi = match env!("CARGO_PKG_VERSION_MAJOR") {

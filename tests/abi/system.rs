@@ -89,7 +89,7 @@ fn options_have_the_numbers_of_the_headers() {
 }
 
 #[test]
-fn what_libc_alone_defines_has_its_numbers() {
+fn constants_of_libc_have_the_numbers_of_its_headers() {
     let ours = numbers![
         IPPROTO_IPV6,
         IPV6_V6ONLY,
@@ -147,7 +147,7 @@ macro_rules! offsets {
 /// The kernel only adds to the end of these. What these headers do not have
 /// yet, they cannot contradict.
 #[test]
-fn what_the_kernel_says_of_connections_is_where_the_headers_have_it() {
+fn structs_of_connections_have_the_layout_of_the_headers() {
     use linux::{
         mptcp_info, mptcp_subflow_addrs, mptcp_subflow_data, mptcp_subflow_info, tcp_info,
     };

@@ -120,7 +120,7 @@ fn fails(found: &mut Found, place: &Place, ours: &Ours, error: &Error) {
         return;
     };
     // `setsockopt(TCP_KEEPIDLE, 86400) …`, and nginx the same.
-    let (said, text) = (nginx.said(), error.to_string());
+    let (said, text) = (nginx.stderr(), error.to_string());
     let call = text.split_inclusive(')').next().unwrap_or_default();
     let errno = format!("({}: ", error.os_errno());
     let same = |line: &str| line.contains(call) && line.contains(&errno);

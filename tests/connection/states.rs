@@ -26,7 +26,7 @@ pub fn timed(mut said: Connection, other: &Connection) -> Connection {
 }
 
 #[test]
-fn tells_tcp_from_mptcp_and_counts() {
+fn distinguishes_tcp_from_mptcp_and_counts() {
     for place in [IPV4, IPV6, MAPPED] {
         for protocol in [Protocol::Tcp, Protocol::Mptcp] {
             namespace::run(|| {
@@ -90,7 +90,7 @@ fn the_token_is_that_of_ss() {
 }
 
 #[test]
-fn of_other_sockets_nothing_is_known() {
+fn other_sockets_have_only_their_kind() {
     namespace::run(|| {
         let udp = UdpSocket::bind("127.0.0.1:0").expect("the network is ours");
         let udp = Socket::from(udp);
@@ -107,7 +107,7 @@ fn of_other_sockets_nothing_is_known() {
 }
 
 #[test]
-fn sockets_that_are_not_connected() {
+fn sockets_without_a_peer_have_no_subflows() {
     namespace::run(|| {
         let address = listening::inet("127.0.0.1:0").into();
         let said = info(&new(&address, Protocol::Tcp));
@@ -122,7 +122,7 @@ fn sockets_that_are_not_connected() {
 }
 
 #[test]
-fn what_is_no_socket_is_an_error() {
+fn a_descriptor_of_a_file_is_an_error() {
     let file = File::open("/dev/null").expect("everybody has it");
     let fd = file.as_fd();
     for query in [false, true] {
@@ -184,8 +184,8 @@ fn after_the_end_the_last_state_is_kept() {
             assert_eq!((&client).read(&mut [0]).expect("the end"), 0);
             until("the end", || {
                 let gone = subflows(&server).is_empty();
-                let over = server.peer_addr().is_err();
-                (gone && over).then_some(())
+                let transport = server.peer_addr().is_err();
+                (gone && transport).then_some(())
             });
             let now = info(&server);
             known.update(now.clone());

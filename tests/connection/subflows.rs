@@ -74,7 +74,7 @@ fn subflows_come_and_go() {
 /// A middlebox takes MPTCP's options out of what follows the handshake. On the
 /// loopback it cannot: there the kernel passes them on beside the packet.
 #[test]
-fn tells_a_fallback() {
+fn detects_a_fallback() {
     Peer::with(|peer| {
         for (here, there) in [
             ("10.0.0.1:80", "10.0.0.1:80"),

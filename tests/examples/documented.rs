@@ -225,7 +225,7 @@ pub fn serves(program: &Program) {
 
 /// Of clients that reset their connections the program prints the first path at
 /// least, with the figures of an earlier time.
-pub fn tells_of_resets(program: &Program) {
+pub fn prints_paths_of_reset_connections(program: &Program) {
     for (address, protocol) in [
         ("127.0.0.1:7000", Protocol::Tcp),
         ("127.0.0.1:7003", Protocol::Mptcp),

@@ -41,7 +41,7 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn installs_what_cargo_c_installs_and_takes_it_away() {
+fn installs_what_cargo_c_installs_and_removes_it() {
     let folder = folder("install");
     let words = [
         &format!("DESTDIR={}", folder.display()),

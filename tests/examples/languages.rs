@@ -5,7 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
-use crate::documented::{Program, beside_examples, commands, serves, tells_of_resets, two_paths};
+use crate::documented::{
+    Program, beside_examples, commands, prints_paths_of_reset_connections, serves, two_paths,
+};
 use crate::install::{folder, prefix};
 use test_support::{library, namespace};
 
@@ -25,13 +27,13 @@ fn served(commands: &str, folder: &Path) -> ExitStatus {
 }
 
 /// The same of clients that reset their connections.
-fn tells_of_resets_of(which: &str, folder: &Path) {
+fn check_resets(which: &str, folder: &Path) {
     let commands = commands(which);
     namespace::run(|| {
         two_paths();
         let program = Program::start(&commands, folder);
         while program.line() != "listening on 4 sockets" {}
-        tells_of_resets(&program);
+        prints_paths_of_reset_connections(&program);
         serves(&program);
         program.stop();
     });
@@ -39,11 +41,11 @@ fn tells_of_resets_of(which: &str, folder: &Path) {
 
 #[test]
 fn resets() {
-    tells_of_resets_of(
+    check_resets(
         "-std=c99 -o echo examples/echo.c",
         &beside_examples("resets"),
     );
-    tells_of_resets_of("cargo run --example echo", library::root());
+    check_resets("cargo run --example echo", library::root());
 }
 
 /// The shared libraries that a program asks for.
@@ -62,7 +64,7 @@ fn c() {
 /// Its memory, what it leaks, and undefined behaviour: each would end it with
 /// another status.
 #[test]
-fn c_that_watches_itself() {
+fn c_with_sanitizers() {
     let commands = commands("-std=c99 -o echo examples/echo.c");
     let watching = "cc -g -fsanitize=address,undefined -fno-sanitize-recover=all -std";
     let commands = commands.replace("cc -std", watching);

@@ -192,7 +192,7 @@ fn dual_stack(text: &str) -> Socket {
 }
 
 #[test]
-fn a_handshake_that_is_under_way_is_waited_for() {
+fn a_drain_waits_for_a_handshake_in_progress() {
     namespace::run(|| {
         for (text, client) in [
             ("127.0.0.1:80", "127.0.0.1:80"),
@@ -308,7 +308,7 @@ fn an_address_that_must_be_bound_again_ends_its_drain() {
 }
 
 #[test]
-fn an_address_that_nobody_requests_any_more_ends_its_drain() {
+fn an_address_that_is_no_longer_requested_ends_its_drain() {
     namespace::run(|| {
         let text = "127.0.0.1:80";
         let old = [listener(text, Protocol::Tcp, false)];
@@ -325,7 +325,7 @@ fn an_address_that_nobody_requests_any_more_ends_its_drain() {
 }
 
 #[test]
-fn the_end_of_the_state_ends_what_drains() {
+fn dropping_the_drain_ends_its_sockets() {
     namespace::run(|| {
         let text = "[::1]:80";
         let old = [listener(text, Protocol::Tcp, false)];
@@ -437,7 +437,7 @@ fn a_descriptor_that_was_closed_and_opened_again_is_never_touched() {
 }
 
 #[test]
-fn no_program_that_is_executed_gets_a_socket_that_drains() {
+fn draining_sockets_are_closed_on_exec() {
     namespace::run(|| {
         let text = "127.0.0.1:80";
         let old = [listener(text, Protocol::Tcp, false)];
@@ -476,7 +476,7 @@ fn refused(room: Room) {
 }
 
 #[test]
-fn nothing_drains_where_descriptors_are_needed_for_other_things() {
+fn nothing_drains_without_enough_free_descriptors() {
     namespace::run(|| {
         // The descriptors below 3 are open.
         refused(Room { spare: 1, limit: 3 });
@@ -565,7 +565,7 @@ fn an_opening_that_fails_leaves_a_drain_alone() {
 }
 
 #[test]
-fn successors_that_are_kept_share_again_after_the_drain() {
+fn kept_successors_share_their_address_again_after_the_drain() {
     namespace::run(|| {
         let text = "127.0.0.1:80";
         let old = [listener(text, Protocol::Tcp, false)];
@@ -681,7 +681,7 @@ fn a_kernel_that_cannot_direct_connections_is_reported() {
 }
 
 #[test]
-fn a_socket_that_cannot_be_taken_is_left_to_the_caller() {
+fn a_socket_that_cannot_be_drained_stays_with_the_caller() {
     const OPTION: Argument = (libc::SYS_getsockopt, 2);
     namespace::run(|| {
         let text = "127.0.0.1:80";

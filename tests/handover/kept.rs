@@ -63,7 +63,7 @@ fn dispositions(inherited: &[Inherited<'_>]) -> Vec<Disposition> {
 }
 
 #[test]
-fn the_same_socket_goes_on_untouched() {
+fn a_socket_of_the_same_protocol_is_kept_unchanged() {
     namespace::run(|| {
         for (text, request, number) in [
             ("127.0.0.1:80", MPTCP, Protocol::Mptcp),
@@ -95,7 +95,7 @@ fn the_same_socket_goes_on_untouched() {
 }
 
 #[test]
-fn tcp_without_a_wish_keeps_tcp() {
+fn tcp_without_a_requested_protocol_stays_tcp() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Tcp, false);
         let mut sockets = [tcp("127.0.0.1:80")];
@@ -144,7 +144,7 @@ fn tcp_and_udp_on_one_port_are_told_apart() {
 }
 
 #[test]
-fn unix_sockets_go_on_with_their_file() {
+fn unix_sockets_are_kept_with_their_file() {
     namespace::run(|| {
         let path = std::env::temp_dir().join(format!("ngx-rs-kept-{}", std::process::id()));
         let text = format!("unix:{}", path.display());
@@ -199,7 +199,7 @@ fn two_workers_become_four() {
 }
 
 #[test]
-fn sockets_that_join_others_wait_for_the_commit() {
+fn sockets_added_to_a_group_listen_after_the_commit() {
     namespace::run(|| {
         let text = "127.0.0.1:80";
         let old = listener(text, Protocol::Mptcp, true);
@@ -237,7 +237,7 @@ fn reuseport_can_be_added_to_a_running_socket() {
 }
 
 #[test]
-fn auto_keeps_what_is_there_when_mptcp_is_switched_off() {
+fn auto_keeps_inherited_sockets_when_mptcp_is_switched_off() {
     namespace::run(|| {
         let old = [
             listener("127.0.0.1:80", Protocol::Tcp, false),
@@ -276,7 +276,7 @@ fn on_keeps_an_mptcp_socket_when_mptcp_is_switched_off() {
 }
 
 #[test]
-fn sockets_of_other_families_are_nobodys() {
+fn sockets_of_other_families_stay_unused() {
     namespace::run(|| {
         let old = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
         let pair = Socket::pair(Domain::UNIX, Type::DGRAM, None).expect("a pair");
@@ -289,7 +289,7 @@ fn sockets_of_other_families_are_nobodys() {
 }
 
 #[test]
-fn what_is_no_socket_cannot_be_inherited() {
+fn a_descriptor_of_a_file_cannot_be_inherited() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Mptcp, false);
         let file = File::open("/dev/null").expect("it is everywhere");
@@ -369,7 +369,7 @@ fn a_socket_that_another_process_may_use_keeps_its_protocol_in_any_case() {
 }
 
 #[test]
-fn more_workers_get_the_protocol_of_the_sockets_that_were_passed() {
+fn added_workers_get_the_protocol_of_the_passed_sockets() {
     namespace::run(|| {
         let text = "127.0.0.1:80";
         let old = [(); 2].map(|()| listener(text, Protocol::Mptcp, true));

@@ -68,7 +68,7 @@ fn from_tcp_to_mptcp_and_back() {
 }
 
 #[test]
-fn the_address_is_the_new_ones_own_from_the_commit_on() {
+fn only_the_successor_has_the_address_after_the_commit() {
     namespace::run(|| {
         for share in [false, true] {
             let old = listener("127.0.0.1:80", Protocol::Tcp, share);
@@ -86,7 +86,7 @@ fn the_address_is_the_new_ones_own_from_the_commit_on() {
 }
 
 #[test]
-fn auto_supersedes_tcp_where_mptcp_is_there() {
+fn auto_supersedes_tcp_if_the_kernel_has_mptcp() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Tcp, false);
         let socket = switch("127.0.0.1:80", old, Request::AUTO);
@@ -95,7 +95,7 @@ fn auto_supersedes_tcp_where_mptcp_is_there() {
 }
 
 #[test]
-fn without_a_wish_mptcp_becomes_tcp() {
+fn mptcp_without_a_requested_protocol_becomes_tcp() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Mptcp, false);
         let mut inherited = [Inherited::new(&old)];
@@ -107,7 +107,7 @@ fn without_a_wish_mptcp_becomes_tcp() {
 }
 
 #[test]
-fn without_prepare_the_new_one_listens_at_once() {
+fn without_prepare_the_successor_listens_at_once() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Tcp, false);
         let mut inherited = [Inherited::new(&old)];
@@ -142,7 +142,7 @@ fn preparing_lets_fresh_sockets_listen() {
 }
 
 #[test]
-fn leaving_tcp_to_the_caller_does_not_leave_a_successor() {
+fn leave_tcp_still_opens_a_successor() {
     namespace::run(|| {
         let old = listener("127.0.0.1:80", Protocol::Mptcp, false);
         let mut inherited = [Inherited::new(&old)];
@@ -202,7 +202,7 @@ fn groups_of_workers_are_superseded_as_a_whole() {
 }
 
 #[test]
-fn a_superseded_socket_is_not_taken_for_a_later_one() {
+fn the_inherited_socket_of_the_requested_protocol_is_kept() {
     namespace::run(|| {
         // A handover that is not finished: both protocols are there.
         let text = "127.0.0.1:80";

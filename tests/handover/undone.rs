@@ -26,7 +26,7 @@ fn can_be_joined(text: &str) -> bool {
 }
 
 #[test]
-fn rolling_back_makes_the_old_socket_what_it_was() {
+fn rollback_restores_the_old_socket() {
     namespace::run(|| {
         for text in ["127.0.0.1:80", "[::1]:80"] {
             for (number, request) in [(Protocol::Tcp, MPTCP), (Protocol::Mptcp, OFF)] {
@@ -208,7 +208,7 @@ fn a_group_of_workers_of_which_none_can_listen_keeps_the_old_ones() {
 }
 
 #[test]
-fn a_socket_that_cannot_join_others_is_replaced_by_one_of_them() {
+fn a_new_socket_of_a_group_that_cannot_listen_is_replaced_by_an_old_one() {
     namespace::run(|| {
         let text = "127.0.0.1:80";
         let old = listener(text, Protocol::Mptcp, true);
@@ -230,7 +230,7 @@ fn a_socket_that_cannot_join_others_is_replaced_by_one_of_them() {
 }
 
 #[test]
-fn a_commit_that_leaves_an_address_shared_says_so() {
+fn a_commit_that_leaves_an_address_shared_reports_an_error() {
     const OPTION: Argument = (libc::SYS_setsockopt, 2);
     namespace::run(|| {
         let text = "127.0.0.1:80";

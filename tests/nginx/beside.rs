@@ -50,7 +50,7 @@ fn testing_a_configuration_disturbs_nothing(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn dumping_a_configuration_disturbs_nothing_and_shows_our_words(on: Subsystem) {
+fn dumping_a_configuration_disturbs_nothing_and_shows_our_parameters(on: Subsystem) {
     disturbs_nothing(on, "mptcp", &["mptcp", ""], &["-T"]);
     let site = Site::new();
     site.write(&on.listen("127.0.0.1:8080 mptcp"));

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::backend::{BLOCK, Backend, block, content_length, read_head};
-use crate::client::{Connection, Over, counter};
+use crate::client::{Connection, Transport, counter};
 use crate::harness::{Host, Site, reap, send_signal, wait_for, wait_until};
 use crate::hosts::{FAR, Hosts};
 use crate::http::response;
@@ -101,7 +101,7 @@ fn conf(on: Subsystem, word: &str) -> Conf {
 }
 
 fn connect(request: &str) -> Connection {
-    let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+    let mut connection = Connection::open(Transport::Tcp, FRONT).expect("the proxy listens");
     connection.send(request.as_bytes()).expect("it can be sent");
     connection
 }
@@ -189,7 +189,7 @@ fn a_link_that_is_cut_loses_nothing(on: Subsystem) {
             let before = counter("MPJoinSynAckRx");
             transfer(BLOCKS[1], &mut || {
                 wait_until("a second subflow", || counter("MPJoinSynAckRx") > before);
-                hosts.client.run(move || Hosts::lose(link));
+                hosts.client.run(move || Hosts::cut_link(link));
             });
             nginx.quit();
             drop(far);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Site, wait_or_say, wait_until};
+use crate::harness::{Site, wait_for_ok, wait_until};
 use crate::server::{Conf, Nginx, WITHOUT_NETWORK_CAPABILITIES};
 use crate::sockets::{Listener, listening_on};
 use crate::steady::{Steady, Tally};
@@ -292,7 +292,9 @@ impl Change {
                 reload(after);
             }
             Way::RolledBack => {
-                let broken = after.clone().and(&self.on.log_to("missing/access.log"));
+                let broken = after
+                    .clone()
+                    .with_text(&self.on.log_to("missing/access.log"));
                 nginx
                     .try_reload(&broken)
                     .expect_err("the folder is missing");
@@ -346,7 +348,7 @@ impl Change {
     fn nothing_is_left(&self, nginx: &Nginx, workers: usize) {
         let shares = self.shares();
         let count = if shares { workers } else { self.clients.len() };
-        wait_or_say(|| {
+        wait_for_ok(|| {
             let listeners = nginx.listeners();
             let right =
                 |one: &Listener| !one.is_mptcp() && one.option("SO_REUSEPORT") == i32::from(shares);

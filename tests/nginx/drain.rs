@@ -4,7 +4,7 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::forbidden::start_without;
 use crate::harness::{Site, send_signal, wait_until};
 use crate::seccomp::SOCKET_DOMAIN;
@@ -22,8 +22,8 @@ const ADDRESS: &str = "127.0.0.1:8080";
 /// Clients that have connected and asked, and whom nobody has answered.
 fn waiting(on: Subsystem) -> Vec<Connection> {
     let connect = |number: usize| {
-        let over = [Over::Tcp, Over::Mptcp][number % 2];
-        let mut connection = Connection::open(over, ADDRESS).expect("somebody listens");
+        let transport = [Transport::Tcp, Transport::Mptcp][number % 2];
+        let mut connection = Connection::open(transport, ADDRESS).expect("somebody listens");
         let request = on.request().as_bytes();
         connection.send(request).expect("the connection is there");
         connection
@@ -52,14 +52,14 @@ fn stop(nginx: &Nginx) -> Vec<i32> {
     workers
 }
 
-fn go_on(workers: Vec<i32>) {
+fn resume(workers: Vec<i32>) {
     workers
         .iter()
         .for_each(|&pid| send_signal(pid, libc::SIGCONT));
 }
 
 #[test_on(stream, http, mail)]
-fn what_waits_for_a_worker_that_stands_still_is_served(on: Subsystem) {
+fn clients_that_wait_for_a_stopped_worker_are_served(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}")).workers(2);
     let nginx = site.start(&conf(""));
@@ -67,7 +67,7 @@ fn what_waits_for_a_worker_that_stands_still_is_served(on: Subsystem) {
         let workers = stop(&nginx);
         let clients = waiting(on);
         nginx.try_reload(&conf(word)).expect("the reload succeeds");
-        go_on(workers);
+        resume(workers);
         all_are_answered(on, clients);
         nginx.wait_for_workers(2);
         on.serves(ADDRESS, !word.is_empty());
@@ -75,7 +75,7 @@ fn what_waits_for_a_worker_that_stands_still_is_served(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn what_an_upgrade_takes_over_is_served(on: Subsystem) {
+fn clients_that_wait_during_an_upgrade_are_served(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen(ADDRESS).without_module());
     let workers = stop(&old);
@@ -85,7 +85,7 @@ fn what_an_upgrade_takes_over_is_served(on: Subsystem) {
     let new = upgrade(&site, &old, 1);
     all_are_answered(on, clients);
     old.signal(libc::SIGQUIT);
-    go_on(workers);
+    resume(workers);
     old.wait_for_end();
     on.serves(ADDRESS, false);
     new.reload(&conf);
@@ -104,13 +104,13 @@ fn far_clients(
     path.peer.run(move || {
         let start = |number: usize| {
             let address = address.clone();
-            let over = [Over::Tcp, Over::Mptcp][number % 2];
-            let ask = move || match on.ask(over, &address) {
+            let transport = [Transport::Tcp, Transport::Mptcp][number % 2];
+            let connect = move || match on.request_answer(transport, &address) {
                 Ok((answer, _)) if answer == on.answer() => Ok(()),
-                other => Err(format!("client {number} over {over:?}: {other:?}")),
+                other => Err(format!("client {number} over {transport:?}: {other:?}")),
             };
             std::thread::sleep(Duration::from_millis(10));
-            std::thread::spawn(ask)
+            std::thread::spawn(connect)
         };
         (0..60).map(start).collect()
     })
@@ -156,7 +156,7 @@ fn handshakes_under_way_on_a_long_path_are_served(on: Subsystem) {
 }
 
 #[test_on(stream)]
-fn an_upgrade_while_the_old_socket_drains_loses_nobody(on: Subsystem) {
+fn an_upgrade_while_the_old_socket_drains_loses_no_client(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(&format!("{ADDRESS} mptcp")).workers(2);
     let old = site.start(&on.listen(ADDRESS).workers(2));
@@ -218,7 +218,7 @@ fn an_address_that_moves_to_another_subsystem_stops_draining(on: Subsystem) {
         let other = if one == on { to } else { on };
         one.listen(&format!("{words}{more}"))
             .workers(2)
-            .beside(other.conf("# nothing\n"))
+            .with_blocks_of(other.conf("# nothing\n"))
     };
     let begin = conf(on, ADDRESS);
     let nginx = start_without(&site, &begin, SOCKET_DOMAIN, libc::AF_NETLINK);

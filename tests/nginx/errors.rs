@@ -60,7 +60,7 @@ fn mptcp_on_a_unix_socket_is_refused(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn plain_tcp_said_aloud_is_allowed_with_udp_and_on_a_unix_socket(on: Subsystem) {
+fn explicit_plain_tcp_is_allowed_with_udp_and_on_a_unix_socket(on: Subsystem) {
     let site = Site::new();
     let lines = [
         "127.0.0.1:8080 udp mptcp=off",
@@ -156,7 +156,7 @@ fn first_error(conf: &Conf) -> String {
 }
 
 #[test_on(stream, http, mail)]
-fn what_nginx_refuses_is_refused_in_its_own_words(on: Subsystem) {
+fn errors_of_nginx_keep_their_text(on: Subsystem) {
     let cases = [
         ("127.0.0.1:8080", "nonsense"),
         ("127.0.0.1:8080", "backlog=0"),
@@ -204,14 +204,14 @@ fn what_nginx_refuses_is_refused_in_its_own_words(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_parameter_of_ours_is_no_address(on: Subsystem) {
+fn a_parameter_of_the_module_is_no_address(on: Subsystem) {
     let plain = first_error(&on.listen("mptcp").without_module());
     assert_eq!(first_error(&on.listen("mptcp")), plain);
     assert_eq!(first_error(&on.listen("mptcp mptcp")), plain);
 }
 
 #[test_on(stream, http, mail)]
-fn a_directive_without_words_is_refused_as_by_nginx(on: Subsystem) {
+fn a_directive_without_arguments_is_refused_as_by_nginx(on: Subsystem) {
     let site = Site::new();
     let text = site.check(&on.conf("server {\n    listen;\n}\n")).fails();
     assert!(

@@ -17,19 +17,19 @@ struct Fault {
 
 /// Another listener's port is in use; nginx opens that one.
 const PORT_IN_USE: Fault = Fault {
-    conf: |on, conf| conf.and(&on.server("127.0.0.1:9999")),
+    conf: |on, conf| conf.with_text(&on.server("127.0.0.1:9999")),
     message: "bind() to 127.0.0.1:9999 failed (98: Address already in use)",
 };
 
 /// The same where the module opens it.
 const MPTCP_PORT_IN_USE: Fault = Fault {
-    conf: |on, conf| conf.and(&on.server("127.0.0.1:9999 mptcp")),
+    conf: |on, conf| conf.with_text(&on.server("127.0.0.1:9999 mptcp")),
     message: "bind() to 127.0.0.1:9999 failed (98: Address already in use)",
 };
 
 /// Another listener's address is not of this host.
 const FOREIGN_ADDRESS: Fault = Fault {
-    conf: |on, conf| conf.and(&on.server("192.0.2.1:9999")),
+    conf: |on, conf| conf.with_text(&on.server("192.0.2.1:9999")),
     message: "bind() to 192.0.2.1:9999 failed (99: Cannot assign requested address)",
 };
 
@@ -37,20 +37,20 @@ const FOREIGN_ADDRESS: Fault = Fault {
 const NO_CERTIFICATE: Fault = Fault {
     conf: |on, conf| {
         let more = "ssl_certificate no.pem;\n    ssl_certificate_key no.pem;";
-        conf.and(&on.server_with("127.0.0.1:9998 ssl", more, "x"))
+        conf.with_text(&on.server_with("127.0.0.1:9998 ssl", more, "x"))
     },
     message: "cannot load certificate",
 };
 
 /// An included file is missing.
 const NO_INCLUDE: Fault = Fault {
-    conf: |_, conf| conf.and("include missing.conf;"),
+    conf: |_, conf| conf.with_text("include missing.conf;"),
     message: "missing.conf\" failed (2: No such file or directory)",
 };
 
 /// A log's folder is missing, which is seen after our part.
 const NO_LOG_FOLDER: Fault = Fault {
-    conf: |on, conf| conf.and(&on.log_to("missing/access.log")),
+    conf: |on, conf| conf.with_text(&on.log_to("missing/access.log")),
     message: "missing/access.log\" failed (2: No such file or directory)",
 };
 

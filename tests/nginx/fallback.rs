@@ -7,7 +7,7 @@ use std::sync::Arc;
 use libc::{ENOPROTOOPT, EOPNOTSUPP, IPPROTO_MPTCP, IPPROTO_TCP};
 
 use crate::backend::block;
-use crate::client::{Accepted, Connection, Over};
+use crate::client::{Accepted, Connection, Transport};
 use crate::harness::Site;
 use crate::middlebox::{Middlebox, SERVER, Strips};
 use crate::sockets::{accepted_from, is_mptcp, protocol};
@@ -49,10 +49,10 @@ fn serves_through(strips: Strips, on: Subsystem, expected: i32, errors: [Option<
 
 /// A connection that has sent some to nginx, and received as much.
 fn converse(on: Subsystem, talk: &Talk, address: &str) -> io::Result<Connection> {
-    let mut connection = talk.begin(Over::Mptcp, &format!("{address}:8080"))?;
+    let mut connection = talk.begin(Transport::Mptcp, &format!("{address}:8080"))?;
     for index in 0..8 {
         match on {
-            Subsystem::Mail => talk.go_on(&mut connection)?,
+            Subsystem::Mail => talk.exchange(&mut connection)?,
             _ => connection.echo(&block(index))?,
         }
     }

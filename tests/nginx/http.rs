@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, Read};
 
 use crate::backend::{content_length, read_head};
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::harness::{Host, Site};
 use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::server::Nginx;
@@ -27,8 +27,8 @@ pub fn response(connection: &mut impl Read) -> io::Result<(String, Vec<u8>)> {
 }
 
 /// The answer of the server that has this name.
-fn answer_of(over: Over, name: &str) -> String {
-    let mut connection = Connection::open(over, ADDRESS).expect("http takes connections");
+fn answer_of(transport: Transport, name: &str) -> String {
+    let mut connection = Connection::open(transport, ADDRESS).expect("http takes connections");
     let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
     connection
         .send(request.as_bytes())
@@ -59,18 +59,18 @@ fn servers_with_names_share_one_mptcp_listener(_: Subsystem) {
             .map(|(words, name)| named(&format!("{ADDRESS} {words}"), name));
         let nginx = site.start(&Subsystem::Http.conf(&servers.collect::<String>()));
         assert!(nginx.listener().is_mptcp(), "{words:?}");
-        for over in [Over::Mptcp, Over::Tcp] {
+        for transport in [Transport::Mptcp, Transport::Tcp] {
             for name in names {
-                assert_eq!(answer_of(over, name), name, "{words:?}");
+                assert_eq!(answer_of(transport, name), name, "{words:?}");
             }
-            assert_eq!(answer_of(over, "four.example"), default, "{words:?}");
+            assert_eq!(answer_of(transport, "four.example"), default, "{words:?}");
         }
         nginx.quit();
     }
 }
 
 #[test_on(http)]
-fn two_default_servers_are_refused_in_nginx_words(_: Subsystem) {
+fn two_default_servers_are_refused_with_the_error_of_nginx(_: Subsystem) {
     let site = Site::new();
     let words = format!("{ADDRESS} mptcp default_server");
     let text = site
@@ -105,7 +105,8 @@ fn mptcp_with_quic_is_refused(_: Subsystem) {
 fn one_mptcp_connection_carries_many_requests(_: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&Subsystem::Http.listen("127.0.0.1:8080 mptcp"));
-    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("http takes connections");
+    let mut connection =
+        Connection::open(Transport::Mptcp, ADDRESS).expect("http takes connections");
     for number in 0..50 {
         connection
             .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -123,7 +124,8 @@ fn pipelined_requests_are_answered_over_mptcp_in_their_order(_: Subsystem) {
     let site = Site::new();
     let server = Subsystem::Http.server_with("127.0.0.1:8080 mptcp", "", "$request_uri");
     let _nginx = site.start(&Subsystem::Http.conf(&server));
-    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("http takes connections");
+    let mut connection =
+        Connection::open(Transport::Mptcp, ADDRESS).expect("http takes connections");
     let request = |number| format!("GET /{number} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let requests: String = (0..COUNT).map(request).collect();
     connection
@@ -143,12 +145,12 @@ fn a_websocket_like_upgrade_works_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     let talk = Talk::new(Subsystem::Http);
     let _nginx = site.start(&Subsystem::Http.conf(&talk.server("127.0.0.1:8080 mptcp")));
-    for over in [Over::Mptcp, Over::Tcp] {
-        let mut connection = talk.begin(over, ADDRESS).expect("the backend agrees");
+    for transport in [Transport::Mptcp, Transport::Tcp] {
+        let mut connection = talk.begin(transport, ADDRESS).expect("the backend agrees");
         for _ in 0..20 {
-            talk.go_on(&mut connection).expect("bytes go both ways");
+            talk.exchange(&mut connection).expect("bytes go both ways");
         }
-        assert_eq!(connection.is_mptcp(), over == Over::Mptcp);
+        assert_eq!(connection.is_mptcp(), transport == Transport::Mptcp);
     }
 }
 
@@ -221,8 +223,8 @@ fn http2_requests_are_answered_over_mptcp(_: Subsystem) {
 
     let site = Site::new();
     let _nginx = start_http2(&site, "mptcp");
-    for (over, lines) in [(Over::Mptcp, 3), (Over::Tcp, 6)] {
-        let mut connection = Connection::open(over, ADDRESS).expect("http takes connections");
+    for (transport, lines) in [(Transport::Mptcp, 3), (Transport::Tcp, 6)] {
+        let mut connection = Connection::open(transport, ADDRESS).expect("http takes connections");
         let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let settings = frame(SETTINGS, 0, 0, &[]);
         connection
@@ -235,15 +237,15 @@ fn http2_requests_are_answered_over_mptcp(_: Subsystem) {
             let body = receive_frame(&mut connection, DATA, stream).expect("http answers");
             assert!(body.starts_with(b"GIF89a"), "{body:?}");
         }
-        assert_eq!(connection.is_mptcp(), over == Over::Mptcp);
+        assert_eq!(connection.is_mptcp(), transport == Transport::Mptcp);
         let line = logged(&site, lines);
-        match over {
-            Over::Mptcp => {
+        match transport {
+            Transport::Mptcp => {
                 assert_eq!(line["mptcp"], "on");
                 let address = connection.local().to_string();
                 assert_eq!(line["mptcp_subflow_addrs"], address);
             }
-            Over::Tcp | Over::Sctp | Over::Smc => assert_eq!(line, nothing()),
+            Transport::Tcp | Transport::Sctp | Transport::Smc => assert_eq!(line, nothing()),
         }
     }
 }

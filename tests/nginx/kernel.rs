@@ -10,7 +10,7 @@ use std::process::Command;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::client::Over;
+use crate::client::Transport;
 use crate::harness::{Host, Outcome, Site, wait_until};
 use crate::namespace::{set_sysctl, switch_mptcp_off};
 use crate::seccomp;
@@ -30,7 +30,7 @@ fn fails_to_start(site: &Site, conf: &Conf) -> String {
 }
 
 #[test_on(stream, http, mail)]
-fn mptcp_that_is_switched_off_is_refused_and_the_sysctl_named(on: Subsystem) {
+fn mptcp_that_is_switched_off_is_refused_with_the_sysctl_in_the_error(on: Subsystem) {
     let site = Site::new();
     let message = format!("socket() 127.0.0.1:8080 failed: {}", switch_mptcp_off());
     for words in ["mptcp", "multipath", "mptcp=on", "protocol=mptcp"] {
@@ -69,7 +69,7 @@ fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
     assert!(!nginx.listener().is_mptcp());
     // With MPTCP switched off a client cannot even ask for it.
     assert_eq!(
-        on.ask(Over::Tcp, "127.0.0.1:8080")
+        on.request_answer(Transport::Tcp, "127.0.0.1:8080")
             .expect("TCP is served")
             .0,
         on.answer()
@@ -126,7 +126,7 @@ fn mptcp_off_does_not_need_mptcp_in_the_kernel(on: Subsystem) {
     let nginx = site.start(&conf);
     assert!(!nginx.listener().is_mptcp());
     assert_eq!(
-        on.ask(Over::Tcp, "127.0.0.1:8080")
+        on.request_answer(Transport::Tcp, "127.0.0.1:8080")
             .expect("TCP is served")
             .0,
         on.answer()
@@ -134,7 +134,7 @@ fn mptcp_off_does_not_need_mptcp_in_the_kernel(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn kernels_without_mptcp_are_told_apart(on: Subsystem) {
+fn errors_name_the_reason_why_a_kernel_lacks_mptcp(on: Subsystem) {
     for (errno, reason) in [("EINVAL", "5.6"), ("EPROTONOSUPPORT", "MPTCP")] {
         let site = Site::new();
         site.write(&on.listen("127.0.0.1:8080 mptcp"));
@@ -172,7 +172,7 @@ fn warnings(text: &str) -> Vec<&str> {
 }
 
 #[test_on(stream, http, mail)]
-fn a_policy_that_forbids_mptcp_is_named_and_mptcp_auto_falls_back(on: Subsystem) {
+fn an_error_names_a_policy_that_forbids_mptcp_and_mptcp_auto_falls_back(on: Subsystem) {
     const SANDBOXED: &str = "failed: MPTCP is not supported by this kernel, container or sandbox";
     for (errno, reason) in [
         (libc::EPERM, FORBIDDEN),
@@ -203,17 +203,19 @@ fn a_policy_that_forbids_mptcp_is_named_and_mptcp_auto_falls_back(on: Subsystem)
                 assert!(warnings[0].contains(&fallback), "{text}");
             }
             for address in ["127.0.0.1:8080", "127.0.0.1:8081"] {
-                on.ask(Over::Tcp, address).expect("TCP is served");
+                on.request_answer(Transport::Tcp, address)
+                    .expect("TCP is served");
             }
             nginx.reload(&auto);
-            on.ask(Over::Tcp, "127.0.0.1:8080").expect("TCP is served");
+            on.request_answer(Transport::Tcp, "127.0.0.1:8080")
+                .expect("TCP is served");
         });
         refused.join().unwrap_or_else(|panic| resume_unwind(panic));
     }
 }
 
 #[test_on(stream, http, mail)]
-fn a_policy_that_forbids_bind_is_named_and_mptcp_auto_falls_back(on: Subsystem) {
+fn an_error_names_a_policy_that_forbids_bind_and_mptcp_auto_falls_back(on: Subsystem) {
     let message = format!("bind() to 127.0.0.1:8080 {FORBIDDEN} (13: Permission denied)");
     // The first bind(2) of each process is that of an MPTCP socket.
     let fault = Fault {
@@ -302,7 +304,7 @@ fn check_as_nobody(on: Subsystem, site: &Site, words: &str) -> Outcome {
 }
 
 #[test_on(stream, http, mail)]
-fn a_low_port_as_an_ordinary_user_is_refused_in_nginx_words(on: Subsystem) {
+fn a_low_port_as_an_ordinary_user_is_refused_with_the_error_of_nginx(on: Subsystem) {
     let site = Site::new();
     let message = "bind() to 127.0.0.1:80 failed (13: Permission denied)";
     for words in ["127.0.0.1:80", "127.0.0.1:80 mptcp"] {
@@ -316,7 +318,7 @@ fn a_low_port_as_an_ordinary_user_is_refused_in_nginx_words(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn an_address_of_another_host_is_refused_in_nginx_words(on: Subsystem) {
+fn an_address_of_another_host_is_refused_with_the_error_of_nginx(on: Subsystem) {
     let site = Site::new();
     let message = "bind() to 192.0.2.1:8080 failed (99: Cannot assign requested address)";
     let text = site.check(&on.listen("192.0.2.1:8080 mptcp")).fails();
@@ -342,7 +344,7 @@ fn a_port_in_use_is_tried_five_times_as_nginx_does(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_port_that_becomes_free_while_nginx_tries_is_taken(on: Subsystem) {
+fn a_port_that_becomes_free_while_nginx_retries_is_opened(on: Subsystem) {
     let site = Site::new();
     let holder = TcpListener::bind("127.0.0.1:8080").expect("the port is free in a new namespace");
     let freed = std::thread::spawn(move || {
@@ -356,7 +358,7 @@ fn a_port_that_becomes_free_while_nginx_tries_is_taken(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn one_port_in_use_keeps_the_others_from_being_opened(on: Subsystem) {
+fn one_port_in_use_prevents_opening_the_others(on: Subsystem) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:8081").expect("the port is free in a new namespace");
     let text = fails_to_start(

@@ -7,7 +7,7 @@ use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::forbidden::{OPTION, start_without};
 use crate::harness::{Site, send_signal, wait_until};
 use crate::namespace::set_sysctl;
@@ -88,13 +88,15 @@ fn a_reload_without_enough_descriptors_changes_nothing_or_succeeds(on: Subsystem
 }
 
 #[test_on(stream, http, mail)]
-fn mptcp_listeners_go_on_when_mptcp_is_switched_off(on: Subsystem) {
+fn mptcp_listeners_keep_serving_when_mptcp_is_switched_off(on: Subsystem) {
     let site = Site::new();
     let conf = |more: &[&str]| on.servers(&[&["127.0.0.1:8080 mptcp"], more].concat());
     let nginx = site.start(&conf(&[]));
     let listener = nginx.listener();
     let asks = |address: &str| {
-        let (answer, _) = on.ask(Over::Tcp, address).expect("TCP is served");
+        let (answer, _) = on
+            .request_answer(Transport::Tcp, address)
+            .expect("TCP is served");
         assert_eq!(answer, on.answer());
     };
     set_sysctl("mptcp/enabled", "0");
@@ -138,7 +140,7 @@ fn mptcp_listeners_go_on_when_mptcp_is_switched_off(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn a_kernel_that_cannot_steer_is_reported_and_serves(on: Subsystem) {
+fn a_kernel_that_cannot_direct_clients_is_logged_and_nginx_serves(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("[::1]:8080 {word}"));
     let nginx = start_without(&site, &conf(""), OPTION, libc::SO_BINDTOIFINDEX);
@@ -176,7 +178,7 @@ fn a_kernel_that_cannot_share_an_address_changes_nothing(on: Subsystem) {
         (listener, descriptors)
     );
     on.serves(ADDRESS, false);
-    nginx.reload(&conf("").and(&on.server("127.0.0.1:8081 mptcp")));
+    nginx.reload(&conf("").with_text(&on.server("127.0.0.1:8081 mptcp")));
     on.serves("127.0.0.1:8081", true);
 }
 
@@ -195,7 +197,7 @@ fn without_netlink_an_old_socket_ends_when_its_time_is_up(on: Subsystem) {
 /// The workers that end it exit, and have closed the new sockets: the others
 /// give these their SO_REUSEPORT back.
 #[test_on(stream, http)]
-fn nothing_is_steered_after_a_reload_ended_a_drain(on: Subsystem) {
+fn all_workers_share_an_address_after_a_reload_ended_a_drain(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{ADDRESS} reuseport {word}")).workers(2);
     let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
@@ -214,11 +216,11 @@ const AT_ONCE: Duration = Duration::from_millis(900);
 fn is_answered_at_once(on: Subsystem, address: &str, time: Duration) {
     let begin = Instant::now();
     while begin.elapsed() < time {
-        for over in [Over::Tcp, Over::Mptcp] {
+        for transport in [Transport::Tcp, Transport::Mptcp] {
             let asked = Instant::now();
-            on.ask(over, address).expect("it is served");
+            on.request_answer(transport, address).expect("it is served");
             let took = asked.elapsed();
-            assert!(took < AT_ONCE, "{address}, {over:?}: {took:?}");
+            assert!(took < AT_ONCE, "{address}, {transport:?}: {took:?}");
         }
     }
 }
@@ -232,7 +234,7 @@ fn clients_are_answered_at_once_while_the_next_change_fails(on: Subsystem) {
         let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(2);
         let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
         nginx.begin_reload(&conf("mptcp"));
-        site.write(&conf("").and(&on.server(BUSY)));
+        site.write(&conf("").with_text(&on.server(BUSY)));
         let mark = nginx.log().len();
         nginx.signal(libc::SIGHUP);
         // nginx tries the busy port for two seconds.
@@ -265,7 +267,7 @@ fn all_workers_get_clients_when_a_failed_reload_outlasts_a_drain(on: Subsystem) 
         nginx.begin_reload(&conf("mptcp"));
         thread::sleep(Duration::from_millis(3500));
         let clients = Steady::start(on, words.split(' ').next().expect("an address"));
-        let log = nginx.try_reload(&conf("").and(&on.server(BUSY)));
+        let log = nginx.try_reload(&conf("").with_text(&on.server(BUSY)));
         log.expect_err("the port is busy");
         all_share(&nginx, 2);
         clients.all_were_served();
@@ -297,7 +299,7 @@ fn all_workers_get_clients_when_some_are_added_during_a_drain(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn all_workers_get_clients_when_the_module_goes_after_a_change(on: Subsystem) {
+fn all_workers_get_clients_when_the_module_is_removed_after_a_change(on: Subsystem) {
     for words in REUSEPORT {
         let site = Site::new();
         let conf = |word: &str| on.listen(&format!("{words} {word}")).workers(2);
@@ -332,7 +334,7 @@ fn old_sockets_do_not_pile_up_under_fast_reloads(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn old_sockets_end_with_those_that_have_no_descriptors_left(on: Subsystem) {
+fn old_sockets_end_when_new_workers_have_too_few_descriptors(on: Subsystem) {
     for words in REUSEPORT {
         let site = Site::new();
         // A worker that has yet to be told to quit finds its listener ended.
@@ -349,7 +351,7 @@ fn old_sockets_end_with_those_that_have_no_descriptors_left(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn workers_start_where_they_may_have_few_descriptors(on: Subsystem) {
+fn workers_start_with_a_low_limit_of_descriptors(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| {
         let listen = on.listen(&format!("127.0.0.1:8080-8119 {word}"));
@@ -365,7 +367,7 @@ fn workers_start_where_they_may_have_few_descriptors(on: Subsystem) {
 /// Clients wait on an old socket, from which a worker accepts until it has no
 /// descriptors left.
 #[test_on(stream, http)]
-fn a_worker_goes_on_when_it_has_descriptors_again(on: Subsystem) {
+fn a_worker_accepts_again_when_it_has_free_descriptors(on: Subsystem) {
     let site = Site::new();
     // A worker that goes on only now finds its listener ended.
     site.provoke(libc::EINVAL);
@@ -377,14 +379,14 @@ fn a_worker_goes_on_when_it_has_descriptors_again(on: Subsystem) {
     let old = nginx.workers()[0];
     send_signal(old, libc::SIGSTOP);
     let clients: Vec<_> = (0..60)
-        .map(|_| Connection::open(Over::Tcp, ADDRESS).expect("it takes connections"))
+        .map(|_| Connection::open(Transport::Tcp, ADDRESS).expect("it takes connections"))
         .collect();
     nginx.begin_reload(&conf("mptcp"));
     wait_until("the end of the old socket", || listening_on(8080) == 1);
     drop(clients);
     send_signal(old, libc::SIGCONT);
     wait_until("a client that is served", || {
-        on.ask(Over::Tcp, ADDRESS).is_ok()
+        on.request_answer(Transport::Tcp, ADDRESS).is_ok()
     });
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Backend, read_head};
-use crate::client::{Connection, Over, counter};
+use crate::client::{Connection, Transport, counter};
 use crate::harness::{Site, wait_for, wait_until};
-use crate::hosts::{FAR, Hosts, NEAR, announce_second};
+use crate::hosts::{FAR, Hosts, NEAR, announce_second_address};
 use crate::http::response;
 use crate::linux;
 use crate::middlebox::{Middlebox, SERVER, Strips};
@@ -43,7 +43,7 @@ fn start_large<'site>(site: &'site Site, on: Subsystem, words: &str) -> (Nginx<'
 
 /// Connects to it, and receives the first bytes, which are the head in http.
 fn begin_large(on: Subsystem, address: &str) -> (Connection, usize) {
-    let mut connection = Connection::open(Over::Mptcp, address).expect("it takes connections");
+    let mut connection = Connection::open(Transport::Mptcp, address).expect("it takes connections");
     if on == Subsystem::Http {
         let request = connection.send(b"GET /large HTTP/1.0\r\n\r\n");
         request.expect("a request can be sent");
@@ -61,7 +61,7 @@ fn hosts(line: &Line) -> Vec<&str> {
     hosts.collect()
 }
 
-fn says(line: &Line, expected: &[(&str, &str)]) {
+fn has_values(line: &Line, expected: &[(&str, &str)]) {
     for (name, value) in expected {
         assert_eq!(line[*name], *value, "{name} of {line:?}");
     }
@@ -85,7 +85,7 @@ fn both_paths_of_a_download_are_logged(on: Subsystem) {
     let mut rest = Vec::new();
     received += connection.read_to_end(&mut rest).expect("it ends");
     let line = logged(&site, 1);
-    says(
+    has_values(
         &line,
         &[
             ("mptcp", "on"),
@@ -95,7 +95,7 @@ fn both_paths_of_a_download_are_logged(on: Subsystem) {
     );
     assert_eq!(hosts(&line), FAR);
     if !linux::counts_mptcp() {
-        says(&line, &[("mptcp_bytes_sent", "-")]);
+        has_values(&line, &[("mptcp_bytes_sent", "-")]);
         return;
     }
     // The rest was in the kernel's buffer when nginx was done.
@@ -107,7 +107,7 @@ fn both_paths_of_a_download_are_logged(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
+fn a_reset_connection_is_logged_with_its_last_state(on: Subsystem) {
     let site = Site::new();
     let _large = start_large(&site, on, ADDRESS);
     let (connection, _) = begin_large(on, ADDRESS);
@@ -115,7 +115,7 @@ fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
     let token = token_in_ss(port);
     connection.reset();
     let line = logged(&site, 1);
-    says(
+    has_values(
         &line,
         &[
             ("mptcp", "on"),
@@ -131,7 +131,7 @@ fn a_connection_that_is_reset_is_logged_as_it_was(on: Subsystem) {
 /// One that has got its second path since it began, and that resets its end of
 /// both.
 #[test_on(stream, http)]
-fn both_paths_of_a_connection_that_is_reset_are_logged(on: Subsystem) {
+fn both_paths_of_a_reset_connection_are_logged(on: Subsystem) {
     let site = Site::new();
     let network = Hosts::new();
     let (nginx, _backend) = start_large(&site, on, "8080");
@@ -144,7 +144,7 @@ fn both_paths_of_a_connection_that_is_reset_are_logged(on: Subsystem) {
     std::thread::sleep(Duration::from_millis(1000));
     connection.reset();
     let line = logged(&site, 1);
-    says(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "2")]);
+    has_values(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "2")]);
     assert_eq!(hosts(&line), FAR);
     nginx.quit();
 }
@@ -163,10 +163,10 @@ fn talk_through(strips: Strips, on: Subsystem) -> Vec<(String, Line)> {
     let lines = SERVER.into_iter().enumerate().map(|(index, address)| {
         let talk = Arc::clone(&talk);
         let client = network.client.run(move || {
-            let connection = talk.begin(Over::Mptcp, &format!("{address}:8080"));
+            let connection = talk.begin(Transport::Mptcp, &format!("{address}:8080"));
             let mut connection = connection.expect("it takes connections");
             for _ in 0..4 {
-                talk.go_on(&mut connection).expect("bytes go both ways");
+                talk.exchange(&mut connection).expect("bytes go both ways");
             }
             connection.local().to_string()
         });
@@ -178,7 +178,7 @@ fn talk_through(strips: Strips, on: Subsystem) -> Vec<(String, Line)> {
 #[test_on(stream, http)]
 fn a_connection_that_falls_back_is_logged_as_such(on: Subsystem) {
     for (client, line) in talk_through(Strips::AfterHandshake, on) {
-        says(
+        has_values(
             &line,
             &[
                 ("mptcp", "fallback"),
@@ -201,13 +201,13 @@ fn a_connection_that_was_never_mptcp_is_logged_as_tcp(on: Subsystem) {
 
 /// Nothing is known of its subflows, which is not to say that there was none.
 #[test_on(http)]
-fn http_knows_no_number_of_a_connection_that_was_reset_before_its_request(_: Subsystem) {
+fn http_logs_no_subflow_count_of_a_connection_reset_before_its_request(_: Subsystem) {
     let site = Site::new();
     let quiet = "location = /quiet {\n        access_log off;\n        return 200;\n    }";
     let more = format!("{LOG}\n    {quiet}");
     let server = Subsystem::Http.server_with(&format!("{ADDRESS} mptcp"), &more, "x");
     let _nginx = site.start(&Subsystem::Http.conf(&(log_format() + &server)));
-    let connect = || Connection::open(Over::Mptcp, ADDRESS).expect("http takes connections");
+    let connect = || Connection::open(Transport::Mptcp, ADDRESS).expect("http takes connections");
     let mut connection = connect();
     let sent = connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n");
     sent.expect("a part of a request can be sent");
@@ -219,7 +219,7 @@ fn http_knows_no_number_of_a_connection_that_was_reset_before_its_request(_: Sub
     response(&mut later).expect("http answers");
     connection.reset();
     let line = logged(&site, 1);
-    says(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "-")]);
+    has_values(&line, &[("mptcp", "on"), ("mptcp_subflows_total", "-")]);
 }
 
 #[test_on(http)]
@@ -228,11 +228,11 @@ fn http_counts_subflows_that_come_and_go(_: Subsystem) {
     let network = Hosts::new();
     let server = Subsystem::Http.server_with("8080 mptcp", LOG, Subsystem::Http.answer());
     let _nginx = site.start(&Subsystem::Http.conf(&(log_format() + &server)));
-    let connect = || Connection::open(Over::Mptcp, &format!("{}:8080", NEAR[0]));
+    let connect = || Connection::open(Transport::Mptcp, &format!("{}:8080", NEAR[0]));
     let connection = network.client.run(connect);
     let mut connection = connection.expect("http takes connections");
     let mut count = 0;
-    let mut ask = || {
+    let mut log_request = || {
         connection
             .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .expect("a request can be sent");
@@ -242,7 +242,7 @@ fn http_counts_subflows_that_come_and_go(_: Subsystem) {
     };
     let mut expect = |now: &str, total: &str, expected: &[&str]| {
         let line = wait_for(&format!("{now} subflows of {total}"), || {
-            Some(ask()).filter(|line| line["mptcp_subflows"] == now)
+            Some(log_request()).filter(|line| line["mptcp_subflows"] == now)
         });
         assert_eq!(line["mptcp_subflows_total"], total, "{line:?}");
         assert_eq!(hosts(&line), expected, "{line:?}");
@@ -250,7 +250,7 @@ fn http_counts_subflows_that_come_and_go(_: Subsystem) {
     expect("2", "2", &FAR);
     ip("mptcp endpoint flush");
     expect("1", "2", &FAR);
-    announce_second();
+    announce_second_address();
     let all = [FAR[0], FAR[1], FAR[1]];
     expect("2", "3", &all);
     let first = format!("mptcp endpoint delete id 0 {}", FAR[0]);
@@ -269,14 +269,14 @@ fn http_logs_the_addresses_of_paths_and_not_those_of_realip(_: Subsystem) {
     let more = format!("{LOG}\n    set_real_ip_from 127.0.0.0/8;\n    real_ip_header X-Real-IP;");
     let server = on.server_with(&format!("{ADDRESS} mptcp"), &more, on.answer());
     let _nginx = site.start(&on.conf(&(log_format() + &server)));
-    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+    let mut connection = Connection::open(Transport::Mptcp, ADDRESS).expect("it takes connections");
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Real-IP: 192.0.2.7\r\n\r\n";
     for count in 1..3 {
         connection.send(request).expect("a request can be sent");
         response(&mut connection).expect("http answers");
         let line = logged(&site, count);
         assert_eq!(hosts(&line), ["127.0.0.1"], "{line:?}");
-        says(&line, &[("mptcp_subflows_total", "1")]);
+        has_values(&line, &[("mptcp_subflows_total", "1")]);
     }
 }
 
@@ -310,14 +310,14 @@ fn http2_streams_are_logged_as_their_connection(_: Subsystem) {
     let on = Subsystem::Http;
     let server = on.server_with(&format!("{ADDRESS} mptcp http2"), LOG, on.answer());
     let _nginx = site.start(&on.conf(&(log_format() + &server)));
-    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+    let mut connection = Connection::open(Transport::Mptcp, ADDRESS).expect("it takes connections");
     let token = token_in_ss(connection.local().port());
     connection.send(PREFACE).expect("it can be sent");
     for (count, stream) in [1, 3, 5].into_iter().enumerate() {
         let request = http2_request(stream);
         connection.send(&request).expect("a request can be sent");
         let line = logged(&site, count + 1);
-        says(
+        has_values(
             &line,
             &[
                 ("mptcp", "on"),

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 
 use crate::backend::{Backend, read_head};
-use crate::client::{Accepted, Connection, Over};
+use crate::client::{Accepted, Connection, Transport};
 use crate::harness::Site;
 use crate::subsystem::{Subsystem, test_on};
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
@@ -103,12 +103,13 @@ fn every_protocol_greets_over_mptcp_and_over_tcp(_: Subsystem) {
     for protocol in PROTOCOLS {
         let nginx = site.start(&Subsystem::Mail.conf(&protocol.server("")));
         assert!(nginx.listener().is_mptcp());
-        for over in [Over::Mptcp, Over::Tcp] {
-            let mut connection = Connection::open(over, ADDRESS).expect("mail takes connections");
+        for transport in [Transport::Mptcp, Transport::Tcp] {
+            let mut connection =
+                Connection::open(transport, ADDRESS).expect("mail takes connections");
             let greeting = format!("{}\r\n", protocol.greeting);
             let said = connection.exchange(b"", greeting.as_bytes());
             said.unwrap_or_else(|error| panic!("{}: {error}", protocol.name));
-            assert_eq!(connection.is_mptcp(), over == Over::Mptcp);
+            assert_eq!(connection.is_mptcp(), transport == Transport::Mptcp);
         }
         nginx.quit();
     }
@@ -134,7 +135,7 @@ fn starttls_works_over_mptcp_and_over_tcp(_: Subsystem) {
 }
 
 #[test_on(mail)]
-fn every_protocol_is_passed_on_over_mptcp_and_over_tcp(_: Subsystem) {
+fn every_protocol_is_proxied_over_mptcp_and_over_tcp(_: Subsystem) {
     let site = Site::new();
     for protocol in PROTOCOLS {
         let (greeting, reply) = protocol.backend;
@@ -142,8 +143,9 @@ fn every_protocol_is_passed_on_over_mptcp_and_over_tcp(_: Subsystem) {
         let http = lets_in(&backend);
         let server = protocol.server(&format!("auth_http {}/;", http.address));
         let nginx = site.start(&Subsystem::Mail.conf(&server));
-        for over in [Over::Mptcp, Over::Tcp] {
-            let mut connection = Connection::open(over, ADDRESS).expect("mail takes connections");
+        for transport in [Transport::Mptcp, Transport::Tcp] {
+            let mut connection =
+                Connection::open(transport, ADDRESS).expect("mail takes connections");
             let lines = connection.try_clone().expect("it can be duplicated");
             let mut lines = BufReader::new(lines).lines();
             let mut hear = |expected: &str| {
@@ -162,7 +164,7 @@ fn every_protocol_is_passed_on_over_mptcp_and_over_tcp(_: Subsystem) {
                     .expect("a line can be sent");
                 hear(answer);
             }
-            assert_eq!(connection.is_mptcp(), over == Over::Mptcp);
+            assert_eq!(connection.is_mptcp(), transport == Transport::Mptcp);
         }
         nginx.quit();
     }

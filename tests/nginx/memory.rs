@@ -36,8 +36,8 @@ fn conf(mptcp: bool) -> Conf {
     let http = Http.server_with(&format!("127.0.0.1:8082 {word}"), LOG, Http.answer());
     Stream
         .conf(&stream.concat())
-        .beside(Http.conf(&(log_format() + &http)))
-        .beside(Mail.listen(&format!("127.0.0.1:8083 {word}")))
+        .with_blocks_of(Http.conf(&(log_format() + &http)))
+        .with_blocks_of(Mail.listen(&format!("127.0.0.1:8083 {word}")))
         .workers(2)
 }
 
@@ -64,7 +64,7 @@ impl Life<'_> {
         for change in 1..=changes {
             let mptcp = change % 2 == 1;
             if change % 5 == 1 {
-                let broken = conf(mptcp).and(&Stream.log_to("missing/access.log"));
+                let broken = conf(mptcp).with_text(&Stream.log_to("missing/access.log"));
                 old.try_reload(&broken).expect_err("the folder is missing");
             }
             let workers = self.children(&old);

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
 use crate::steady::Steady;
@@ -32,7 +32,7 @@ fn is_known(on: Subsystem) -> bool {
 }
 
 #[test_on(stream, http, mail)]
-fn multipath_is_nginx_own_word_where_it_has_one(on: Subsystem) {
+fn multipath_works_without_the_module_if_nginx_has_it(on: Subsystem) {
     let site = Site::new();
     if !is_known(on) {
         let text = site.check(&native(on)).fails();
@@ -48,7 +48,7 @@ fn multipath_is_nginx_own_word_where_it_has_one(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_listener_goes_between_nginx_own_multipath_and_ours(on: Subsystem) {
+fn a_listener_changes_between_multipath_of_nginx_and_of_the_module(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     let listener = nginx.listener();
@@ -70,7 +70,7 @@ fn a_listener_goes_between_nginx_own_multipath_and_ours(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn nginx_own_multipath_is_replaced_by_our_tcp(on: Subsystem) {
+fn a_listener_changes_from_multipath_of_nginx_to_tcp_of_the_module(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&native_or_ours(on));
     for (word, mptcp) in [("", false), ("mptcp", true), ("mptcp=off", false)] {
@@ -82,7 +82,7 @@ fn nginx_own_multipath_is_replaced_by_our_tcp(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn an_upgrade_that_brings_the_module_keeps_nginx_own_multipath(on: Subsystem) {
+fn an_upgrade_that_adds_the_module_keeps_a_multipath_socket_of_nginx(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&native_or_ours(on));
     let listener = old.listener();
@@ -98,7 +98,7 @@ fn an_upgrade_that_brings_the_module_keeps_nginx_own_multipath(on: Subsystem) {
 /// of what native loses it is told.
 #[test]
 #[ignore = "nginx 1.29.7 or later, and a minute: make native"]
-fn ours_loses_nobody_where_native_does() {
+fn the_module_loses_no_client_where_native_multipath_does() {
     assert!(Host::get().knows_protocols(), "nginx has no multipath");
     let lost = [true, false].map(|native| {
         let conf = |mptcp| match (native, mptcp) {
@@ -142,10 +142,10 @@ fn hanging_after_a_failed_reload(conf: &dyn Fn(bool) -> Conf) -> usize {
     let nginx = site.start(&conf(false));
     let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
     let in_use = Subsystem::Stream.server("127.0.0.1:9999");
-    let reload = nginx.try_reload(&conf(true).and(&in_use));
+    let reload = nginx.try_reload(&conf(true).with_text(&in_use));
     reload.expect_err("the port is in use");
     let answers = |_: &usize| {
-        let mut connection = Connection::open(Over::Tcp, ADDRESS).ok()?;
+        let mut connection = Connection::open(Transport::Tcp, ADDRESS).ok()?;
         connection.wait_at_most(Duration::from_secs(1)).ok()?;
         let mut byte = [0];
         connection.read_exact(&mut byte).ok()

@@ -1,6 +1,6 @@
 //! nginx's own listen parameters on an MPTCP socket, read back from it.
 
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::harness::{Host, Site};
 use crate::linux;
 use crate::sockets::Listener;
@@ -65,9 +65,9 @@ fn fastopen_is_set_on_the_mptcp_socket(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen("127.0.0.1:8080 mptcp fastopen=23");
     let nginx = site.start(&conf);
-    is_said_once(&site.read("output"), NO_FASTOPEN);
+    is_logged_once(&site.read("output"), NO_FASTOPEN);
     on.serves("127.0.0.1:8080", true);
-    is_said_once(&nginx.begin_reload(&conf), NO_FASTOPEN);
+    is_logged_once(&nginx.begin_reload(&conf), NO_FASTOPEN);
     on.serves("127.0.0.1:8080", true);
 }
 
@@ -79,14 +79,14 @@ const NO_TIMES: &str =
     "MPTCP sockets have no times of \"so_keepalive\" before Linux 6.10, ignored for 127.0.0.1:8080";
 
 /// Checks that a log has a message once, at `notice`.
-fn is_said_once(log: &str, message: &str) {
+fn is_logged_once(log: &str, message: &str) {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(message)).collect();
     assert_eq!(lines.len(), 1, "{message}: {log}");
     assert!(lines[0].contains("[notice]"), "{log}");
 }
 
 #[test_on(stream, http, mail)]
-fn an_option_that_the_kernel_lacks_is_tried_once_and_named(on: Subsystem) {
+fn an_option_that_the_kernel_lacks_is_tried_once_and_logged(on: Subsystem) {
     for (words, option, message) in [
         ("fastopen=23", "TCP_FASTOPEN", NO_FASTOPEN),
         ("deferred", "TCP_DEFER_ACCEPT", NO_DEFERRED),
@@ -109,7 +109,7 @@ fn an_option_that_the_kernel_lacks_is_tried_once_and_named(on: Subsystem) {
         let text = site.run(&mut site.nginx_under(&strace, &["-t"])).succeeds();
         // nginx 1.18 keeps its notices to itself in a test of the configuration.
         if Host::get().version >= (1, 19, 0) {
-            is_said_once(&text, message);
+            is_logged_once(&text, message);
         }
         let injected = site.injected();
         assert!(
@@ -174,13 +174,16 @@ fn proxy_protocol_is_read_from_mptcp_connections(on: Subsystem) {
         return;
     }
     let _nginx = site.start(&on.conf(&server));
-    for over in [Over::Mptcp, Over::Tcp] {
+    for transport in [Transport::Mptcp, Transport::Tcp] {
         let mut connection =
-            Connection::open(over, "127.0.0.1:8080").expect("the listener takes connections");
+            Connection::open(transport, "127.0.0.1:8080").expect("the listener takes connections");
         let header = b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 443\r\n";
         let request = [header, on.request().as_bytes()].concat();
         connection.send(&request).expect("the header can be sent");
         let (answer, mptcp) = on.receive_answer(connection).expect("the server answers");
-        assert_eq!((answer.as_str(), mptcp), (expected, over == Over::Mptcp));
+        assert_eq!(
+            (answer.as_str(), mptcp),
+            (expected, transport == Transport::Mptcp)
+        );
     }
 }

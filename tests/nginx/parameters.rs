@@ -38,7 +38,7 @@ fn mptcp_listener_serves_mptcp_and_tcp_clients(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn all_words_for_mptcp_make_an_mptcp_listener(on: Subsystem) {
+fn every_parameter_for_mptcp_makes_an_mptcp_listener(on: Subsystem) {
     for words in [
         "multipath",
         "mptcp=on",
@@ -58,7 +58,7 @@ fn all_words_for_mptcp_make_an_mptcp_listener(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn words_for_tcp_make_a_tcp_listener(on: Subsystem) {
+fn every_parameter_for_tcp_makes_a_tcp_listener(on: Subsystem) {
     for words in ["", "mptcp=off", "protocol=tcp", "protocol=6"] {
         let site = Site::new();
         let nginx = site.start(&on.listen(&format!("127.0.0.1:8080 {words}")));
@@ -68,7 +68,7 @@ fn words_for_tcp_make_a_tcp_listener(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn the_parameter_may_stand_anywhere_among_others(on: Subsystem) {
+fn the_parameter_may_have_any_position(on: Subsystem) {
     let site = Site::new();
     for words in [
         "mptcp backlog=77 bind",
@@ -146,7 +146,7 @@ fn a_host_name_becomes_an_mptcp_listener_at_each_of_its_addresses(on: Subsystem)
 }
 
 #[test_on(stream, http, mail)]
-fn only_the_listeners_that_ask_for_mptcp_get_it(on: Subsystem) {
+fn only_listeners_that_request_mptcp_get_it(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.servers(&[
         "127.0.0.1:8080 mptcp",
@@ -204,7 +204,7 @@ fn an_address_inside_a_wildcard_shares_its_mptcp_listener(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn an_address_inside_a_wildcard_may_stand_in_the_same_server(on: Subsystem) {
+fn an_address_inside_a_wildcard_may_be_in_the_same_server(on: Subsystem) {
     let site = Site::new();
     let server = on.server("8080 multipath;\n    listen 127.0.0.1:8080 multipath");
     let nginx = site.start(&on.conf(&server));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::client::Over;
+use crate::client::Transport;
 use crate::harness::{Site, send_signal, wait_until};
 use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
@@ -100,7 +100,7 @@ fn a_passed_tcp_socket_keeps_its_protocol_with_one_warning(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_passed_mptcp_socket_is_kept_where_no_protocol_is_requested(on: Subsystem) {
+fn a_passed_mptcp_socket_is_kept_if_no_protocol_is_requested(on: Subsystem) {
     for address in ADDRESSES {
         is_kept(on, address, Protocol::MPTCP, "", 0);
         is_kept(on, address, Protocol::MPTCP, "mptcp", 0);
@@ -108,13 +108,13 @@ fn a_passed_mptcp_socket_is_kept_where_no_protocol_is_requested(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_passed_mptcp_socket_is_kept_where_tcp_is_requested(on: Subsystem) {
+fn a_passed_mptcp_socket_is_kept_if_tcp_is_requested(on: Subsystem) {
     is_kept(on, ADDRESSES[0], Protocol::MPTCP, "mptcp=off", 1);
 }
 
 /// Its parent is outside of its process namespace, and so has number 0.
 #[test_on(stream, http)]
-fn process_1_of_a_container_keeps_what_was_passed(on: Subsystem) {
+fn process_1_of_a_container_keeps_passed_sockets(on: Subsystem) {
     let site = Site::new();
     let socket = listener(ADDRESSES[0], Protocol::TCP);
     site.write(&on.listen(&format!("{} mptcp", ADDRESSES[0])).foreground());
@@ -123,7 +123,9 @@ fn process_1_of_a_container_keeps_what_was_passed(on: Subsystem) {
     let mut child = child.spawn().expect("unshare can be run");
     wait_until("nginx", || site.read("nginx.pid").trim() == "1");
     for _ in 0..100 {
-        let (answer, mptcp) = on.ask(Over::Mptcp, ADDRESSES[0]).expect("it is served");
+        let (answer, mptcp) = on
+            .request_answer(Transport::Mptcp, ADDRESSES[0])
+            .expect("it is served");
         assert_eq!((answer.as_str(), mptcp), (on.answer(), false));
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -134,7 +136,7 @@ fn process_1_of_a_container_keeps_what_was_passed(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn a_passed_socket_changes_once_its_giver_has_gone(on: Subsystem) {
+fn a_passed_socket_changes_after_the_passing_process_has_exited(on: Subsystem) {
     let site = Site::new();
     let socket = listener(ADDRESSES[0], Protocol::TCP);
     let conf = on.listen(&format!("{} mptcp", ADDRESSES[0])).foreground();

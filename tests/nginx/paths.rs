@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Noise, read_head};
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::harness::Site;
 use crate::hosts::{Hosts, NEAR};
 use crate::server::Nginx;
@@ -48,17 +48,23 @@ impl<'site> Download<'site> {
 
     /// Downloads all from the client's host. Returns the time it took and
     /// whether the connection was MPTCP.
-    fn run(&self, over: Over, half_way: impl FnOnce() + Send + 'static) -> (Duration, bool) {
+    fn run(
+        &self,
+        transport: Transport,
+        half_way: impl FnOnce() + Send + 'static,
+    ) -> (Duration, bool) {
         let on = self.on;
-        self.hosts.client.run(move || download(on, over, half_way))
+        self.hosts
+            .client
+            .run(move || download(on, transport, half_way))
     }
 }
 
 /// Downloads over the first link's address, and checks each byte. Calls
 /// `half_way` when a third has come.
-fn download(on: Subsystem, over: Over, half_way: impl FnOnce()) -> (Duration, bool) {
+fn download(on: Subsystem, transport: Transport, half_way: impl FnOnce()) -> (Duration, bool) {
     let begin = Instant::now();
-    let mut connection = Connection::open(over, &format!("{}:8080", NEAR[0]))
+    let mut connection = Connection::open(transport, &format!("{}:8080", NEAR[0]))
         .expect("the server is reached over the first link");
     if on == Subsystem::Http {
         let request = connection.send(b"GET /large HTTP/1.0\r\n\r\n");
@@ -91,9 +97,9 @@ fn download(on: Subsystem, over: Over, half_way: impl FnOnce()) -> (Duration, bo
 fn two_links_carry_a_download_faster_than_one(on: Subsystem) {
     let site = Site::alone();
     let download = Download::new(&site, on);
-    let (one_link, mptcp) = download.run(Over::Tcp, || ());
+    let (one_link, mptcp) = download.run(Transport::Tcp, || ());
     assert!(!mptcp);
-    let (two_links, mptcp) = download.run(Over::Mptcp, || ());
+    let (two_links, mptcp) = download.run(Transport::Mptcp, || ());
     assert!(mptcp);
     let ratio = one_link.as_secs_f64() / two_links.as_secs_f64();
     println!("TCP {one_link:?}, MPTCP {two_links:?}, ratio {ratio:.2}");
@@ -107,7 +113,7 @@ fn two_links_carry_a_download_faster_than_one(on: Subsystem) {
 fn a_download_outlives_the_loss_of_its_first_link(on: Subsystem) {
     let site = Site::alone();
     let download = Download::new(&site, on);
-    let (time, mptcp) = download.run(Over::Mptcp, || Hosts::lose(0));
+    let (time, mptcp) = download.run(Transport::Mptcp, || Hosts::cut_link(0));
     println!("{time:?}");
     assert!(mptcp);
 }

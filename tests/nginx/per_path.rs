@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::backend::{content_length, read_head};
-use crate::client::{Connection, Over, counter};
-use crate::harness::{Site, wait_or_say, wait_until};
+use crate::client::{Connection, Transport, counter};
+use crate::harness::{Site, wait_for_ok, wait_until};
 use crate::hosts::{Hosts, NEAR};
 use crate::http::response;
 use crate::mptcp_log::{LOG, Line, log_format, logged};
@@ -45,16 +45,16 @@ fn start_with<'site>(site: &'site Site, format: &str, log: &str) -> Nginx<'site>
 /// A client's connection that has two paths.
 fn connect(peer: &Peer, address: &'static str) -> Connection {
     peer.run(move || {
-        let connection = Connection::open(Over::Mptcp, &format!("{address}:8080"));
+        let connection = Connection::open(Transport::Mptcp, &format!("{address}:8080"));
         let mut connection = connection.expect("http takes connections");
-        ask(&mut connection, &get("/"));
+        response_length(&mut connection, &get("/"));
         wait_until("a second subflow", || counter("MPJoinSynAckRx") == 1);
         connection
     })
 }
 
 /// Sends a request, and returns the length of the response.
-fn ask(connection: &mut Connection, request: &str) -> usize {
+fn response_length(connection: &mut Connection, request: &str) -> usize {
     let sent = connection.send(request.as_bytes());
     sent.expect("a request can be sent");
     let (head, body) = response(connection).expect("http answers");
@@ -100,7 +100,9 @@ fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
     let requests = [get("/large"), upload, get("/")];
     let received: usize = requests.iter().map(String::len).sum();
     let (mut connection, sent) = hosts.client.run(move || {
-        let lengths = requests.iter().map(|request| ask(&mut connection, request));
+        let lengths = requests
+            .iter()
+            .map(|request| response_length(&mut connection, request));
         let sent: usize = lengths.sum();
         (connection, sent)
     });
@@ -126,8 +128,8 @@ fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
     // The figures of a path that has ended are its last.
     ip("mptcp endpoint flush");
     let mut count = 4;
-    let last = wait_or_say(|| {
-        ask(&mut connection, &get("/"));
+    let last = wait_for_ok(|| {
+        response_length(&mut connection, &get("/"));
         count += 1;
         let line = logged(&site, count);
         match &*line["mptcp_subflows"] {
@@ -162,11 +164,11 @@ fn round_trips_agree_with_the_delay_of_each_path(_: Subsystem) {
     let _nginx = start(&site);
     let mut connection = connect(&hosts.peer, HERE[0]);
     let mut count = 1;
-    let times = wait_or_say(|| {
+    let times = wait_for_ok(|| {
         // The client's kernel acknowledges most of a file at once, however long
         // the client itself waits for a processor.
         for _ in 0..4 {
-            ask(&mut connection, &get("/small"));
+            response_length(&mut connection, &get("/small"));
         }
         count += 4;
         let line = logged(&site, count);
@@ -199,9 +201,9 @@ fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
         let mut bytes = vec![0; SIZE];
         let (first, rest) = bytes.split_at_mut(SIZE / 3);
         connection.read_exact(first).expect("it begins");
-        Hosts::lose(0);
+        Hosts::cut_link(0);
         connection.read_exact(rest).expect("it goes on");
-        ask(&mut connection, &get("/"));
+        response_length(&mut connection, &get("/"));
     });
     let line = logged(&site, 3);
     let bytes = both(&line, "mptcp_subflow_bytes_sent");
@@ -233,7 +235,7 @@ fn manual_block(begin: &str) -> String {
 /// Of three MPTCP clients one has a second path that carries data, one has a
 /// second path for backup, and one has none.
 #[test_on(http)]
-fn the_manual_tells_whether_the_second_path_carried_anything(_: Subsystem) {
+fn the_command_of_the_manual_shows_whether_the_second_path_carried_data(_: Subsystem) {
     const FILE: &str = "/var/log/nginx/paths.log";
     let site = Site::new();
     let hosts = Hosts::with_queues(["rate 8mbit burst 16kb latency 4s"; 2]);
@@ -243,25 +245,25 @@ fn the_manual_tells_whether_the_second_path_carried_anything(_: Subsystem) {
     let mut both = connect(&hosts.client, NEAR[0]);
     hosts.client.run(move || {
         for path in ["/large", "/", "/"] {
-            ask(&mut both, &get(path));
+            response_length(&mut both, &get(path));
         }
     });
 
     ip("mptcp endpoint flush");
-    let connect = |over| {
-        let connection = Connection::open(over, "127.0.0.1:8080");
+    let connect = |transport| {
+        let connection = Connection::open(transport, "127.0.0.1:8080");
         let mut connection = connection.expect("http takes connections");
-        ask(&mut connection, &get("/small"));
+        response_length(&mut connection, &get("/small"));
         connection
     };
-    let _tcp = connect(Over::Tcp);
-    let _one = connect(Over::Mptcp);
+    let _tcp = connect(Transport::Tcp);
+    let _one = connect(Transport::Mptcp);
     ip("mptcp endpoint add 127.0.0.9 dev lo subflow backup");
     let joined = counter("MPJoinAckRx");
-    let mut backup = connect(Over::Mptcp);
+    let mut backup = connect(Transport::Mptcp);
     wait_until("a backup path", || counter("MPJoinAckRx") == joined + 1);
     for path in ["/small", "/"] {
-        ask(&mut backup, &get(path));
+        response_length(&mut backup, &get(path));
     }
     wait_until("the log", || site.read("paths.log").lines().count() == 9);
 

@@ -79,7 +79,7 @@ fn traces(site: &Site) -> Vec<String> {
 }
 
 #[test_on(stream, http, mail)]
-fn without_our_words_the_module_makes_no_call_of_its_own(on: Subsystem) {
+fn without_module_parameters_nginx_makes_the_same_socket_calls(on: Subsystem) {
     let (started_with, reloaded_with) = trace(on, &conf(on));
     let (started_without, reloaded_without) = trace(on, &conf(on).without_module());
     assert!(started_without.len() > 20, "{started_without:#?}");
@@ -96,7 +96,7 @@ fn without_our_words_the_module_makes_no_call_of_its_own(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn without_our_words_listeners_are_the_same(on: Subsystem) {
+fn without_module_parameters_listeners_are_the_same(on: Subsystem) {
     let look = |conf: &Conf| {
         let site = Site::new();
         let nginx = site.start(conf);
@@ -115,7 +115,7 @@ fn listeners_of_other_subsystems_are_left_alone(on: Subsystem) {
     let site = Site::new();
     let beside = |words: &str| {
         let other = on.other().listen(words).without_module();
-        on.listen("127.0.0.1:8080 mptcp").beside(other)
+        on.listen("127.0.0.1:8080 mptcp").with_blocks_of(other)
     };
     if Host::get().modules(on).ours.is_some() {
         let text = site.check(&beside("127.0.0.1:8000 mptcp")).fails();
@@ -140,7 +140,9 @@ fn listeners_of_other_subsystems_are_left_alone(on: Subsystem) {
 #[test_on(stream, http, mail)]
 fn a_configuration_without_its_block_runs(on: Subsystem) {
     let site = Site::new();
-    let conf = on.conf("").beside(on.other().listen("127.0.0.1:8000"));
+    let conf = on
+        .conf("")
+        .with_blocks_of(on.other().listen("127.0.0.1:8000"));
     let nginx = site.start(&conf);
     assert_eq!(nginx.listener().address.port(), 8000);
     nginx.reload(&conf);

@@ -37,7 +37,7 @@ fn reloads_keep_the_sockets_of_a_preloaded_nginx(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn the_module_can_come_to_a_preloaded_nginx(on: Subsystem) {
+fn the_module_can_be_added_to_a_preloaded_nginx(on: Subsystem) {
     without_mptcp::end_if_expected();
     let site = Site::new();
     let conf = on.listen("127.0.0.1:8080");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use libc::{c_int, socklen_t};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::harness::Site;
 use crate::http::response;
 use crate::namespace::{ip, set_sysctl};
@@ -102,8 +102,8 @@ fn requests() -> Vec<String> {
 }
 
 /// How long a client waits for the end of the connection, and what it gets.
-fn ask(over: Over, address: &str, request: &str) -> (Duration, Vec<u8>) {
-    let mut connection = Connection::open(over, address).expect("http takes connections");
+fn time_response(transport: Transport, address: &str, request: &str) -> (Duration, Vec<u8>) {
+    let mut connection = Connection::open(transport, address).expect("http takes connections");
     let begin = Instant::now();
     connection
         .send(request.as_bytes())
@@ -157,9 +157,9 @@ fn the_end_of_a_response_does_not_wait_in_a_cork(_: Subsystem) {
     for request in requests() {
         let (mut corked, mut never) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            let (time, answer) = ask(Over::Mptcp, CORKED, &request);
+            let (time, answer) = time_response(Transport::Mptcp, CORKED, &request);
             corked.push(time);
-            let (time, expected) = ask(Over::Mptcp, NEVER_CORKED, &request);
+            let (time, expected) = time_response(Transport::Mptcp, NEVER_CORKED, &request);
             never.push(time);
             assert_eq!(answer.len(), expected.len(), "{request:?}");
         }
@@ -227,12 +227,12 @@ fn removing_the_cork_is_one_system_call_and_only_where_it_is_needed(_: Subsystem
     let nginx = site.running();
     nginx.wait_for_workers(1);
     for (request, _) in &cases {
-        ask(Over::Mptcp, CORKED, request);
-        ask(Over::Tcp, PLAIN, request);
+        time_response(Transport::Mptcp, CORKED, request);
+        time_response(Transport::Tcp, PLAIN, request);
     }
     // nginx itself removes the cork of a connection that it keeps.
-    for (over, address) in [(Over::Mptcp, CORKED), (Over::Tcp, PLAIN)] {
-        let mut connection = Connection::open(over, address).expect("http takes connections");
+    for (transport, address) in [(Transport::Mptcp, CORKED), (Transport::Tcp, PLAIN)] {
+        let mut connection = Connection::open(transport, address).expect("http takes connections");
         for _ in 0..3 {
             connection
                 .send(pipelined.as_bytes())

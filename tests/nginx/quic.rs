@@ -54,7 +54,7 @@ fn quic_is_served_beside_an_mptcp_listener_of_the_same_port(_: Subsystem) {
 }
 
 #[test_on(http)]
-fn quic_goes_on_while_its_neighbour_changes_its_protocol(_: Subsystem) {
+fn quic_is_served_while_the_mptcp_listener_changes_its_protocol(_: Subsystem) {
     let site = Site::new();
     if !HTTP.knows("quic") {
         return refuses_quic(&site);
@@ -69,7 +69,7 @@ fn quic_goes_on_while_its_neighbour_changes_its_protocol(_: Subsystem) {
 
 /// Debian's curl speaks HTTP/3 wherever its nginx does.
 #[test_on(http)]
-fn quic_requests_have_no_values_of_ours_in_the_log(_: Subsystem) {
+fn quic_requests_have_no_mptcp_values_in_the_log(_: Subsystem) {
     let site = Site::new();
     if !HTTP.knows("quic") {
         return refuses_quic(&site);

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::forbidden::start_without;
 use crate::harness::{Site, wait_until};
 use crate::seccomp::SOCKET_DOMAIN;
@@ -30,7 +30,7 @@ fn draining<'site>(site: &'site Site, conf: &dyn Fn(&str) -> Conf, to: &str) -> 
 
 /// A client that stays, and keeps its worker from leaving.
 fn stay(on: Subsystem, address: &str) -> Connection {
-    let mut client = Connection::open(Over::Tcp, address).expect("it is served");
+    let mut client = Connection::open(Transport::Tcp, address).expect("it is served");
     let begin: &[u8] = match on {
         Subsystem::Http => b"GET / HT",
         _ => b"HE",
@@ -40,14 +40,14 @@ fn stay(on: Subsystem, address: &str) -> Connection {
 }
 
 fn is_refused(address: &str) {
-    for over in [Over::Tcp, Over::Mptcp] {
-        let error = Connection::open(over, address)
+    for transport in [Transport::Tcp, Transport::Mptcp] {
+        let error = Connection::open(transport, address)
             .err()
             .expect("nobody listens");
         assert_eq!(
             error.kind(),
             ErrorKind::ConnectionRefused,
-            "{address} {over:?}"
+            "{address} {transport:?}"
         );
     }
 }
@@ -81,7 +81,7 @@ fn a_quit_during_a_drain_refuses_clients_at_once(on: Subsystem) {
 }
 
 #[test_on(stream)]
-fn workers_leave_in_time_during_a_drain(on: Subsystem) {
+fn workers_exit_in_time_during_a_drain(on: Subsystem) {
     let site = Site::new();
     let backend = "127.0.0.1:9000";
     let _backend = TcpListener::bind(backend).expect("the port is free in a new namespace");
@@ -92,7 +92,7 @@ fn workers_leave_in_time_during_a_drain(on: Subsystem) {
         conf.main("worker_shutdown_timeout 1s;")
     };
     let nginx = draining(&site, &conf, "mptcp");
-    let mut client = Connection::open(Over::Tcp, ADDRESSES[0]).expect("it is served");
+    let mut client = Connection::open(Transport::Tcp, ADDRESSES[0]).expect("it is served");
     client.send(b"x").expect("the connection is there");
     let begin = Instant::now();
     nginx.quit();
@@ -130,7 +130,7 @@ fn a_stop_during_a_drain_leaves_nothing(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn old_workers_that_leave_after_a_reload_do_not_end_a_drain(on: Subsystem) {
+fn old_workers_that_exit_after_a_reload_do_not_end_a_drain(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{} {word}", ADDRESSES[0])).workers(2);
     let nginx = draining(&site, &conf, "mptcp");

@@ -1,7 +1,7 @@
 //! Reloads that succeed: what stays, what changes, what is left over.
 
-use crate::client::{Connection, Over};
-use crate::harness::{Host, Site, wait_or_say, wait_until};
+use crate::client::{Connection, Transport};
+use crate::harness::{Host, Site, wait_for_ok, wait_until};
 use crate::namespace::set_sysctl;
 use crate::server::{Conf, Nginx};
 use crate::sockets::listening_on;
@@ -16,7 +16,7 @@ const ADDRESS: &str = "127.0.0.1:8080";
 /// do not listen any more, until then.
 fn nothing_is_left_over(nginx: &Nginx, conf: &Conf, before: usize) {
     nginx.reload(conf);
-    wait_or_say(|| {
+    wait_for_ok(|| {
         let now = nginx.descriptors();
         if now.len() == before {
             Ok(())
@@ -142,7 +142,7 @@ fn a_wildcard_on_ipv6_changes_its_protocol(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_replaced_socket_leaves_no_option_behind(on: Subsystem) {
+fn a_superseded_socket_leaves_no_option_behind(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080"));
     let before = nginx.listener();
@@ -184,10 +184,10 @@ fn an_address_moves_to_another_subsystem_and_back(on: Subsystem) {
         let stay = ["127.0.0.1:8081 mptcp", "127.0.0.1:8082 mptcp"];
         let here = on
             .servers(&[stay[0], &words(word)])
-            .beside(other.listen(stay[1]));
+            .with_blocks_of(other.listen(stay[1]));
         let moved = on
             .listen(stay[0])
-            .beside(other.servers(&[stay[1], &words(there)]));
+            .with_blocks_of(other.servers(&[stay[1], &words(there)]));
         let nginx = site.start(&here);
         let descriptors = nginx.descriptors().len();
         let inode = || {
@@ -216,13 +216,14 @@ fn a_connection_outlives_reloads_and_changes_of_protocol(on: Subsystem) {
     let talk = Talk::new(on);
     let nginx = site.start(&on.conf(&talk.server("127.0.0.1:8080 mptcp")));
     let mut connection = talk
-        .begin(Over::Mptcp, ADDRESS)
+        .begin(Transport::Mptcp, ADDRESS)
         .expect("the listener serves");
-    talk.go_on(&mut connection).expect("the connection works");
+    talk.exchange(&mut connection)
+        .expect("the connection works");
     for word in ["mptcp", "", "mptcp"] {
         let conf = on.conf(&talk.server(&format!("127.0.0.1:8080 {word}")));
         nginx.begin_reload(&conf);
-        talk.go_on(&mut connection)
+        talk.exchange(&mut connection)
             .expect("the connection outlives the reload");
     }
     assert!(connection.is_mptcp());
@@ -246,7 +247,7 @@ fn listeners_come_and_go_by_reload(on: Subsystem) {
     let conf = on.listen("[::1]:8082 mptcp");
     nginx.reload(&conf);
     on.serves("[::1]:8082", true);
-    let refused = Connection::open(Over::Tcp, ADDRESS).map(|_| ());
+    let refused = Connection::open(Transport::Tcp, ADDRESS).map(|_| ());
     assert!(
         refused.is_err(),
         "nobody listens at a listener that was removed"
@@ -255,7 +256,7 @@ fn listeners_come_and_go_by_reload(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn without_the_module_nginx_goes_on_and_with_it_again_mptcp_is_back(on: Subsystem) {
+fn nginx_serves_without_the_module_and_restores_mptcp_with_it(on: Subsystem) {
     let site = Site::new();
     let with = on.listen("127.0.0.1:8080 mptcp");
     let without = on.listen("127.0.0.1:8080").without_module();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::client::Over;
+use crate::client::Transport;
 use crate::harness::{Site, wait_until};
 use crate::server::{Conf, Nginx};
 use crate::sockets::Listener;
@@ -20,12 +20,14 @@ fn conf(on: Subsystem, words: &str, workers: usize) -> Conf {
 fn served_by(on: Subsystem, count: usize) -> BTreeMap<i32, usize> {
     let mut served = BTreeMap::new();
     for number in 0..count {
-        let over = if number % 2 == 0 {
-            Over::Mptcp
+        let transport = if number % 2 == 0 {
+            Transport::Mptcp
         } else {
-            Over::Tcp
+            Transport::Tcp
         };
-        let (answer, _) = on.ask(over, ADDRESS).expect("every client is served");
+        let (answer, _) = on
+            .request_answer(transport, ADDRESS)
+            .expect("every client is served");
         *served
             .entry(answer.trim().parse().expect("the answer is a process id"))
             .or_default() += 1;
@@ -114,7 +116,7 @@ fn protocol_and_number_of_workers_change_together(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn reuseport_comes_and_goes(on: Subsystem) {
+fn reuseport_is_added_and_removed_by_reload(on: Subsystem) {
     for word in ["", "mptcp"] {
         let site = Site::new();
         let nginx = site.start(&conf(on, word, 2));

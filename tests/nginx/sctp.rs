@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread;
 
 use crate::backend::{BLOCK, Backend, block};
-use crate::client::{Connection, Over, each_way};
+use crate::client::{Connection, Transport, each_way};
 use crate::harness::{Site, wait_until};
 use crate::http::response;
 use crate::lacking;
@@ -21,10 +21,10 @@ use crate::upgrade::{retire, upgrade};
 const ADDRESS: &str = "127.0.0.1:8080";
 const LISTEN: &str = "127.0.0.1:8080 protocol=sctp";
 
-fn is_there(site: &Site, conf: &Conf) -> bool {
+fn is_available(site: &Site, conf: &Conf) -> bool {
     // A client that has its answer leaves, while nginx still sends.
     site.provoke(libc::ESHUTDOWN);
-    lacking::is_there(site, conf, Over::Sctp)
+    lacking::is_available(site, conf, Transport::Sctp)
 }
 
 /// Whether an SCTP socket listens in the calling thread's namespace.
@@ -38,7 +38,9 @@ fn sctp_listens() -> bool {
 }
 
 fn is_answered(on: Subsystem) {
-    let (answer, _) = on.ask(Over::Sctp, ADDRESS).expect("SCTP is served");
+    let (answer, _) = on
+        .request_answer(Transport::Sctp, ADDRESS)
+        .expect("SCTP is served");
     assert_eq!(answer, on.answer());
 }
 
@@ -46,7 +48,7 @@ fn is_answered(on: Subsystem) {
 fn a_thousand_sctp_clients_are_served(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(LISTEN).workers(2);
-    if is_there(&site, &conf) {
+    if is_available(&site, &conf) {
         let _nginx = site.start(&conf);
         (0..1000).for_each(|_| is_answered(on));
     }
@@ -56,7 +58,7 @@ fn a_thousand_sctp_clients_are_served(on: Subsystem) {
 fn a_reload_and_an_upgrade_keep_the_sctp_listener(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(LISTEN);
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     let old = site.start(&conf);
@@ -74,7 +76,7 @@ fn a_reload_and_an_upgrade_keep_the_sctp_listener(on: Subsystem) {
 fn the_protocol_changes_to_sctp_and_back(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(LISTEN);
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     let nginx = site.start(&on.listen(ADDRESS));
@@ -84,9 +86,11 @@ fn the_protocol_changes_to_sctp_and_back(on: Subsystem) {
         wait_until("the end of the TCP socket", || listening_on(8080) == 0);
         is_answered(on);
         nginx.reload(&on.listen(ADDRESS));
-        on.ask(Over::Tcp, ADDRESS).expect("TCP is served");
+        on.request_answer(Transport::Tcp, ADDRESS)
+            .expect("TCP is served");
         wait_until("the end of the SCTP socket", || !sctp_listens());
-        on.ask(Over::Tcp, ADDRESS).expect("TCP is served");
+        on.request_answer(Transport::Tcp, ADDRESS)
+            .expect("TCP is served");
     }
 }
 
@@ -98,7 +102,7 @@ fn options_of_tcp_have_no_effect_with_a_warning(on: Subsystem) {
     let known: Vec<_> = known.collect();
     let others = ["backlog=64", "rcvbuf=64k", "sndbuf=64k", "so_keepalive=on"];
     let conf = on.listen(&format!("{LISTEN} {}", known.join(" ")));
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     let nginx = site.start(&conf);
@@ -142,14 +146,14 @@ fn files_and_keep_alive_are_served_over_sctp(on: Subsystem) {
          proxy_pass http://{}; }} }}\n",
         backend.address
     ));
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     fs::create_dir(site.path("files")).expect("a folder can be made");
     let file: Vec<u8> = (0..4).flat_map(block).collect();
     fs::write(site.path("files/file"), &file).expect("a file can be made");
     let _nginx = site.start(&conf);
-    let mut connection = Connection::open(Over::Sctp, ADDRESS).expect("SCTP is served");
+    let mut connection = Connection::open(Transport::Sctp, ADDRESS).expect("SCTP is served");
     for _ in 0..10 {
         let request = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n";
         connection.send(request).expect("it is kept");
@@ -175,7 +179,7 @@ fn sctp_bridge() -> String {
     thread::spawn(move || -> io::Result<()> {
         loop {
             let (mut near, _) = listener.accept()?;
-            let mut far = Connection::open(Over::Sctp, ADDRESS)?;
+            let mut far = Connection::open(Transport::Sctp, ADDRESS)?;
             let (mut near_in, mut far_out) = (near.try_clone()?, far.try_clone()?);
             thread::spawn(move || io::copy(&mut near_in, &mut far_out));
             thread::spawn(move || {
@@ -191,7 +195,7 @@ fn tls_and_http2_are_served_over_sctp(on: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
     let conf = on.conf(&on.server_with(&format!("{LISTEN} ssl http2"), CERTIFICATE, on.answer()));
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     let _nginx = site.start(&conf);
@@ -220,7 +224,7 @@ fn tls_is_read_ahead_over_sctp(on: Subsystem) {
         "{tls}server {{ listen {LISTEN}; ssl_preread on; proxy_pass $to; }}\n\
          map $ssl_preread_server_name $to {{ localhost 127.0.0.1:8443; }}\n"
     ));
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     let _nginx = site.start(&conf);
@@ -242,9 +246,9 @@ fn a_hundred_megabytes_go_each_way_over_sctp(on: Subsystem) {
         "server {{ listen {LISTEN} rcvbuf=4m sndbuf=4m; proxy_buffer_size 64k; proxy_pass {}; }}\n",
         backend.address
     ));
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     let _nginx = site.start(&conf);
-    each_way(Over::Sctp, ADDRESS, BLOCKS);
+    each_way(Transport::Sctp, ADDRESS, BLOCKS);
 }

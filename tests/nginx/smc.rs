@@ -6,7 +6,7 @@
 use std::fs;
 
 use crate::backend::{Backend, block};
-use crate::client::{Connection, Over, each_way};
+use crate::client::{Connection, Transport, each_way};
 use crate::harness::{Site, wait_until};
 use crate::http::response;
 use crate::lacking;
@@ -19,8 +19,8 @@ const ADDRESS: &str = "127.0.0.1:8080";
 const LISTEN: &str = "127.0.0.1:8080 protocol=smc";
 const IPPROTO_SMC: i32 = 256;
 
-fn is_there(site: &Site, conf: &Conf) -> bool {
-    lacking::is_there(site, conf, Over::Smc)
+fn is_available(site: &Site, conf: &Conf) -> bool {
+    lacking::is_available(site, conf, Transport::Smc)
 }
 
 fn is_smc(listener: &Listener) -> bool {
@@ -28,17 +28,17 @@ fn is_smc(listener: &Listener) -> bool {
 }
 
 fn is_answered(on: Subsystem) {
-    for over in [Over::Smc, Over::Tcp] {
-        let answer = on.ask(over, ADDRESS);
-        let (answer, _) = answer.unwrap_or_else(|error| panic!("{over:?}: {error}"));
-        assert_eq!(answer, on.answer(), "{over:?}");
+    for transport in [Transport::Smc, Transport::Tcp] {
+        let answer = on.request_answer(transport, ADDRESS);
+        let (answer, _) = answer.unwrap_or_else(|error| panic!("{transport:?}: {error}"));
+        assert_eq!(answer, on.answer(), "{transport:?}");
     }
 }
 
 #[test_on(stream, http, mail)]
 fn smc_and_tcp_clients_are_served_over_smc(on: Subsystem) {
     let site = Site::new();
-    if !is_there(&site, &on.listen(LISTEN)) {
+    if !is_available(&site, &on.listen(LISTEN)) {
         return;
     }
     for words in [LISTEN, "127.0.0.1:8080 protocol=256"] {
@@ -62,7 +62,7 @@ fn smc_and_tcp_clients_are_served_over_smc(on: Subsystem) {
 fn workers_can_be_added_to_smc_listeners_that_share_an_address(on: Subsystem) {
     let site = Site::new();
     let alone = on.listen(LISTEN);
-    if !is_there(&site, &alone) {
+    if !is_available(&site, &alone) {
         return;
     }
     let shared = on.listen(&format!("{LISTEN} reuseport"));
@@ -87,7 +87,7 @@ fn workers_can_be_added_to_smc_listeners_that_share_an_address(on: Subsystem) {
 fn a_reload_and_an_upgrade_keep_the_smc_listener(on: Subsystem) {
     let site = Site::new();
     let conf = on.listen(LISTEN);
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     let old = site.start(&conf);
@@ -108,7 +108,7 @@ fn a_reload_and_an_upgrade_keep_the_smc_listener(on: Subsystem) {
 fn a_change_from_smc_is_refused_at_once_and_possible_in_two_steps(on: Subsystem) {
     let site = Site::new();
     let smc = on.listen(LISTEN);
-    if !is_there(&site, &smc) {
+    if !is_available(&site, &smc) {
         return;
     }
     let nginx = site.start(&smc);
@@ -131,10 +131,10 @@ fn a_change_from_smc_is_refused_at_once_and_possible_in_two_steps(on: Subsystem)
 }
 
 #[test_on(stream, http, mail)]
-fn a_change_to_smc_says_that_clients_may_be_lost(on: Subsystem) {
+fn a_change_to_smc_warns_that_clients_may_be_lost(on: Subsystem) {
     let site = Site::new();
     let smc = on.listen(LISTEN);
-    if !is_there(&site, &smc) {
+    if !is_available(&site, &smc) {
         return;
     }
     for words in [ADDRESS, "127.0.0.1:8080 mptcp"] {
@@ -154,9 +154,9 @@ fn a_change_to_smc_says_that_clients_may_be_lost(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn fastopen_has_no_effect_on_smc_and_the_others_have(on: Subsystem) {
+fn fastopen_alone_has_no_effect_on_smc(on: Subsystem) {
     let site = Site::new();
-    if !is_there(&site, &on.listen(LISTEN)) {
+    if !is_available(&site, &on.listen(LISTEN)) {
         return;
     }
     let words = [
@@ -193,15 +193,15 @@ fn files_and_keep_alive_are_served_over_smc(on: Subsystem) {
          proxy_pass http://{}; }} }}\n",
         backend.address
     ));
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     fs::create_dir(site.path("files")).expect("a folder can be made");
     let file: Vec<u8> = (0..4).flat_map(block).collect();
     fs::write(site.path("files/file"), &file).expect("a file can be made");
     let _nginx = site.start(&conf);
-    for over in [Over::Smc, Over::Tcp] {
-        let mut connection = Connection::open(over, ADDRESS).expect("it is served");
+    for transport in [Transport::Smc, Transport::Tcp] {
+        let mut connection = Connection::open(transport, ADDRESS).expect("it is served");
         for _ in 0..10 {
             let request = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n";
             connection.send(request).expect("it is kept");
@@ -230,11 +230,11 @@ fn data_go_each_way_over_smc(on: Subsystem) {
         "server {{ listen {LISTEN}; proxy_pass {}; }}\n",
         backend.address
     ));
-    if !is_there(&site, &conf) {
+    if !is_available(&site, &conf) {
         return;
     }
     let _nginx = site.start(&conf);
-    for over in [Over::Smc, Over::Tcp] {
-        each_way(over, ADDRESS, BLOCKS);
+    for transport in [Transport::Smc, Transport::Tcp] {
+        each_way(transport, ADDRESS, BLOCKS);
     }
 }

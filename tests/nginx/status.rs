@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::client::{Connection, Over, counter};
+use crate::client::{Connection, Transport, counter};
 use crate::harness::{Site, send_signal, wait_until};
 use crate::hosts::{Hosts, NEAR};
 use crate::middlebox::{Middlebox, SERVER, Strips};
@@ -36,8 +36,8 @@ fn counted(on: Subsystem, words: &[&str]) -> Conf {
 
 fn counting(on: Subsystem, conf: Conf) -> Conf {
     match on {
-        Subsystem::Http => conf.and(STATUS_SERVER),
-        _ => conf.beside(Subsystem::Http.conf(STATUS_SERVER)),
+        Subsystem::Http => conf.with_text(STATUS_SERVER),
+        _ => conf.with_blocks_of(Subsystem::Http.conf(STATUS_SERVER)),
     }
 }
 
@@ -82,7 +82,7 @@ fn numbers(row: &str, object: &str) -> Vec<u64> {
 
 /// Waits until a row says how many are open (TCP, MPTCP, other) and closed (and
 /// fallback).
-fn says(on: Subsystem, listener: &str, open: [u64; 3], closed: [u64; 4]) -> String {
+fn wait_for_counts(on: Subsystem, listener: &str, open: [u64; 3], closed: [u64; 4]) -> String {
     let mut last = String::new();
     wait_until(&format!("open {open:?}, closed {closed:?}"), || {
         last = row(on, listener).unwrap_or_else(|| panic!("no row of {listener}"));
@@ -96,8 +96,8 @@ fn says(on: Subsystem, listener: &str, open: [u64; 3], closed: [u64; 4]) -> Stri
     last
 }
 
-fn ask(on: Subsystem, over: Over, address: &str) {
-    on.ask(over, address).expect("it answers");
+fn serve_client(on: Subsystem, transport: Transport, address: &str) {
+    on.request_answer(transport, address).expect("it answers");
 }
 
 /// Servers whose connections stay open until the client closes them.
@@ -116,12 +116,12 @@ impl Keeping {
         counting(self.on, self.on.conf(&self.talk.server(words)))
     }
 
-    fn hold(&self, over: Over, address: &str) -> Connection {
-        let connection = self.talk.begin(over, address);
+    fn open(&self, transport: Transport, address: &str) -> Connection {
+        let connection = self.talk.begin(transport, address);
         let mut connection = connection.expect("it takes connections");
         for _ in 0..4 {
             self.talk
-                .go_on(&mut connection)
+                .exchange(&mut connection)
                 .expect("bytes go both ways");
         }
         connection
@@ -142,12 +142,12 @@ fn connections_are_counted_by_listener_and_kind(on: Subsystem) {
         ("[::1]:8081", "[::1]:8081", true),
         ("127.0.0.1:8082", "127.0.0.1:8082", false),
     ] {
-        says(on, listener, [0; 3], [0; 4]);
-        ask(on, Over::Tcp, address);
-        ask(on, Over::Mptcp, address);
-        ask(on, Over::Mptcp, address);
+        wait_for_counts(on, listener, [0; 3], [0; 4]);
+        serve_client(on, Transport::Tcp, address);
+        serve_client(on, Transport::Mptcp, address);
+        serve_client(on, Transport::Mptcp, address);
         let closed = if mptcp { [1, 2, 0, 0] } else { [3, 0, 0, 0] };
-        let row = says(on, listener, [0; 3], closed);
+        let row = wait_for_counts(on, listener, [0; 3], closed);
         assert_eq!(numbers(&row, "paths"), [closed[1], 0, 0]);
         let sent = numbers(&row, "bytes_sent")[0];
         assert_eq!(sent > 0, mptcp && crate::linux::counts_mptcp(), "{row}");
@@ -162,38 +162,39 @@ fn counters_survive_reloads_and_changes_of_protocol(on: Subsystem) {
     let site = Site::new();
     let keeping = Keeping::new(on);
     let nginx = site.start(&keeping.conf(ADDRESS));
-    let held = keeping.hold(Over::Tcp, ADDRESS);
-    says(on, ADDRESS, [1, 0, 0], [0; 4]);
+    let held = keeping.open(Transport::Tcp, ADDRESS);
+    wait_for_counts(on, ADDRESS, [1, 0, 0], [0; 4]);
     let mptcp = keeping.conf("127.0.0.1:8080 mptcp");
     nginx.begin_reload(&mptcp);
-    let held_by_new = keeping.hold(Over::Mptcp, ADDRESS);
-    says(on, ADDRESS, [1, 1, 0], [0; 4]);
+    let held_by_new = keeping.open(Transport::Mptcp, ADDRESS);
+    wait_for_counts(on, ADDRESS, [1, 1, 0], [0; 4]);
     drop(held);
-    says(on, ADDRESS, [0, 1, 0], [1, 0, 0, 0]);
+    wait_for_counts(on, ADDRESS, [0, 1, 0], [1, 0, 0, 0]);
     // A listener that is removed keeps its row.
     nginx.begin_reload(&keeping.conf("127.0.0.1:8081 mptcp"));
-    says(on, ADDRESS, [0, 1, 0], [1, 0, 0, 0]);
+    wait_for_counts(on, ADDRESS, [0, 1, 0], [1, 0, 0, 0]);
     drop(held_by_new);
-    says(on, ADDRESS, [0; 3], [1, 1, 0, 0]);
-    says(on, "127.0.0.1:8081", [0; 3], [0; 4]);
+    wait_for_counts(on, ADDRESS, [0; 3], [1, 1, 0, 0]);
+    wait_for_counts(on, "127.0.0.1:8081", [0; 3], [0; 4]);
     // A reload that fails changes nothing.
     let broken = counted(on, &["127.0.0.1:8080 mptcp", "192.0.2.1:8080 mptcp"]);
     assert!(nginx.try_reload(&broken).is_err());
-    says(on, ADDRESS, [0; 3], [1, 1, 0, 0]);
+    wait_for_counts(on, ADDRESS, [0; 3], [1, 1, 0, 0]);
     nginx.reload(&mptcp);
-    drop(keeping.hold(Over::Mptcp, ADDRESS));
-    says(on, ADDRESS, [0; 3], [1, 2, 0, 0]);
+    drop(keeping.open(Transport::Mptcp, ADDRESS));
+    wait_for_counts(on, ADDRESS, [0; 3], [1, 2, 0, 0]);
 }
 
 #[test_on(stream, http)]
-fn a_killed_worker_takes_only_its_open_connections_along(on: Subsystem) {
+fn a_killed_worker_removes_only_its_open_connections(on: Subsystem) {
     let site = Site::new();
     let keeping = Keeping::new(on);
     let nginx = site.start(&keeping.conf("127.0.0.1:8080 mptcp"));
-    drop(keeping.hold(Over::Mptcp, ADDRESS));
-    says(on, ADDRESS, [0; 3], [0, 1, 0, 0]);
-    let _held = [Over::Mptcp, Over::Tcp].map(|over| keeping.hold(over, ADDRESS));
-    says(on, ADDRESS, [1, 1, 0], [0, 1, 0, 0]);
+    drop(keeping.open(Transport::Mptcp, ADDRESS));
+    wait_for_counts(on, ADDRESS, [0; 3], [0, 1, 0, 0]);
+    let _held =
+        [Transport::Mptcp, Transport::Tcp].map(|transport| keeping.open(transport, ADDRESS));
+    wait_for_counts(on, ADDRESS, [1, 1, 0], [0, 1, 0, 0]);
     let killed = nginx.workers()[0];
     send_signal(killed, libc::SIGKILL);
     wait_until(
@@ -214,17 +215,17 @@ fn counters_are_exact_under_load(on: Subsystem) {
     let site = Site::new();
     let conf = |words: &str| counted(on, &[words]).workers(2);
     let nginx = site.start(&conf("127.0.0.1:8080 mptcp"));
-    let client = |over| {
+    let client = |transport| {
         move || {
             for _ in 0..EACH {
-                ask(on, over, ADDRESS);
+                serve_client(on, transport, ADDRESS);
             }
         }
     };
     thread::scope(|scope| {
         for _ in 0..CLIENTS / 2 {
-            scope.spawn(client(Over::Tcp));
-            scope.spawn(client(Over::Mptcp));
+            scope.spawn(client(Transport::Tcp));
+            scope.spawn(client(Transport::Mptcp));
         }
         nginx.begin_reload(&conf("127.0.0.1:8080"));
         nginx.begin_reload(&conf("127.0.0.1:8080 mptcp"));
@@ -250,9 +251,9 @@ fn a_connection_that_falls_back_is_counted_as_such(on: Subsystem) {
     let keeping = Keeping::new(on);
     let _nginx = site.start(&keeping.conf(&format!("{address} mptcp")));
     let client = address.clone();
-    let talk = move || drop(keeping.hold(Over::Mptcp, &client));
+    let talk = move || drop(keeping.open(Transport::Mptcp, &client));
     network.client.run(talk);
-    let row = says(on, &address, [0; 3], [0, 0, 0, 1]);
+    let row = wait_for_counts(on, &address, [0; 3], [0, 0, 0, 1]);
     assert!(numbers(&row, "bytes_sent")[1] > 0, "{row}");
     assert_eq!(numbers(&row, "paths"), [0; 3], "{row}");
 }
@@ -265,13 +266,13 @@ fn the_paths_of_a_connection_are_counted(on: Subsystem) {
     let _nginx = site.start(&keeping.conf("8080 mptcp"));
     let address = format!("{}:8080", NEAR[0]);
     let connection = network.client.run(move || {
-        let connection = keeping.hold(Over::Mptcp, &address);
+        let connection = keeping.open(Transport::Mptcp, &address);
         wait_until("a second subflow", || counter("MPJoinSynAckRx") == 1);
         connection
     });
-    says(on, "0.0.0.0:8080", [0, 1, 0], [0; 4]);
+    wait_for_counts(on, "0.0.0.0:8080", [0, 1, 0], [0; 4]);
     drop(connection);
-    let row = says(on, "0.0.0.0:8080", [0; 3], [0, 1, 0, 0]);
+    let row = wait_for_counts(on, "0.0.0.0:8080", [0; 3], [0, 1, 0, 0]);
     assert_eq!(numbers(&row, "paths"), [0, 1, 0], "{row}");
 }
 
@@ -279,8 +280,8 @@ fn the_paths_of_a_connection_are_counted(on: Subsystem) {
 fn prometheus_accepts_the_text(on: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&counted(on, &["127.0.0.1:8080 mptcp", "[::1]:8080"]));
-    ask(on, Over::Mptcp, ADDRESS);
-    says(on, ADDRESS, [0; 3], [0, 1, 0, 0]);
+    serve_client(on, Transport::Mptcp, ADDRESS);
+    wait_for_counts(on, ADDRESS, [0; 3], [0, 1, 0, 0]);
     let response = request("GET", "/metrics");
     let (head, text) = response.split_once("\r\n\r\n").expect("a head");
     assert!(
@@ -312,7 +313,7 @@ fn prometheus_accepts_the_text(on: Subsystem) {
 
 /// The metric of the PromQL line, with the labels that it asks for.
 #[test_on(http)]
-fn the_question_of_the_manual_has_its_metric(on: Subsystem) {
+fn the_promql_query_of_the_manual_uses_an_exported_metric(on: Subsystem) {
     let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/nginx.md");
     let manual = std::fs::read_to_string(manual).expect("the manual is there");
     let (_, block) = manual.split_once("```promql\n").expect("a line of PromQL");
@@ -365,7 +366,7 @@ fn wrong_requests_and_directives_are_refused(on: Subsystem) {
 }
 
 /// How often a worker asked the kernel while one client after the other asked it.
-fn questions(site: &Site, nginx: &Nginx, over: Over) -> usize {
+fn queries(site: &Site, nginx: &Nginx, transport: Transport) -> usize {
     let worker = nginx.workers()[0].to_string();
     let file = site.path("questions");
     let mut strace = Command::new("strace")
@@ -379,25 +380,25 @@ fn questions(site: &Site, nginx: &Nginx, over: Over) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
         status.is_ok_and(|status| status.contains(&traced))
     });
-    ask(Subsystem::Http, over, ADDRESS);
+    serve_client(Subsystem::Http, transport, ADDRESS);
     // When the worker answers again, it has closed that connection.
-    ask(Subsystem::Http, Over::Tcp, "127.0.0.1:8081");
+    serve_client(Subsystem::Http, Transport::Tcp, "127.0.0.1:8081");
     send_signal(strace.id() as i32, libc::SIGTERM);
     strace.wait().expect("strace ends");
     site.read("questions").lines().count()
 }
 
 #[test_on(http)]
-fn without_it_nothing_is_asked_and_with_it_little(on: Subsystem) {
+fn without_mptcp_status_the_kernel_is_not_queried_and_with_it_rarely(on: Subsystem) {
     let site = Site::new();
     let words = ["127.0.0.1:8080 mptcp", "127.0.0.1:8081"];
     let nginx = site.start(&on.servers(&words));
-    for over in [Over::Tcp, Over::Mptcp] {
-        assert_eq!(questions(&site, &nginx, over), 0, "{over:?}");
+    for transport in [Transport::Tcp, Transport::Mptcp] {
+        assert_eq!(queries(&site, &nginx, transport), 0, "{transport:?}");
     }
     nginx.reload(&counted(on, &words));
     // The first one may try what the kernel has.
-    ask(on, Over::Mptcp, ADDRESS);
-    assert_eq!(questions(&site, &nginx, Over::Tcp), 1);
-    assert_eq!(questions(&site, &nginx, Over::Mptcp), 2);
+    serve_client(on, Transport::Mptcp, ADDRESS);
+    assert_eq!(queries(&site, &nginx, Transport::Tcp), 1);
+    assert_eq!(queries(&site, &nginx, Transport::Mptcp), 2);
 }

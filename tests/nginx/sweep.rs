@@ -13,7 +13,7 @@ use std::net::TcpListener;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Site, send_signal, wait_or_say, wait_until};
+use crate::harness::{Site, send_signal, wait_for_ok, wait_until};
 use crate::server::{Conf, Nginx};
 use crate::sockets::{Listener, listening_on};
 use crate::steady::{Lost, Steady};
@@ -113,7 +113,7 @@ fn in_force(nginx: &Nginx) -> Vec<Listener> {
 
 /// Waits until nothing else listens than what the configuration says.
 fn wait_for_protocol(nginx: &Nginx, count: usize, word: &str) {
-    wait_or_say(|| {
+    wait_for_ok(|| {
         let listeners = in_force(nginx);
         let right = |one: &Listener| one.is_mptcp() != word.is_empty();
         match listeners.len() == count && listeners.iter().all(right) {
@@ -131,7 +131,7 @@ fn can_be_bound() {
 }
 
 /// That a log names the call which has failed.
-fn says_why(log: &str, fault: Fault) {
+fn names_the_failed_call(log: &str, fault: Fault) {
     let errno = format!("({}: ", fault.errno);
     let level = |line: &str| line.contains("[emerg]") || line.contains("[crit]");
     let says = |line: &str| level(line) && line.contains(&errno);
@@ -183,7 +183,7 @@ fn starts(on: Subsystem, call: &'static str, errnos: &[i32]) {
                 .for_each(|address| on.serves(address, true));
             nginx.quit();
         } else {
-            says_why(&outcome.fails(), fault);
+            names_the_failed_call(&outcome.fails(), fault);
         }
         can_be_bound();
         site.injected()
@@ -247,7 +247,7 @@ fn reload(
     let case = format!("{fault:?} {when} to {word:?}: {failed:?}");
     match outcome {
         Err(log) => {
-            says_why(&log, fault);
+            names_the_failed_call(&log, fault);
             assert_eq!(in_force(nginx), before, "{case}: the old sockets go on");
             let mut now = nginx.descriptors();
             now.retain(|fd, target| held.get(fd) != Some(target));
@@ -289,7 +289,7 @@ fn upgrades(on: Subsystem, call: &'static str, errnos: &[i32]) {
             let outcome = try_upgrade(&site, &nginx);
             failed.extend(strace.end());
             let new = outcome.unwrap_or_else(|log| {
-                says_why(&log, fault);
+                names_the_failed_call(&log, fault);
                 assert_eq!(in_force(&nginx), before, "{fault:?} {when}");
                 ADDRESSES
                     .iter()
@@ -319,7 +319,7 @@ fn try_upgrade<'site>(site: &'site Site, old: &Nginx) -> Result<Nginx<'site>, St
     let mark = old.log().len();
     old.signal(libc::SIGUSR2);
     let log = || old.log()[mark..].to_owned();
-    wait_or_say(|| {
+    wait_for_ok(|| {
         if log().contains("exited with code 1") {
             // It has its file back.
             let back = site.read("nginx.pid").trim() == old.pid.to_string();

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::client::{Accepted, Connection, Over};
+use crate::client::{Accepted, Connection, Transport};
 use crate::harness::{Site, wait_until};
 use crate::linux;
 use crate::mptcp_log::{LOG, log_format, logged, nothing};
@@ -32,7 +32,7 @@ pub fn mptcp_bridge(to: &'static str) -> String {
         .to_string();
     thread::spawn(move || -> io::Result<()> {
         let (mut near, _) = listener.accept()?;
-        let mut far = Connection::open(Over::Mptcp, to)?;
+        let mut far = Connection::open(Transport::Mptcp, to)?;
         let (mut near_in, mut far_out) = (near.try_clone()?, far.try_clone()?);
         let there = thread::spawn(move || -> io::Result<()> {
             io::copy(&mut near_in, &mut far_out)?;
@@ -112,7 +112,7 @@ fn tls_works_over_mptcp_and_over_tcp(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn what_the_kernel_says_of_tls_connections_is_logged(on: Subsystem) {
+fn the_state_of_tls_connections_is_logged(on: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
     let more = format!("{CERTIFICATE}\n    {LOG}");

@@ -15,7 +15,7 @@ fn conf(words: &str) -> Conf {
     Subsystem::ALL
         .map(|on| on.listen(&format!("{} {words}", address(on))))
         .into_iter()
-        .reduce(Conf::beside)
+        .reduce(Conf::with_blocks_of)
         .expect("there are three")
 }
 
@@ -71,7 +71,7 @@ fn orders() -> Vec<Vec<PathBuf>> {
 fn the_modules_may_be_loaded_in_any_order() {
     let site = Site::new();
     for order in orders() {
-        let nginx = site.start(&conf("mptcp").loading(order));
+        let nginx = site.start(&conf("mptcp").with_modules(order));
         assert_eq!(nginx.listeners().len(), 3);
         all_serve(true);
         nginx.quit();
@@ -84,7 +84,7 @@ fn a_reload_may_change_the_order_of_the_modules() {
     let nginx = site.start(&conf("mptcp"));
     let listeners = nginx.listeners();
     for order in orders() {
-        nginx.reload(&conf("mptcp").loading(order));
+        nginx.reload(&conf("mptcp").with_modules(order));
         assert_eq!(nginx.listeners(), listeners);
     }
     all_serve(true);
@@ -140,8 +140,8 @@ fn a_fault_in_one_subsystem_changes_nothing_in_the_others(on: Subsystem) {
         let (one, another) = (on.other(), on.other().other());
         let listen = |on: Subsystem| on.listen(&format!("{} {words}", address(on)));
         on.conf(&servers)
-            .beside(listen(one))
-            .beside(listen(another))
+            .with_blocks_of(listen(one))
+            .with_blocks_of(listen(another))
     };
     let nginx = site.start(&conf(""));
     let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors());
@@ -186,10 +186,10 @@ fn a_fault_while_an_address_moves_changes_nothing(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_subsystem_comes_and_goes_beside_the_others(on: Subsystem) {
+fn a_subsystem_is_removed_and_added_while_the_others_serve(on: Subsystem) {
     let site = Site::new();
     let listen = |on: Subsystem| on.listen(&format!("{} mptcp", address(on)));
-    let others = || listen(on.other()).beside(listen(on.other().other()));
+    let others = || listen(on.other()).with_blocks_of(listen(on.other().other()));
     let nginx = site.start(&conf("mptcp"));
     let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors().len());
     for _ in 0..2 {
@@ -198,7 +198,7 @@ fn a_subsystem_comes_and_goes_beside_the_others(on: Subsystem) {
         wait_until("one listener less", || nginx.listeners().len() == 2);
         assert!(nginx.listeners().iter().all(|one| listeners.contains(one)));
         on.other().serves(address(on.other()), true);
-        nginx.reload(&others().beside(listen(on)));
+        nginx.reload(&others().with_blocks_of(listen(on)));
         all_serve(true);
         wait_until("descriptors as before", || {
             nginx.descriptors().len() == descriptors
@@ -210,7 +210,8 @@ fn a_subsystem_comes_and_goes_beside_the_others(on: Subsystem) {
 fn an_address_in_two_subsystems_is_refused_as_by_nginx(on: Subsystem) {
     let site = Site::new();
     let other = on.other().listen("127.0.0.1:8080 mptcp");
-    let Err(outcome) = site.try_start(&on.listen("127.0.0.1:8080 mptcp").beside(other)) else {
+    let Err(outcome) = site.try_start(&on.listen("127.0.0.1:8080 mptcp").with_blocks_of(other))
+    else {
         panic!("nginx started");
     };
     let text = outcome.fails();

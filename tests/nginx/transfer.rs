@@ -5,7 +5,7 @@ use std::io::{BufWriter, Read, Write};
 use std::process::Child;
 
 use crate::backend::{BLOCK, Backend, block, content_length, read_head};
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::harness::{Host, Site};
 use crate::hosts::{Hosts, NEAR};
 use crate::http::response;
@@ -21,7 +21,7 @@ const UPLOAD: usize = 100 * 16;
 /// Connects from the client's host, at first over the first link.
 fn connect() -> Connection {
     let address = format!("{}:8080", NEAR[0]);
-    Connection::open(Over::Mptcp, &address).expect("http takes connections")
+    Connection::open(Transport::Mptcp, &address).expect("http takes connections")
 }
 
 /// Ends the test unless each of the links carried a fair part of the blocks:
@@ -136,7 +136,7 @@ fn a_large_upload_reaches_the_backend_over_two_links(_: Subsystem) {
 }
 
 #[test_on(http)]
-fn tls_that_may_use_the_kernel_serves_over_mptcp(_: Subsystem) {
+fn tls_with_the_ktls_option_is_served_over_mptcp(_: Subsystem) {
     let site = Site::new();
     make_certificate(&site);
     let text = "0123456789abcde\n".repeat(16 * 1024);

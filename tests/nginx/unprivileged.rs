@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::client::Over;
+use crate::client::Transport;
 use crate::harness::{Site, wait_until};
 use crate::server::WITHOUT_NETWORK_CAPABILITIES;
 use crate::sockets::listening_on;
@@ -24,16 +24,20 @@ fn clients_are_answered_at_once_while_a_second_reload_fails(on: Subsystem) {
         let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(3);
         let nginx = site.start_under(&WITHOUT_NETWORK_CAPABILITIES, &conf(""));
         nginx.begin_reload(&conf("mptcp"));
-        site.write(&conf("mptcp").and(&on.server(busy)));
+        site.write(&conf("mptcp").with_text(&on.server(busy)));
         let mark = nginx.log().len();
         nginx.signal(libc::SIGHUP);
         // nginx tries the busy port for two seconds.
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(2) {
-            for over in [Over::Tcp, Over::Mptcp] {
+            for transport in [Transport::Tcp, Transport::Mptcp] {
                 let asked = Instant::now();
-                on.ask(over, address).expect("it is served");
-                assert!(asked.elapsed() < AT_ONCE, "{over:?}: {:?}", asked.elapsed());
+                on.request_answer(transport, address).expect("it is served");
+                assert!(
+                    asked.elapsed() < AT_ONCE,
+                    "{transport:?}: {:?}",
+                    asked.elapsed()
+                );
             }
         }
         nginx.reloaded(mark).expect_err("the port is busy");
@@ -43,7 +47,7 @@ fn clients_are_answered_at_once_while_a_second_reload_fails(on: Subsystem) {
 }
 
 #[test_on(stream, http)]
-fn no_loss_is_announced_where_there_is_none(on: Subsystem) {
+fn no_loss_is_logged_if_there_is_none(on: Subsystem) {
     for address in ADDRESSES {
         let site = Site::new();
         let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(3);

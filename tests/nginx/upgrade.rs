@@ -152,7 +152,7 @@ fn upgrade_keeps_the_protocol_and_a_later_reload_changes_it(on: Subsystem) {
 
 /// As in a container whose first process is none that waits for others.
 #[test_on(stream, http, mail)]
-fn reload_changes_the_protocol_though_nobody_waits_for_the_old_master(on: Subsystem) {
+fn reload_changes_the_protocol_while_the_old_master_is_a_zombie(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen(ADDRESS));
     let conf = on.listen("127.0.0.1:8080 mptcp");
@@ -170,7 +170,7 @@ fn reload_changes_the_protocol_though_nobody_waits_for_the_old_master(on: Subsys
 }
 
 #[test_on(stream, http, mail)]
-fn upgrade_can_bring_the_module(on: Subsystem) {
+fn upgrade_can_add_the_module(on: Subsystem) {
     let (without, with) = (
         on.listen("127.0.0.1:8080"),
         on.listen("127.0.0.1:8080 mptcp"),
@@ -180,7 +180,7 @@ fn upgrade_can_bring_the_module(on: Subsystem) {
 
 /// The word goes after an upgrade: the new binary opened none of the sockets.
 #[test_on(stream, http, mail)]
-fn a_reload_without_the_word_after_an_upgrade_changes_to_tcp(on: Subsystem) {
+fn a_reload_without_the_parameter_after_an_upgrade_changes_to_tcp(on: Subsystem) {
     let site = Site::new();
     let old = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     let new = upgrade(&site, &old, 1);
@@ -220,7 +220,7 @@ fn upgrade_to_a_broken_configuration_leaves_the_old_master_serving(on: Subsystem
     let clients = Steady::start(on, ADDRESS);
     site.write(
         &on.listen("127.0.0.1:8080 mptcp")
-            .and(&on.log_to("missing/access.log")),
+            .with_text(&on.log_to("missing/access.log")),
     );
     old.signal(libc::SIGUSR2);
     wait_until("the new master to fail", || {

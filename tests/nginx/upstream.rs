@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::backend::Backend;
-use crate::client::{Connection, Over, counter};
+use crate::client::{Connection, Transport, counter};
 use crate::harness::{Site, wait_until};
 use crate::http::response;
 use crate::namespace::switch_mptcp_off;
@@ -19,7 +19,7 @@ subsystem_tests! {
         every_balancer_chooses_the_server,
         tls_to_the_backend_goes_over_mptcp,
         a_backend_that_speaks_tcp_only_is_a_fallback,
-        a_dead_server_is_passed_over,
+        a_dead_server_is_skipped,
         unix_sockets_are_left_to_nginx,
         options_of_the_proxy_are_set,
         auto_falls_back_and_on_is_rejected_without_mptcp,
@@ -73,12 +73,12 @@ pub fn conf(on: Subsystem, lines: &str) -> Conf {
 }
 
 /// What the backend says of its connection, through the proxy.
-pub fn ask(on: Subsystem) -> String {
-    ask_for(on, "/")
+pub fn reply(on: Subsystem) -> String {
+    reply_for(on, "/")
 }
 
-pub fn ask_for(on: Subsystem, path: &str) -> String {
-    let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+pub fn reply_for(on: Subsystem, path: &str) -> String {
+    let mut connection = Connection::open(Transport::Tcp, FRONT).expect("the proxy listens");
     if on == Subsystem::Http {
         let request = format!("GET {path} HTTP/1.0\r\n\r\n");
         connection.send(request.as_bytes()).expect("it can be sent");
@@ -89,8 +89,8 @@ pub fn ask_for(on: Subsystem, path: &str) -> String {
 }
 
 /// An answer, or none.
-pub fn try_ask(on: Subsystem) -> std::io::Result<String> {
-    let mut connection = Connection::open(Over::Tcp, FRONT)?;
+pub fn try_reply(on: Subsystem) -> std::io::Result<String> {
+    let mut connection = Connection::open(Transport::Tcp, FRONT)?;
     if on == Subsystem::Http {
         connection.send(b"GET / HTTP/1.0\r\n\r\n")?;
     }
@@ -119,7 +119,7 @@ fn the_backend_is_reached_over_mptcp(on: Subsystem) {
     ] {
         let nginx = site.start(&conf(on, &format!("server {BACK};\n    {word}")));
         let before = counter("MPCapableSYNTX");
-        let answer = ask(on);
+        let answer = reply(on);
         assert_eq!(answer.trim_matches('-'), said.trim_matches('-'), "{word}");
         let mptcp = u64::from(expected == "on");
         assert_eq!(counter("MPCapableSYNTX") - before, mptcp, "{word}");
@@ -147,7 +147,7 @@ fn every_balancer_chooses_the_server(on: Subsystem) {
     }
     for lines in lines {
         let nginx = site.start(&conf(on, &lines));
-        assert_eq!(ask(on), "on", "{lines}");
+        assert_eq!(reply(on), "on", "{lines}");
         assert_eq!(logged(&site, 1), format!("{BACK}|on"), "{lines}");
         nginx.quit();
         std::fs::remove_file(site.path("up.log")).expect("it is there");
@@ -165,7 +165,7 @@ fn tls_to_the_backend_goes_over_mptcp(on: Subsystem) {
     let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &servers)));
     for count in 1..3 {
-        assert_eq!(ask(on), "on");
+        assert_eq!(reply(on), "on");
         assert_eq!(logged(&site, count), format!("{BACK}|on"));
     }
 }
@@ -175,18 +175,18 @@ fn a_backend_that_speaks_tcp_only_is_a_fallback(on: Subsystem) {
     let servers = front(on, "http", "") + &back(on, BACK, "");
     let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &servers)));
-    assert_eq!(ask(on).trim_matches('-'), "");
+    assert_eq!(reply(on).trim_matches('-'), "");
     assert_eq!(logged(&site, 1), format!("{BACK}|fallback"));
 }
 
-fn a_dead_server_is_passed_over(on: Subsystem) {
+fn a_dead_server_is_skipped(on: Subsystem) {
     let site = Site::new();
     // The first server is the dead one once in two requests.
     let lines = format!("mptcp;\n    server {DEAD} max_fails=0;\n    server {BACK};");
     let nginx = site.start(&conf(on, &lines));
     let mut lines: Vec<_> = (1..=2)
         .map(|count| {
-            assert_eq!(ask(on), "on");
+            assert_eq!(reply(on), "on");
             logged(&site, count)
         })
         .collect();
@@ -203,7 +203,7 @@ fn unix_sockets_are_left_to_nginx(on: Subsystem) {
     let servers = front(on, "http", "") + &back(on, &format!("unix:{path}"), "");
     let upstream = upstream(&format!("server unix:{path};\n    mptcp;"));
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &servers)));
-    assert_eq!(ask(on).trim_matches('-'), "");
+    assert_eq!(reply(on).trim_matches('-'), "");
     assert_eq!(logged(&site, 1), format!("unix:{path}|-"));
 }
 
@@ -239,7 +239,7 @@ fn options_of_the_proxy_are_set(on: Subsystem) {
         let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
         status.is_ok_and(|status| status.contains(&format!("TracerPid:\t{}\n", strace.id())))
     });
-    let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+    let mut connection = Connection::open(Transport::Tcp, FRONT).expect("the proxy listens");
     connection
         .send(b"GET / HTTP/1.0\r\n\r\n")
         .expect("it can be sent");
@@ -274,7 +274,7 @@ fn auto_falls_back_and_on_is_rejected_without_mptcp(on: Subsystem) {
     let warning = format!("\"mptcp auto\" falls back to TCP: socket() failed: {reason}");
     assert_eq!(text.matches(&warning).count(), 1, "{text}");
     let _nginx = site.start(&conf("auto"));
-    assert_eq!(ask(on).trim_matches('-'), "");
+    assert_eq!(reply(on).trim_matches('-'), "");
     assert_eq!(logged(&site, 1), format!("{BACK}|-"));
 }
 
@@ -319,7 +319,7 @@ fn connections_are_kept_alive(on: Subsystem) {
         let upstream = upstream(&format!("server {BACK};\n    {lines}"));
         let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &servers)));
         let before = counter("MPCapableSYNTX");
-        let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+        let mut connection = Connection::open(Transport::Tcp, FRONT).expect("the proxy listens");
         for count in 1..=100 {
             let request = connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
             request.expect("it can be sent");

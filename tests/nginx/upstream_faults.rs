@@ -7,12 +7,12 @@ use crate::linux;
 use crate::server::{Conf, Nginx};
 use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
-use crate::upstream::{BACK, FORMAT, ask, back, front, try_ask, upstream};
+use crate::upstream::{BACK, FORMAT, back, front, reply, try_reply, upstream};
 
 subsystem_tests! {
     (stream, http):
         a_failing_call_has_the_same_effect_as_without_mptcp,
-        without_free_connections_nginx_says_so_and_leaks_nothing,
+        without_free_connections_nginx_logs_it_and_leaks_nothing,
         mptcp_that_is_switched_off_later_is_named;
 }
 
@@ -44,7 +44,7 @@ fn messages(log: &str) -> Vec<String> {
 
 /// An answer without its date, or none.
 fn undated_answer(on: Subsystem) -> Result<String, std::io::ErrorKind> {
-    let answer = try_ask(on).map_err(|error| error.kind())?;
+    let answer = try_reply(on).map_err(|error| error.kind())?;
     let lines = answer.lines();
     Ok(lines.filter(|line| !line.starts_with("Date: ")).collect())
 }
@@ -135,7 +135,7 @@ fn a_failing_call_has_the_same_effect_as_without_mptcp(on: Subsystem) {
 }
 
 /// The listener, the channel to the master and the client have a connection each.
-fn without_free_connections_nginx_says_so_and_leaks_nothing(on: Subsystem) {
+fn without_free_connections_nginx_logs_it_and_leaks_nothing(on: Subsystem) {
     let site = Site::new();
     let message = "3 worker_connections are not enough";
     site.provoke_text(message);
@@ -148,7 +148,7 @@ fn without_free_connections_nginx_says_so_and_leaks_nothing(on: Subsystem) {
         let worker = nginx.workers()[0];
         let before = descriptors(worker);
         for _ in 0..20 {
-            let answer = try_ask(on).expect("it answers");
+            let answer = try_reply(on).expect("it answers");
             assert!(!answer.contains("answer"), "{word} {answer}");
             if on == Subsystem::Http {
                 assert!(answer.contains(" 500 "), "{word} {answer}");
@@ -173,10 +173,10 @@ fn mptcp_that_is_switched_off_later_is_named(on: Subsystem) {
     };
     for word in ["auto", "on"] {
         let nginx = start(word);
-        assert_eq!(ask(on), "on");
+        assert_eq!(reply(on), "on");
         let reason = crate::namespace::switch_mptcp_off();
         site.provoke_text(reason);
-        let answer = try_ask(on);
+        let answer = try_reply(on);
         match word {
             "auto" => assert!(!answer.expect("it answers").contains(" 500 ")),
             _ => {

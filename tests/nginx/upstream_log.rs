@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use crate::backend::Backend;
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::harness::{Host, Site, send_signal, wait_until};
 use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
-use crate::upstream::{BACK, DEAD, FORMAT, FRONT, ask, back, front, logged, try_ask, upstream};
+use crate::upstream::{BACK, DEAD, FORMAT, FRONT, back, front, logged, reply, try_reply, upstream};
 
 subsystem_tests! {
     (stream, http):
         without_the_directive_each_server_has_a_value,
-        only_the_variable_has_the_kernel_queried,
+        only_the_variable_queries_the_kernel,
         only_the_directive_changes_system_calls;
     (http):
         an_internal_redirect_keeps_the_values,
         a_request_to_two_upstreams_has_the_values_of_both,
-        a_request_without_a_socket_for_its_first_upstream_has_the_second,
+        a_request_without_a_socket_for_its_first_upstream_logs_the_second,
         a_subrequest_has_values_of_its_own,
         a_response_header_can_have_the_value;
 }
@@ -39,7 +39,7 @@ fn without_the_directive_each_server_has_a_value(on: Subsystem) {
     let lines = format!("server {DEAD};\n    server {BACK} backup;");
     let servers = front(on, "http", "") + &back(on, BACK, "");
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream(&lines) + &servers)));
-    ask(on);
+    reply(on);
     assert_eq!(logged(&site, 1), format!("{DEAD}, {BACK}|-, -"));
 }
 
@@ -65,7 +65,7 @@ fn calls(site: &Site, on: Subsystem, lines: &str, format: &str, more: &str) -> C
         status.is_ok_and(|status| status.contains(&format!("TracerPid:\t{}\n", strace.id())))
     });
     // The backend of http closes, since the request says no length.
-    let _ = try_ask(on);
+    let _ = try_reply(on);
     logged(site, 1);
     send_signal(strace.id() as i32, libc::SIGTERM);
     strace.wait().expect("strace ends");
@@ -104,7 +104,7 @@ impl Calls {
     }
 }
 
-fn only_the_variable_has_the_kernel_queried(on: Subsystem) {
+fn only_the_variable_queries_the_kernel(on: Subsystem) {
     let site = Site::new();
     const QUERIES: [&str; 3] = ["SO_PROTOCOL", "SOL_MPTCP", "0x11c"];
     for (lines, format, queried) in [
@@ -144,7 +144,7 @@ fn an_internal_redirect_keeps_the_values(on: Subsystem) {
     );
     let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &proxy + answer)));
-    assert_eq!(ask(on), "sorry");
+    assert_eq!(reply(on), "sorry");
     assert_eq!(logged(&site, 1), format!("{BACK}|on"));
 }
 
@@ -165,7 +165,7 @@ fn a_request_to_two_upstreams_has_the_values_of_both(on: Subsystem) {
         let backends = redirect(&format!("{BACK} mptcp")) + &redirect("127.0.0.1:8082");
         let text = FORMAT.to_owned() + &two_upstreams() + &proxy + &backends;
         let nginx = site.start(&on.conf(&text));
-        assert_eq!(ask(on), "end");
+        assert_eq!(reply(on), "end");
         let line = logged(&site, 1);
         let (addresses, values) = line.split_once('|').expect("two fields");
         assert!(addresses.contains(" : "), "{line}");
@@ -176,7 +176,7 @@ fn a_request_to_two_upstreams_has_the_values_of_both(on: Subsystem) {
 }
 
 /// The state of the first upstream has no name then.
-fn a_request_without_a_socket_for_its_first_upstream_has_the_second(on: Subsystem) {
+fn a_request_without_a_socket_for_its_first_upstream_logs_the_second(on: Subsystem) {
     let site = Site::new();
     const FAULT: Fault = Fault {
         call: "socket",
@@ -190,7 +190,7 @@ fn a_request_without_a_socket_for_its_first_upstream_has_the_second(on: Subsyste
     let back = back(on, &format!("{BACK} mptcp"), "");
     let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &two_upstreams() + &proxy + &back)));
     let strace = Strace::attach(&site, nginx.workers()[0], FAULT, "1");
-    assert_eq!(ask(on), "on");
+    assert_eq!(reply(on), "on");
     strace.end();
     assert_eq!(logged(&site, 1), format!(" : {BACK}| : on"));
 }
@@ -212,7 +212,7 @@ fn a_subrequest_has_values_of_its_own(on: Subsystem) {
         let upstreams = two_upstreams().replace("8082;", &format!("8082; {word}"));
         let text = FORMAT.to_owned() + &upstreams + &proxy + &backends;
         let nginx = site.start(&on.conf(&text));
-        let answer = try_ask(on).expect("it answers");
+        let answer = try_reply(on).expect("it answers");
         let header = format!("Checked: {checked}\r\n");
         assert!(answer.contains(&header), "{answer}");
         assert_eq!(logged(&site, 1), format!("{BACK}|on"));
@@ -230,7 +230,7 @@ fn a_response_header_can_have_the_value(on: Subsystem) {
         + &upstream(&format!("server {BACK};\n    mptcp;"))
         + &servers;
     let _nginx = site.start(&on.conf(&text));
-    let answer = try_ask(on).expect("it answers");
+    let answer = try_reply(on).expect("it answers");
     assert!(answer.contains("Over: on\r\n"), "{answer}");
-    Connection::open(Over::Tcp, FRONT).expect("it goes on");
+    Connection::open(Transport::Tcp, FRONT).expect("it goes on");
 }

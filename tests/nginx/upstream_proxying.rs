@@ -7,7 +7,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::backend::{BLOCK, Backend, block};
-use crate::client::{Connection, Over, counter, each_way};
+use crate::client::{Connection, Transport, counter, each_way};
 use crate::harness::{Host, Site};
 use crate::hosts::{FAR, Hosts};
 use crate::http::response;
@@ -15,28 +15,28 @@ use crate::middlebox::{Middlebox, SERVER, Strips};
 use crate::namespace::ip;
 use crate::server::{Conf, Nginx};
 use crate::subsystem::{Subsystem, subsystem_tests};
-use crate::upstream::{BACK, FORMAT, FRONT, ask, back, conf, front, logged, try_ask, upstream};
+use crate::upstream::{BACK, FORMAT, FRONT, back, conf, front, logged, reply, try_reply, upstream};
 
 subsystem_tests! {
     (stream, http):
         a_middlebox_on_the_way_to_the_backend_is_a_fallback,
         a_transparent_proxy_binds_an_address_of_a_client,
-        other_methods_of_events_serve,
-        the_directive_comes_and_goes_by_reload;
+        other_event_methods_serve,
+        the_directive_is_added_and_removed_by_reload;
     (http):
         fastcgi_scgi_uwsgi_and_grpc_go_over_mptcp,
         connections_that_the_backend_closes_are_replaced,
         an_upload_from_a_file_does_not_wait,
         a_backend_may_answer_before_the_request,
-        a_response_of_an_error_goes_on_to_the_next_server,
+        an_error_response_is_retried_on_the_next_server,
         a_name_in_a_variable_is_an_upstream;
     (stream):
         no_event_is_lost_after_a_fallback,
-        the_backend_learns_the_client_by_the_proxy_protocol;
+        the_backend_receives_the_client_address_by_the_proxy_protocol;
 }
 
 /// Reads so many bytes.
-fn take(connection: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
+fn read_bytes(connection: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; count];
     connection.read_exact(&mut bytes)?;
     Ok(bytes)
@@ -45,9 +45,9 @@ fn take(connection: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
 /// Answers one request of FastCGI: its records come, up to an empty one of stdin.
 fn fastcgi(mut connection: TcpStream) -> io::Result<()> {
     loop {
-        let head = take(&mut connection, 8)?;
+        let head = read_bytes(&mut connection, 8)?;
         let length = usize::from(head[4]) << 8 | usize::from(head[5]);
-        take(&mut connection, length + usize::from(head[6]))?;
+        read_bytes(&mut connection, length + usize::from(head[6]))?;
         if head[1] == 5 && length == 0 {
             break;
         }
@@ -63,34 +63,34 @@ fn fastcgi(mut connection: TcpStream) -> io::Result<()> {
 fn scgi(mut connection: TcpStream) -> io::Result<()> {
     let mut length = 0;
     loop {
-        match take(&mut connection, 1)?[0] {
+        match read_bytes(&mut connection, 1)?[0] {
             b':' => break,
             digit => length = length * 10 + usize::from(digit - b'0'),
         }
     }
-    take(&mut connection, length + 1)?;
+    read_bytes(&mut connection, length + 1)?;
     connection.write_all(b"Status: 200\r\n\r\nover mptcp\n")
 }
 
 /// Of uwsgi: four bytes, of which two are a length, and so many bytes.
 fn uwsgi(mut connection: TcpStream) -> io::Result<()> {
-    let head = take(&mut connection, 4)?;
+    let head = read_bytes(&mut connection, 4)?;
     let length = usize::from(head[1]) | usize::from(head[2]) << 8;
-    take(&mut connection, length)?;
+    read_bytes(&mut connection, length)?;
     connection.write_all(b"HTTP/1.0 200 OK\r\n\r\nover mptcp\n")
 }
 
 fn fastcgi_scgi_uwsgi_and_grpc_go_over_mptcp(on: Subsystem) {
     let site = Site::new();
     let backends = [
-        ("fastcgi_pass", Backend::at(Over::Mptcp, BACK, fastcgi)),
+        ("fastcgi_pass", Backend::at(Transport::Mptcp, BACK, fastcgi)),
         (
             "scgi_pass",
-            Backend::at(Over::Mptcp, "127.0.0.1:8082", scgi),
+            Backend::at(Transport::Mptcp, "127.0.0.1:8082", scgi),
         ),
         (
             "uwsgi_pass",
-            Backend::at(Over::Mptcp, "127.0.0.1:8083", uwsgi),
+            Backend::at(Transport::Mptcp, "127.0.0.1:8083", uwsgi),
         ),
     ];
     let passes = backends
@@ -110,7 +110,7 @@ fn fastcgi_scgi_uwsgi_and_grpc_go_over_mptcp(on: Subsystem) {
         let upstream = upstream(&format!("server {address};\n    mptcp;"));
         let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &server + &http2)));
         let before = counter("MPCapableSYNACKRX");
-        assert_eq!(ask(on), expected, "{pass}");
+        assert_eq!(reply(on), expected, "{pass}");
         assert_eq!(counter("MPCapableSYNACKRX") - before, 1, "{pass}");
         assert_eq!(logged(&site, 1), format!("{address}|on"), "{pass}");
         nginx.quit();
@@ -118,7 +118,7 @@ fn fastcgi_scgi_uwsgi_and_grpc_go_over_mptcp(on: Subsystem) {
     }
 }
 
-fn the_backend_learns_the_client_by_the_proxy_protocol(on: Subsystem) {
+fn the_backend_receives_the_client_address_by_the_proxy_protocol(on: Subsystem) {
     let site = Site::new();
     let back = format!(
         "server {{\n    listen {BACK} mptcp proxy_protocol;\n    \
@@ -127,12 +127,12 @@ fn the_backend_learns_the_client_by_the_proxy_protocol(on: Subsystem) {
     let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
     let front = front(on, "", "proxy_protocol on;");
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &front + &back)));
-    assert_eq!(ask(on), "on 127.0.0.1");
+    assert_eq!(reply(on), "on 127.0.0.1");
     assert_eq!(logged(&site, 1), format!("{BACK}|on"));
 }
 
 /// Answers with the address of the client.
-fn who(mut connection: TcpStream) -> io::Result<()> {
+fn client_address(mut connection: TcpStream) -> io::Result<()> {
     let peer = connection.peer_addr()?.ip();
     write!(connection, "HTTP/1.0 200 OK\r\n\r\n{peer}\n")?;
     connection.shutdown(Shutdown::Write)?;
@@ -153,12 +153,12 @@ fn a_transparent_proxy_binds_an_address_of_a_client(on: Subsystem) {
     let backend = address.clone();
     let _backend = hosts
         .client
-        .run(move || Backend::at(Over::Mptcp, &backend, who));
+        .run(move || Backend::at(Transport::Mptcp, &backend, client_address));
     for (word, expected) in [("", "-"), ("mptcp;", "on")] {
         let lines = format!("server {address};\n    {word}");
         let front = front(on, "http", "proxy_bind 10.9.9.9 transparent;");
         let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream(&lines) + &front)));
-        assert_eq!(ask(on), "10.9.9.9", "{word}");
+        assert_eq!(reply(on), "10.9.9.9", "{word}");
         assert_eq!(logged(&site, 1), format!("{address}|{expected}"));
         nginx.quit();
         std::fs::remove_file(site.path("up.log")).expect("it is there");
@@ -175,10 +175,10 @@ fn a_middlebox_on_the_way_to_the_backend_is_a_fallback(on: Subsystem) {
         let network = Middlebox::of_backend(strips);
         let address = "10.0.2.1:8081";
         let backend = network.client.run(move || match on {
-            Subsystem::Http => Backend::at(Over::Mptcp, address, |connection| {
+            Subsystem::Http => Backend::at(Transport::Mptcp, address, |connection| {
                 upload_answered(connection)
             }),
-            _ => Backend::at(Over::Mptcp, address, echo),
+            _ => Backend::at(Transport::Mptcp, address, echo),
         });
         let lines = format!("server {address};\n    mptcp;");
         let more = match on {
@@ -189,7 +189,7 @@ fn a_middlebox_on_the_way_to_the_backend_is_a_fallback(on: Subsystem) {
         let _nginx = site.start(&on.conf(&text));
         match on {
             Subsystem::Http => upload(64),
-            _ => each_way(Over::Tcp, FRONT, 64),
+            _ => each_way(Transport::Tcp, FRONT, 64),
         }
         assert_eq!(
             logged(&site, 1),
@@ -215,7 +215,7 @@ fn no_event_is_lost_after_a_fallback(on: Subsystem) {
         let (nginx, mut strace) = slow(&site, &on.conf(&server));
         network
             .client
-            .run(move || each_way(Over::Mptcp, &client, 64));
+            .run(move || each_way(Transport::Mptcp, &client, 64));
         nginx.quit();
         strace.wait().expect("strace ends with nginx");
 
@@ -224,11 +224,11 @@ fn no_event_is_lost_after_a_fallback(on: Subsystem) {
         let address = "10.0.2.1:8081";
         let _backend = network
             .client
-            .run(move || Backend::at(Over::Mptcp, address, echo));
+            .run(move || Backend::at(Transport::Mptcp, address, echo));
         let lines = format!("server {address};\n    mptcp;");
         let text = FORMAT.to_owned() + &upstream(&lines) + &front(on, "", "");
         let (nginx, mut strace) = slow(&site, &on.conf(&text));
-        each_way(Over::Tcp, FRONT, 64);
+        each_way(Transport::Tcp, FRONT, 64);
         nginx.quit();
         strace.wait().expect("strace ends with nginx");
     }
@@ -259,7 +259,7 @@ fn upload_answered(mut connection: TcpStream) -> io::Result<()> {
     let head = crate::backend::read_head(&mut connection)?;
     let blocks = crate::backend::content_length(&head)? / BLOCK;
     for index in 0..blocks {
-        if take(&mut connection, BLOCK)? != block(index) {
+        if read_bytes(&mut connection, BLOCK)? != block(index) {
             return Err(io::Error::other("a block differs"));
         }
     }
@@ -273,7 +273,7 @@ fn upload_answered(mut connection: TcpStream) -> io::Result<()> {
 
 /// Uploads blocks by way of the proxy.
 fn upload(blocks: usize) {
-    let mut connection = Connection::open(Over::Tcp, FRONT).expect("the proxy listens");
+    let mut connection = Connection::open(Transport::Tcp, FRONT).expect("the proxy listens");
     let length = blocks * BLOCK;
     let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
     connection.send(head.as_bytes()).expect("it can be sent");
@@ -287,14 +287,14 @@ fn upload(blocks: usize) {
 
 /// They add one event after the other. Debian's nginx has epoll only, and `make
 /// static` builds one that has them.
-fn other_methods_of_events_serve(on: Subsystem) {
+fn other_event_methods_serve(on: Subsystem) {
     let site = Site::new();
     let has = |method: &&str| Host::get().has(&format!("--with-{method}_module"));
     for method in ["poll", "select"].into_iter().filter(has) {
         let conf = conf(on, &format!("server {BACK};\n    mptcp;"));
         let nginx = site.start(&conf.events(&format!("    use {method};\n")));
         for count in 1..4 {
-            assert_eq!(ask(on), "on", "{method}");
+            assert_eq!(reply(on), "on", "{method}");
             assert_eq!(logged(&site, count), format!("{BACK}|on"), "{method}");
         }
         nginx.quit();
@@ -302,7 +302,7 @@ fn other_methods_of_events_serve(on: Subsystem) {
     }
 }
 
-fn the_directive_comes_and_goes_by_reload(on: Subsystem) {
+fn the_directive_is_added_and_removed_by_reload(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| conf(on, &format!("zone z 64k;\n    server {BACK};\n    {word}"));
     let nginx = site.start(&conf(""));
@@ -311,7 +311,7 @@ fn the_directive_comes_and_goes_by_reload(on: Subsystem) {
         .enumerate()
     {
         nginx.reload(&conf(word));
-        ask(on);
+        reply(on);
         assert_eq!(logged(&site, count + 1), format!("{BACK}|{expected}"));
     }
 }
@@ -331,12 +331,12 @@ fn connections_that_the_backend_closes_are_replaced(on: Subsystem) {
     let nginx = site.start(&on.conf(&text));
     let before = counter("MPCapableSYNTX");
     for count in 0..30 {
-        assert_eq!(ask(on), format!("on {}", count % 3 + 1));
+        assert_eq!(reply(on), format!("on {}", count % 3 + 1));
     }
     assert_eq!(counter("MPCapableSYNTX") - before, 10);
-    assert_eq!(ask(on), "on 1");
+    assert_eq!(reply(on), "on 1");
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    assert_eq!(ask(on), "on 1");
+    assert_eq!(reply(on), "on 1");
     assert_eq!(counter("MPCapableSYNTX") - before, 12);
     assert_eq!(logged(&site, 32), format!("{BACK}|on"));
     assert!(!nginx.log().contains("[error]"), "{}", nginx.log());
@@ -353,7 +353,7 @@ fn an_upload_from_a_file_does_not_wait(on: Subsystem) {
     let backend = address.clone();
     let _backend = hosts
         .client
-        .run(move || Backend::at(Over::Mptcp, &backend, upload_answered));
+        .run(move || Backend::at(Transport::Mptcp, &backend, upload_answered));
     let more = "client_body_in_file_only clean;\n        client_max_body_size 0;";
     let times = ["", "mptcp;"].map(|word| {
         let upstream = upstream(&format!("server {address};\n    {word}"));
@@ -379,16 +379,16 @@ fn an_upload_from_a_file_does_not_wait(on: Subsystem) {
 /// nginx may read the answer before it has sent anything.
 fn a_backend_may_answer_before_the_request(on: Subsystem) {
     let site = Site::new();
-    let _backend = Backend::at(Over::Mptcp, BACK, who);
+    let _backend = Backend::at(Transport::Mptcp, BACK, client_address);
     let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &front(on, "http", ""))));
     for count in 1..=30 {
-        assert_eq!(ask(on), "127.0.0.1");
+        assert_eq!(reply(on), "127.0.0.1");
         assert_eq!(logged(&site, count), format!("{BACK}|on"));
     }
 }
 
-fn a_response_of_an_error_goes_on_to_the_next_server(on: Subsystem) {
+fn an_error_response_is_retried_on_the_next_server(on: Subsystem) {
     let site = Site::new();
     let failing = "server {\n    listen 127.0.0.1:8082 mptcp;\n    return 503;\n}\n\
                    server {\n    listen 127.0.0.1:8083;\n    return 444;\n}\n";
@@ -400,7 +400,7 @@ fn a_response_of_an_error_goes_on_to_the_next_server(on: Subsystem) {
     let servers = front(on, "http", more) + &back(on, &format!("{BACK} mptcp"), "") + failing;
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream(&lines) + &servers)));
     for count in 1..=4 {
-        assert_eq!(ask(on), "on");
+        assert_eq!(reply(on), "on");
         let line = logged(&site, count);
         let (addresses, values) = line.split_once('|').expect("two fields");
         let expected = match addresses.starts_with("127.0.0.1:8082") {
@@ -420,7 +420,7 @@ fn a_name_in_a_variable_is_an_upstream(on: Subsystem) {
     let back = back(on, &format!("{BACK} mptcp"), "");
     let upstream = upstream(&format!("server {BACK};\n    mptcp;"));
     let _nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream + &server + &back)));
-    assert_eq!(ask(on), "on");
+    assert_eq!(reply(on), "on");
     assert_eq!(logged(&site, 1), format!("{BACK}|on"));
-    assert!(try_ask(on).is_ok());
+    assert!(try_reply(on).is_ok());
 }

@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::harness::{Host, Site, wait_until};
 use crate::subsystem::{Subsystem, test_on};
-use crate::upstream::{FORMAT, ask, back, front, upstream};
+use crate::upstream::{FORMAT, back, front, reply, upstream};
 
 const NAME: &str = "server.test:8081";
 
@@ -80,7 +80,7 @@ fn a_server_that_moves_is_reached_over_mptcp(on: Subsystem) {
         names.move_to(last_octet);
         let expected = format!("127.0.0.{last_octet}:8081|on");
         wait_until(&expected, || {
-            ask(on);
+            reply(on);
             site.read("up.log").lines().last() == Some(expected.as_str())
         });
     }

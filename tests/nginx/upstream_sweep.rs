@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 
 use crate::backend::{Backend, read_head};
-use crate::client::Over;
+use crate::client::Transport;
 use crate::harness::{Site, wait_until};
 use crate::server::Conf;
 use crate::strace::Strace;
 use crate::subsystem::Subsystem;
 use crate::sweep::{sweep, sweeps};
-use crate::upstream::{FORMAT, front, try_ask, upstream};
+use crate::upstream::{FORMAT, front, try_reply, upstream};
 use crate::upstream_faults::descriptors;
 
 sweeps! {
@@ -73,14 +73,14 @@ fn backends(on: Subsystem, call: &'static str, errnos: &[i32]) {
         Subsystem::Http => http,
         _ => line,
     };
-    let servers = [(); 2].map(|()| Backend::at(Over::Mptcp, "127.0.0.1:0", answers));
+    let servers = [(); 2].map(|()| Backend::at(Transport::Mptcp, "127.0.0.1:0", answers));
     let nginx = site.start(&conf(
         on,
         servers.each_ref().map(|one| one.address.as_str()),
     ));
     let worker = nginx.workers()[0];
     let serve = || {
-        let answer = try_ask(on).expect("it answers");
+        let answer = try_reply(on).expect("it answers");
         assert!(answer.ends_with(ANSWER), "{answer}");
     };
     // The second request ends the connection that the first one has left.
@@ -89,7 +89,7 @@ fn backends(on: Subsystem, call: &'static str, errnos: &[i32]) {
     sweep(&site, call, errnos, |fault, when| {
         let mark = nginx.log().len();
         let strace = Strace::attach(&site, worker, fault, when);
-        let answer = try_ask(on);
+        let answer = try_reply(on);
         let failed = strace.end();
         let log = nginx.log()[mark..].to_owned();
         let case = format!("{fault:?} {when}: {failed:?}: {answer:?}: {log}");

@@ -5,7 +5,7 @@ use crate::harness::Site;
 use crate::namespace::{set_sysctl, switch_mptcp_off};
 use crate::server::Conf;
 use crate::subsystem::{Subsystem, subsystem_tests};
-use crate::upstream::{BACK, FORMAT, ask, back, front, logged, try_ask, upstream};
+use crate::upstream::{BACK, FORMAT, back, front, logged, reply, try_reply, upstream};
 
 subsystem_tests! {
     (stream, http):
@@ -52,11 +52,11 @@ fn each_configuration_warns_once_that_auto_falls_back(on: Subsystem) {
 
     // What is said at the start is not in the log.
     let nginx = site.start(&conf);
-    ask(on);
+    reply(on);
     assert!(warnings(&nginx.log()).is_empty(), "{}", nginx.log());
     nginx.reload(&conf);
     for count in 2..=4 {
-        ask(on);
+        reply(on);
         assert_eq!(logged(&site, count), format!("{BACK}|-"));
     }
     is_warned(&nginx.log(), &[&fallback, &place]);
@@ -67,18 +67,18 @@ fn a_worker_warns_once_that_auto_falls_back(on: Subsystem) {
     crate::without_mptcp::end_if_expected();
     let site = Site::new();
     let nginx = site.start(&tcp_backend(on, &auto()));
-    ask(on);
+    reply(on);
     assert_eq!(logged(&site, 1), format!("{BACK}|fallback"));
     assert!(warnings(&nginx.log()).is_empty(), "{}", nginx.log());
     let reason = switch_mptcp_off();
     for count in 2..=4 {
-        ask(on);
+        reply(on);
         assert_eq!(logged(&site, count), format!("{BACK}|-"));
     }
     let fallback = format!("\"mptcp auto\" falls back to TCP: socket() failed: {reason}");
     is_warned(&nginx.log(), &[&fallback, " while connecting to upstream"]);
     set_sysctl("mptcp/enabled", "1");
-    ask(on);
+    reply(on);
     assert_eq!(logged(&site, 5), format!("{BACK}|fallback"));
 }
 
@@ -91,7 +91,7 @@ fn a_server_that_failed_is_left_alone_for_a_while(on: Subsystem) {
     let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream(&lines) + &servers)));
     let lines: Vec<_> = (1..=6)
         .map(|count| {
-            assert_eq!(ask(on), "on");
+            assert_eq!(reply(on), "on");
             logged(&site, count)
         })
         .collect();
@@ -108,7 +108,7 @@ fn a_failed_tls_handshake_was_over_mptcp(on: Subsystem) {
     let lines = format!("server {BACK};\n    mptcp;");
     let servers = front(on, "https", "") + &back(on, &format!("{BACK} mptcp"), "");
     let nginx = site.start(&on.conf(&(FORMAT.to_owned() + &upstream(&lines) + &servers)));
-    let head = try_ask(on).expect("http answers");
+    let head = try_reply(on).expect("http answers");
     assert!(head.contains(" 502 "), "{head}");
     assert_eq!(logged(&site, 1), format!("{BACK}|on"));
     let message = "SSL_do_handshake() failed";

@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-use crate::client::{Connection, Over, counter};
+use crate::client::{Connection, Transport, counter};
 use crate::harness::{Site, send_signal, wait_until};
 use crate::linux;
 use crate::mptcp_log::{LOG, counted, log_format, logged, nothing, token_in_ss};
@@ -23,7 +23,7 @@ fn conf(on: Subsystem, words: &[&str]) -> Conf {
 }
 
 #[test_on(stream, http)]
-fn they_tell_mptcp_clients_from_others(on: Subsystem) {
+fn variables_distinguish_mptcp_clients_from_others(on: Subsystem) {
     let site = Site::new();
     let words = [
         "127.0.0.1:8080 mptcp",
@@ -33,8 +33,8 @@ fn they_tell_mptcp_clients_from_others(on: Subsystem) {
     ];
     let _nginx = site.start(&conf(on, &words));
     let mut count = 0;
-    let mut ask = |over, address: &str| {
-        let (_, mptcp) = on.ask(over, address).expect("it answers");
+    let mut log_request = |transport, address: &str| {
+        let (_, mptcp) = on.request_answer(transport, address).expect("it answers");
         count += 1;
         (logged(&site, count), mptcp)
     };
@@ -44,8 +44,12 @@ fn they_tell_mptcp_clients_from_others(on: Subsystem) {
         ("127.0.0.1:8081", "[::ffff:127.0.0.1]:"),
         ("[::1]:8081", "[::1]:"),
     ] {
-        assert_eq!(ask(Over::Tcp, address), (nothing(), false), "{address}");
-        let (line, mptcp) = ask(Over::Mptcp, address);
+        assert_eq!(
+            log_request(Transport::Tcp, address),
+            (nothing(), false),
+            "{address}"
+        );
+        let (line, mptcp) = log_request(Transport::Mptcp, address);
         assert!(mptcp);
         for (name, value) in [
             ("mptcp", "on"),
@@ -58,16 +62,16 @@ fn they_tell_mptcp_clients_from_others(on: Subsystem) {
         assert!(line["mptcp_subflow_addrs"].starts_with(begin), "{line:?}");
     }
     // Plain TCP from the first packet of the server's on.
-    let line = ask(Over::Mptcp, "127.0.0.1:8082");
+    let line = log_request(Transport::Mptcp, "127.0.0.1:8082");
     assert_eq!(line, (nothing(), false));
 }
 
 #[test_on(stream, http)]
-fn they_say_what_the_kernel_says(on: Subsystem) {
+fn variables_have_the_values_of_the_kernel(on: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
     // In http it stays open for another request.
-    let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+    let mut connection = Connection::open(Transport::Mptcp, ADDRESS).expect("it takes connections");
     let port = connection.local().port();
     let request = match on {
         Subsystem::Http => "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -103,12 +107,12 @@ fn they_say_what_the_kernel_says(on: Subsystem) {
 }
 
 /// The getsockopt(2) calls of a worker, by strace.
-struct Questions<'site> {
+struct Queries<'site> {
     site: &'site Site,
     strace: Child,
 }
 
-impl<'site> Questions<'site> {
+impl<'site> Queries<'site> {
     fn of(site: &'site Site, nginx: &Nginx) -> Self {
         let worker = nginx.workers()[0].to_string();
         let strace = Command::new("strace")
@@ -143,44 +147,44 @@ impl<'site> Questions<'site> {
 }
 
 #[test_on(stream, http)]
-fn without_them_nothing_is_asked(on: Subsystem) {
+fn without_variables_the_kernel_is_not_queried(on: Subsystem) {
     let site = Site::new();
     let format = "log_format other '$remote_addr $status';\n".to_owned();
     let log = "access_log other.log other;";
     let server = on.server_with("127.0.0.1:8080 mptcp", log, on.answer());
     let nginx = site.start(&on.conf(&(format + &server)));
-    let questions = Questions::of(&site, &nginx);
-    for over in [Over::Mptcp, Over::Tcp, Over::Mptcp] {
-        on.ask(over, ADDRESS).expect("it answers");
+    let queries = Queries::of(&site, &nginx);
+    for transport in [Transport::Mptcp, Transport::Tcp, Transport::Mptcp] {
+        on.request_answer(transport, ADDRESS).expect("it answers");
     }
     wait_until("three lines", || {
         site.read("other.log").lines().count() == 3
     });
-    assert_eq!(questions.count(), (0, 0));
+    assert_eq!(queries.count(), (0, 0));
 }
 
 #[test_on(stream, http)]
-fn all_of_one_line_are_one_question(on: Subsystem) {
+fn variables_on_one_log_line_share_one_query(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
     // Older kernels are asked for the figures apart, and once in vain for all.
-    let asked = if linux::counts_mptcp() { 2 } else { 4 };
-    for (over, expected) in [
+    let queries = if linux::counts_mptcp() { 2 } else { 4 };
+    for (transport, expected) in [
         // What the socket is, its state at the beginning, and at the end.
-        (Over::Mptcp, (1, asked)),
+        (Transport::Mptcp, (1, queries)),
         // TCP stays TCP.
-        (Over::Tcp, (1, 0)),
+        (Transport::Tcp, (1, 0)),
     ] {
         let lines = site.read("mptcp.log").lines().count();
-        let questions = Questions::of(&site, &nginx);
-        on.ask(over, ADDRESS).expect("it answers");
+        let queries = Queries::of(&site, &nginx);
+        on.request_answer(transport, ADDRESS).expect("it answers");
         logged(&site, lines + 1);
-        assert_eq!(questions.count(), expected, "{over:?}");
+        assert_eq!(queries.count(), expected, "{transport:?}");
     }
 }
 
 #[test_on(stream, http)]
-fn a_variable_of_that_name_is_a_duplicate(on: Subsystem) {
+fn a_variable_of_the_same_name_is_a_duplicate(on: Subsystem) {
     let site = Site::new();
     let map = "map $remote_addr $mptcp_token {\n    default x;\n}\n";
     let conf = on.conf(&(map.to_owned() + &on.server("127.0.0.1:8080")));
@@ -203,7 +207,7 @@ fn manual_block(begin: &str) -> String {
 }
 
 #[test_on(http)]
-fn the_question_of_the_manual_is_answered_from_its_log(_: Subsystem) {
+fn the_command_of_the_manual_counts_clients_by_number_of_paths(_: Subsystem) {
     const FILE: &str = "/var/log/nginx/access.log";
     let site = Site::new();
     let format = manual_block("log_format").replace(FILE, "readme.log");
@@ -216,7 +220,7 @@ fn the_question_of_the_manual_is_answered_from_its_log(_: Subsystem) {
     let _nginx = site.start(&Subsystem::Http.conf(&(format.to_owned() + &server)));
     ip("mptcp limits set subflow 2 add_addr_accepted 2");
     let mut lines = 0;
-    let mut ask = |connection: &mut Connection| {
+    let mut log_request = |connection: &mut Connection| {
         connection
             .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .expect("a request can be sent");
@@ -226,24 +230,25 @@ fn the_question_of_the_manual_is_answered_from_its_log(_: Subsystem) {
             site.read("readme.log").lines().count() == lines
         });
     };
-    let connect =
-        |over, from| Connection::open_from(over, from, ADDRESS).expect("http takes connections");
-    for (over, from) in [
-        (Over::Tcp, "127.0.0.1"),
-        (Over::Tcp, "127.0.0.2"),
-        (Over::Mptcp, "127.0.0.2"),
-        (Over::Tcp, "127.0.0.3"),
-        (Over::Mptcp, "127.0.0.4"),
-        (Over::Mptcp, "127.0.0.4"),
+    let connect = |transport, from| {
+        Connection::open_from(transport, from, ADDRESS).expect("http takes connections")
+    };
+    for (transport, from) in [
+        (Transport::Tcp, "127.0.0.1"),
+        (Transport::Tcp, "127.0.0.2"),
+        (Transport::Mptcp, "127.0.0.2"),
+        (Transport::Tcp, "127.0.0.3"),
+        (Transport::Mptcp, "127.0.0.4"),
+        (Transport::Mptcp, "127.0.0.4"),
     ] {
-        ask(&mut connect(over, from));
+        log_request(&mut connect(transport, from));
     }
     ip("mptcp endpoint add 127.0.0.9 dev lo subflow");
     for (count, from) in [(1, "127.0.0.4"), (2, "127.0.0.5"), (3, "127.0.0.6")] {
-        let mut connection = connect(Over::Mptcp, from);
-        ask(&mut connection);
+        let mut connection = connect(Transport::Mptcp, from);
+        log_request(&mut connection);
         wait_until("a second subflow", || counter("MPJoinAckRx") == count);
-        ask(&mut connection);
+        log_request(&mut connection);
     }
     // An older kernel does not tell how many there were.
     let text = site.read("readme.log");
@@ -271,14 +276,17 @@ fn the_question_of_the_manual_is_answered_from_its_log(_: Subsystem) {
 
 /// What each client of a stream server gets to know.
 #[test_on(stream)]
-fn stream_takes_them_in_map_and_return(_: Subsystem) {
+fn stream_uses_variables_in_map_and_return(_: Subsystem) {
     let site = Site::new();
     let text = "map $mptcp $kind {\n    default plain;\n    on multipath;\n}\n\
                 server {\n    listen 127.0.0.1:8080 mptcp;\n    \
                 return \"$kind $mptcp $mptcp_subflows\\n\";\n}\n";
     let _nginx = site.start(&Subsystem::Stream.conf(text));
-    for (over, expected) in [(Over::Mptcp, "multipath on 1"), (Over::Tcp, "plain  ")] {
-        let mut connection = Connection::open(over, ADDRESS).expect("it takes connections");
+    for (transport, expected) in [
+        (Transport::Mptcp, "multipath on 1"),
+        (Transport::Tcp, "plain  "),
+    ] {
+        let mut connection = Connection::open(transport, ADDRESS).expect("it takes connections");
         let mut answer = vec![0; expected.len()];
         connection.read_exact(&mut answer).expect("it answers");
         assert_eq!(String::from_utf8_lossy(&answer), expected);
@@ -286,8 +294,8 @@ fn stream_takes_them_in_map_and_return(_: Subsystem) {
 }
 
 /// The head and the body of what http answers.
-fn get(over: Over, path: &str) -> (String, String) {
-    let mut connection = Connection::open(over, ADDRESS).expect("http takes connections");
+fn get(transport: Transport, path: &str) -> (String, String) {
+    let mut connection = Connection::open(transport, ADDRESS).expect("http takes connections");
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     connection
         .send(request.as_bytes())
@@ -297,7 +305,7 @@ fn get(over: Over, path: &str) -> (String, String) {
 }
 
 #[test_on(http)]
-fn http_takes_them_in_map_if_return_and_in_headers(_: Subsystem) {
+fn http_uses_variables_in_map_if_return_and_headers(_: Subsystem) {
     let site = Site::new();
     let text = "map $mptcp $kind {\n    default plain;\n    on multipath;\n}\n\
         server {\n    listen 127.0.0.1:8080 mptcp;\n    \
@@ -308,16 +316,20 @@ fn http_takes_them_in_map_if_return_and_in_headers(_: Subsystem) {
         proxy_set_header Token $mptcp_token;\n        proxy_pass http://127.0.0.1:8081;\n    }\n}\n\
         server {\n    listen 127.0.0.1:8081;\n    return 200 \"$http_mptcp/$http_token\";\n}\n";
     let _nginx = site.start(&Subsystem::Http.conf(text));
-    assert_eq!(get(Over::Mptcp, "/").1, "if multipath");
-    assert_eq!(get(Over::Tcp, "/").1, "else plain []");
-    assert!(get(Over::Mptcp, "/header").0.contains("\r\nMptcp: on\r\n"));
-    assert!(!get(Over::Tcp, "/header").0.contains("\r\nMptcp:"));
-    let (_, body) = get(Over::Mptcp, "/proxy");
+    assert_eq!(get(Transport::Mptcp, "/").1, "if multipath");
+    assert_eq!(get(Transport::Tcp, "/").1, "else plain []");
+    assert!(
+        get(Transport::Mptcp, "/header")
+            .0
+            .contains("\r\nMptcp: on\r\n")
+    );
+    assert!(!get(Transport::Tcp, "/header").0.contains("\r\nMptcp:"));
+    let (_, body) = get(Transport::Mptcp, "/proxy");
     let token = body
         .strip_prefix("on 1/")
         .unwrap_or_else(|| panic!("{body}"));
     assert!(u32::from_str_radix(token, 16).is_ok(), "{token}");
-    assert_eq!(get(Over::Tcp, "/proxy").1, "/");
+    assert_eq!(get(Transport::Tcp, "/proxy").1, "/");
 }
 
 /// A value that a request has used before it ends is not the one that is
@@ -331,7 +343,7 @@ fn http_logs_the_last_state_even_if_an_earlier_one_was_used(_: Subsystem) {
         log_format()
     );
     let _nginx = site.start(&Subsystem::Http.conf(&text));
-    let (head, body) = get(Over::Mptcp, "/");
+    let (head, body) = get(Transport::Mptcp, "/");
     assert_eq!(body, linux::counted("0").unwrap_or_default());
     let sent = (head.len() + body.len()).to_string();
     assert_eq!(logged(&site, 1)["mptcp_bytes_sent"], counted(&sent));
@@ -340,7 +352,7 @@ fn http_logs_the_last_state_even_if_an_earlier_one_was_used(_: Subsystem) {
 /// A request that nginx refuses before it has begun with it, the first one or a
 /// later one of a connection.
 #[test_on(http)]
-fn http_logs_them_for_bad_requests(_: Subsystem) {
+fn http_logs_variables_for_bad_requests(_: Subsystem) {
     let site = Site::new();
     // nginx logs before the client has closed, too.
     let more = format!("{LOG}\n    lingering_close off;");
@@ -349,7 +361,8 @@ fn http_logs_them_for_bad_requests(_: Subsystem) {
     let mut lines = 0;
     const GOOD: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for requests in [&[GOOD, "?\r\n\r\n"][..], &["?\r\n\r\n"]] {
-        let mut connection = Connection::open(Over::Mptcp, ADDRESS).expect("it takes connections");
+        let mut connection =
+            Connection::open(Transport::Mptcp, ADDRESS).expect("it takes connections");
         for request in requests {
             let sent = connection.send(request.as_bytes());
             sent.expect("a request can be sent");
@@ -367,14 +380,15 @@ fn http_logs_them_for_bad_requests(_: Subsystem) {
 
 /// A subrequest has the connection of its request.
 #[test_on(http)]
-fn http_logs_them_for_subrequests(_: Subsystem) {
+fn http_logs_variables_for_subrequests(_: Subsystem) {
     let site = Site::new();
     let more = format!("{LOG}\n    log_subrequest on;\n    mirror /mirror;");
     let http = Subsystem::Http;
     let server = http.server_with("127.0.0.1:8080 mptcp", &more, http.answer());
     let _nginx = site.start(&http.conf(&(log_format() + &server)));
-    for (over, lines) in [(Over::Mptcp, 2), (Over::Tcp, 4)] {
-        http.ask(over, ADDRESS).expect("http answers");
+    for (transport, lines) in [(Transport::Mptcp, 2), (Transport::Tcp, 4)] {
+        http.request_answer(transport, ADDRESS)
+            .expect("http answers");
         logged(&site, lines);
         let text = site.read("mptcp.log");
         let on = text.lines().filter(|line| line.starts_with("mptcp=on "));
@@ -383,7 +397,7 @@ fn http_logs_them_for_subrequests(_: Subsystem) {
 }
 
 #[test_on(stream)]
-fn unix_and_udp_clients_have_none(_: Subsystem) {
+fn unix_and_udp_clients_have_no_values(_: Subsystem) {
     let site = Site::new();
     let text = format!(
         "{}{LOG}\nserver {{\n    listen unix:socket;\n    return $mptcp.;\n}}\n\

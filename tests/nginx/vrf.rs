@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use crate::client::Over;
+use crate::client::Transport;
 use crate::harness::Site;
 use crate::lacking::left_out;
-use crate::namespace::{Peer, ip, join, plug_in};
+use crate::namespace::{Peer, ip, join, set_up_end};
 use crate::server::WITHOUT_NETWORK_CAPABILITIES;
 use crate::subsystem::{Subsystem, test_on};
 
@@ -24,8 +24,8 @@ fn listeners_of_either_protocol_are_in_the_vrf(on: Subsystem) {
     join("near", "far", peer.thread_id);
     ip(&format!("link set {vrf} up"));
     ip(&format!("link set near master {vrf}"));
-    plug_in("near", &["10.9.0.1/24", "fd09::1/64"]);
-    peer.run(|| plug_in("far", &["10.9.0.2/24", "fd09::2/64"]));
+    set_up_end("near", &["10.9.0.1/24", "fd09::1/64"]);
+    peer.run(|| set_up_end("far", &["10.9.0.2/24", "fd09::2/64"]));
 
     let listen = [
         "8080",
@@ -44,11 +44,11 @@ fn listeners_of_either_protocol_are_in_the_vrf(on: Subsystem) {
             "10.9.0.1:8081",
             "[fd09::1]:8081",
         ];
-        for (over, expected) in [(Over::Tcp, false), (Over::Mptcp, mptcp)] {
+        for (transport, expected) in [(Transport::Tcp, false), (Transport::Mptcp, mptcp)] {
             for address in addresses {
-                let answer = peer.run(move || on.ask(over, address));
+                let answer = peer.run(move || on.request_answer(transport, address));
                 let (answer, is_mptcp) =
-                    answer.unwrap_or_else(|error| panic!("{address} over {over:?}: {error}"));
+                    answer.unwrap_or_else(|error| panic!("{address} over {transport:?}: {error}"));
                 assert_eq!((answer.as_str(), is_mptcp), (on.answer(), expected));
             }
         }

@@ -29,7 +29,7 @@ fn fails(mut sockets: Vec<Listening>) -> Error {
 }
 
 #[test]
-fn whichever_address_is_in_use() {
+fn fails_for_any_address_in_use() {
     namespace::run(|| {
         for taken in PORTS {
             let holder = listener(&at(taken), Protocol::Tcp, false);
@@ -43,7 +43,7 @@ fn whichever_address_is_in_use() {
 }
 
 #[test]
-fn an_address_that_is_not_ours() {
+fn fails_for_an_address_of_another_host() {
     namespace::run(|| {
         for (text, request) in [
             ("192.0.2.1:80", Some(MPTCP)),
@@ -58,7 +58,7 @@ fn an_address_that_is_not_ours() {
 }
 
 #[test]
-fn the_same_address_twice() {
+fn fails_for_the_same_address_twice() {
     namespace::run(|| {
         let error = fails(vec![mptcp(&at(80)), mptcp("0.0.0.0:80")]);
         assert_eq!(error.to_string(), "bind() to 0.0.0.0:80 failed");
@@ -80,7 +80,7 @@ fn a_port_below_1024_as_an_ordinary_user() {
 }
 
 #[test]
-fn no_descriptor_is_left_to_open() {
+fn fails_without_free_descriptors() {
     namespace::run(|| {
         seccomp::refuse(seccomp::SOCKET_DOMAIN, libc::AF_INET6, libc::EMFILE);
         let error = fails(vec![mptcp(&at(80)), tcp(&at(81)), mptcp("[::1]:80")]);
@@ -91,7 +91,7 @@ fn no_descriptor_is_left_to_open() {
 }
 
 #[test]
-fn the_files_of_unix_sockets_go_and_those_of_others_stay() {
+fn removes_only_the_files_of_its_own_unix_sockets() {
     namespace::run(|| {
         let name = |what| format!("ngx-rs-{what}-{}", std::process::id());
         let [ours, theirs] = ["ours", "theirs"].map(|what| std::env::temp_dir().join(name(what)));

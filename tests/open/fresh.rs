@@ -65,7 +65,7 @@ fn clients_of_both_kinds_are_accepted() {
 }
 
 #[test]
-fn plain_tcp_is_what_nobody_asked_to_change() {
+fn without_a_requested_protocol_a_socket_is_plain_tcp() {
     namespace::run(|| {
         let mut sockets = [tcp("127.0.0.1:80"), stream("[::1]:80", Some(OFF))];
         open(&mut sockets).expect("the ports are free");
@@ -126,7 +126,7 @@ fn a_parsed_directive_can_be_opened_as_it_is() {
 }
 
 #[test]
-fn nothing_to_open_is_no_error() {
+fn opening_no_socket_succeeds() {
     namespace::run(|| {
         let before = namespace::descriptors();
         open(&mut []).expect("nothing can fail");
@@ -135,7 +135,7 @@ fn nothing_to_open_is_no_error() {
 }
 
 #[test]
-fn a_thousand_sockets_are_one_call() {
+fn one_call_opens_a_thousand_sockets() {
     namespace::run(|| {
         let before = namespace::descriptors();
         let mut sockets: Vec<Listening> = (1..=1000)

@@ -86,7 +86,7 @@ fn plain_sockets_can_be_left_to_the_caller() {
 }
 
 #[test]
-fn what_falls_back_is_left_to_the_caller_too() {
+fn a_socket_that_falls_back_is_left_to_the_caller() {
     namespace::run(|| {
         namespace::set_mptcp(false);
         let mut sockets = [stream("127.0.0.1:80", Some(Request::AUTO))];

@@ -21,7 +21,7 @@ fn brief(report: &Report<'_>) -> String {
 }
 
 #[test]
-fn succeeds_when_the_holder_leaves() {
+fn succeeds_when_the_address_becomes_free() {
     namespace::run(|| {
         let mut holder = Some(listener("127.0.0.1:81", Protocol::Tcp, false));
         let mut said = Vec::new();

@@ -80,7 +80,7 @@ fn options_are_on_the_socket_of_either_protocol() {
 }
 
 #[test]
-fn ipv6_sockets_leave_ipv4_alone_unless_told_otherwise() {
+fn ipv6_sockets_accept_no_ipv4_by_default() {
     let cases = [("bind", 1), ("ipv6only=on", 1), ("ipv6only=off", 0)];
     namespace::run(|| {
         for request in ["mptcp", "mptcp=off"] {
@@ -147,7 +147,7 @@ fn an_option_that_the_kernel_refuses_is_an_error() {
 }
 
 #[test]
-fn what_a_protocol_lacks_is_known_before() {
+fn options_that_a_protocol_lacks_are_found_without_a_listener() {
     namespace::run(|| {
         let before = namespace::descriptors();
         for option in [

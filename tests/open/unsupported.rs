@@ -119,7 +119,7 @@ fn a_sandbox_lacks_mptcp() {
 }
 
 #[test]
-fn where_tcp_is_refused_too_mptcp_is_not_to_blame() {
+fn the_error_does_not_blame_mptcp_if_tcp_is_refused_too() {
     namespace::run(|| {
         seccomp::refuse(seccomp::SOCKET_DOMAIN, libc::AF_INET6, libc::EAFNOSUPPORT);
         for request in [MPTCP, Request::AUTO] {
@@ -133,7 +133,7 @@ fn where_tcp_is_refused_too_mptcp_is_not_to_blame() {
 }
 
 #[test]
-fn an_errno_that_is_no_refusal_ends_auto_too() {
+fn auto_does_not_fall_back_on_an_unrelated_error() {
     namespace::run(|| {
         seccomp::refuse(seccomp::SOCKET_PROTOCOL, 262, libc::EMFILE);
         for request in [MPTCP, Request::AUTO] {
@@ -189,7 +189,7 @@ fn a_protocol_that_is_no_stream_protocol_is_not_supported() {
 }
 
 #[test]
-fn mptcp_is_there() {
+fn the_kernel_of_the_tests_has_mptcp() {
     namespace::run(|| {
         let before = namespace::descriptors();
         open::check(Protocol::Mptcp).expect("the tests need a kernel with MPTCP");

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use socket2::SockRef;
 
-use crate::client::Over;
+use crate::client::Transport;
 
 /// A server in threads of its own, which stops when it is dropped.
 pub struct Backend {
@@ -97,16 +97,16 @@ impl Backend {
 
     /// A server on TCP that lets `answer` have each connection.
     pub fn new(answer: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static) -> Self {
-        Self::at(Over::Tcp, "127.0.0.1:0", answer)
+        Self::at(Transport::Tcp, "127.0.0.1:0", answer)
     }
 
     /// The same at an address, of the calling thread's namespace.
     pub fn at(
-        over: Over,
+        transport: Transport,
         address: &str,
         answer: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static,
     ) -> Self {
-        let listener = over.listen(address).expect("a backend can listen");
+        let listener = transport.listen(address).expect("a backend can listen");
         let address = listener
             .local_addr()
             .expect("a listener has an address")

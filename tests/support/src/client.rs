@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a client opens its socket with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum Transport {
     /// A plain TCP socket.
     Tcp,
     /// An MPTCP socket, which falls back where the server has none.
@@ -28,7 +28,7 @@ pub enum Over {
     Smc,
 }
 
-impl Over {
+impl Transport {
     /// Its number, which says so as well.
     const fn protocol(self) -> i32 {
         match self {
@@ -54,7 +54,7 @@ impl Over {
     }
 
     /// Whether the kernel has it.
-    pub fn is_there(self) -> bool {
+    pub fn is_available(self) -> bool {
         let protocol = Some(self.protocol().into());
         Socket::new(Domain::IPV4, Type::STREAM, protocol).is_ok()
     }
@@ -67,27 +67,27 @@ pub struct Connection {
 
 impl Connection {
     /// Connects to an address, written as in a listen directive.
-    pub fn open(over: Over, address: &str) -> io::Result<Self> {
-        Self::open_with(over, address, |_| Ok(()))
+    pub fn open(transport: Transport, address: &str) -> io::Result<Self> {
+        Self::open_with(transport, address, |_| Ok(()))
     }
 
     /// The same, from this address.
-    pub fn open_from(over: Over, from: &str, address: &str) -> io::Result<Self> {
+    pub fn open_from(transport: Transport, from: &str, address: &str) -> io::Result<Self> {
         let from: IpAddr = from.parse().map_err(io::Error::other)?;
         let from = SocketAddr::new(from, 0).into();
-        Self::open_with(over, address, |socket| socket.bind(&from))
+        Self::open_with(transport, address, |socket| socket.bind(&from))
     }
 
     fn open_with(
-        over: Over,
+        transport: Transport,
         address: &str,
         prepare: impl FnOnce(&Socket) -> io::Result<()>,
     ) -> io::Result<Self> {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-        if over == Over::Mptcp {
+        if transport == Transport::Mptcp {
             without_mptcp::end_if_expected();
         }
-        let protocol = Some(over.protocol().into());
+        let protocol = Some(transport.protocol().into());
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, protocol)?;
         prepare(&socket)?;
         socket.connect_timeout(&address.into(), TIMEOUT)?;
@@ -171,13 +171,13 @@ impl Write for Connection {
 }
 
 /// Sends blocks to a server that echoes them, and reads them meanwhile.
-pub fn each_way(over: Over, address: &str, blocks: usize) {
+pub fn each_way(transport: Transport, address: &str, blocks: usize) {
     // With small ones SCTP drops packets, and waits a second for each.
     let with_buffers = |socket: &Socket| {
         socket.set_recv_buffer_size(4 << 20)?;
         socket.set_send_buffer_size(4 << 20)
     };
-    let connection = Connection::open_with(over, address, with_buffers);
+    let connection = Connection::open_with(transport, address, with_buffers);
     let mut connection = connection.expect("it is served");
     let mut sending = connection.try_clone().expect("a descriptor");
     let sender =

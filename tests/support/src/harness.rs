@@ -284,7 +284,7 @@ pub fn reap(pid: i32) -> bool {
 
 /// Waits until `look` finds something, and returns it; ends the test after
 /// long enough, with what `look` says is wrong.
-pub fn wait_or_say<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn wait_for_ok<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match look() {
@@ -298,7 +298,7 @@ pub fn wait_or_say<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
 /// Waits until `look` finds something, and returns it; ends the test after
 /// long enough, saying what never came.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    wait_or_say(|| look().ok_or_else(|| format!("still waiting for {what}")))
+    wait_for_ok(|| look().ok_or_else(|| format!("still waiting for {what}")))
 }
 
 /// Waits until `condition` holds.

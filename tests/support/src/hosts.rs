@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::namespace::{Peer, ip, join, plug_in, tc};
+use crate::namespace::{Peer, ip, join, set_up_end, tc};
 
 /// The address of nginx's host on each link; a listener may have all of them.
 pub const NEAR: [&str; 2] = ["10.0.1.1", "10.0.2.1"];
@@ -31,14 +31,14 @@ impl Hosts {
         for (link, (near, far)) in NEAR.into_iter().zip(FAR).enumerate() {
             let (near_end, far_end) = (near_end(link), far_end(link));
             join(&near_end, &far_end, client.thread_id);
-            plug_in(&near_end, &[&format!("{near}/24")]);
-            client.run(move || plug_in(&far_end, &[&format!("{far}/24")]));
+            set_up_end(&near_end, &[&format!("{near}/24")]);
+            client.run(move || set_up_end(&far_end, &[&format!("{far}/24")]));
         }
         for limits in ["subflow 4", "add_addr_accepted 4"] {
             ip(&format!("mptcp limits set {limits}"));
             client.run(move || ip(&format!("mptcp limits set {limits}")));
         }
-        announce_second();
+        announce_second_address();
         Self { client }
     }
 
@@ -64,7 +64,7 @@ impl Hosts {
 
     /// The client's host loses a link, the first being 0. Can be called there,
     /// in the midst of a connection.
-    pub fn lose(link: usize) {
+    pub fn cut_link(link: usize) {
         ip(&format!("link set {} down", far_end(link)));
     }
 
@@ -92,7 +92,7 @@ impl Hosts {
 }
 
 /// nginx's host announces its address on the second link to its clients.
-pub fn announce_second() {
+pub fn announce_second_address() {
     let (address, end) = (NEAR[1], near_end(1));
     ip(&format!("mptcp endpoint add {address} dev {end} signal"));
 }

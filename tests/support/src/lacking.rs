@@ -6,19 +6,19 @@
 use std::io::Write;
 use std::thread;
 
-use crate::client::Over;
+use crate::client::Transport;
 use crate::harness::Site;
 use crate::server::Conf;
 
 /// Whether the kernel has the protocol of a listener at 127.0.0.1:8080. If not,
 /// nginx refuses the configuration, and the rest of the test cannot be run. A
 /// line on stderr says so, also without `--nocapture`.
-pub fn is_there(site: &Site, conf: &Conf, over: Over) -> bool {
-    if over.is_there() {
+pub fn is_available(site: &Site, conf: &Conf, transport: Transport) -> bool {
+    if transport.is_available() {
         return true;
     }
-    let (name, needed) = match over {
-        Over::Smc => ("smc", "Linux 6.11 and module smc are needed"),
+    let (name, needed) = match transport {
+        Transport::Smc => ("smc", "Linux 6.11 and module smc are needed"),
         _ => ("sctp", "module sctp is needed"),
     };
     let text = site.check(conf).fails();

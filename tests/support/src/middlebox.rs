@@ -1,7 +1,7 @@
 //! A client behind a router that strips the MPTCP option from its packets, as
 //! some firewalls do.
 
-use crate::namespace::{Peer, ip, join, nft, plug_in, set_sysctl};
+use crate::namespace::{Peer, ip, join, nft, set_sysctl, set_up_end};
 
 /// The addresses of nginx's host, as in a listen directive.
 pub const SERVER: [&str; 2] = ["10.0.1.1", "[fd00:1::1]"];
@@ -43,20 +43,20 @@ impl Middlebox {
     fn stripping(strips: Strips, from: &'static str) -> Self {
         let (client, router) = (Peer::new(), Peer::new());
         join("server", "toserver", router.thread_id);
-        plug_in("server", &["10.0.1.1/24", "fd00:1::1/64"]);
+        set_up_end("server", &["10.0.1.1/24", "fd00:1::1/64"]);
         route_by("10.0.1.2", "fd00:1::2");
 
         let client_id = client.thread_id;
         router.run(move || {
             join("toclient", "client", client_id);
-            plug_in("toserver", &["10.0.1.2/24", "fd00:1::2/64"]);
-            plug_in("toclient", &["10.0.2.2/24", "fd00:2::2/64"]);
+            set_up_end("toserver", &["10.0.1.2/24", "fd00:1::2/64"]);
+            set_up_end("toclient", &["10.0.2.2/24", "fd00:2::2/64"]);
             set_sysctl("ipv4/ip_forward", "1");
             set_sysctl("ipv6/conf/all/forwarding", "1");
             strips.set(from);
         });
         client.run(|| {
-            plug_in("client", &["10.0.2.1/24", "fd00:2::1/64"]);
+            set_up_end("client", &["10.0.2.1/24", "fd00:2::1/64"]);
             route_by("10.0.2.2", "fd00:2::2");
         });
         Self {

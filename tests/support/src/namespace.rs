@@ -116,7 +116,7 @@ pub fn nft(words: &str) {
 }
 
 /// Makes a link from the calling thread's namespace to that of another thread,
-/// one end in each; [`plug_in`] makes them usable.
+/// one end in each; [`set_up_end`] makes them usable.
 pub fn join(here: &str, there: &str, thread_id: i32) {
     ip(&format!(
         "link add {here} type veth peer name {there} netns {thread_id}"
@@ -125,7 +125,7 @@ pub fn join(here: &str, there: &str, thread_id: i32) {
 
 /// Gives an end of a link, in the calling thread's namespace, its addresses
 /// with the lengths of their prefixes.
-pub fn plug_in(end: &str, addresses: &[&str]) {
+pub fn set_up_end(end: &str, addresses: &[&str]) {
     // Else an IPv6 address is not usable for a second.
     set_sysctl(&format!("ipv6/conf/{end}/accept_dad"), "0");
     for address in addresses {

@@ -186,7 +186,7 @@ impl Running {
     }
 
     /// What it has written to stderr.
-    pub fn said(&self) -> String {
+    pub fn stderr(&self) -> String {
         let said = fs::read(&self.errors).unwrap_or_default();
         String::from_utf8_lossy(&said).into_owned()
     }
@@ -198,7 +198,7 @@ impl Running {
         while !is_ready() {
             let ended = self.child.try_wait().map_err(|error| error.to_string())?;
             if ended.is_some() || Instant::now() > deadline {
-                return Err(self.said());
+                return Err(self.stderr());
             }
             thread::sleep(Duration::from_millis(2));
         }

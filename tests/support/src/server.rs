@@ -61,20 +61,20 @@ impl Conf {
     }
 
     /// Adds text to the first block.
-    pub fn and(mut self, text: &str) -> Self {
+    pub fn with_text(mut self, text: &str) -> Self {
         self.blocks[0].text.push_str(text);
         self.blocks[0].text.push('\n');
         self
     }
 
     /// Adds the blocks of another configuration, of other subsystems.
-    pub fn beside(mut self, other: Self) -> Self {
+    pub fn with_blocks_of(mut self, other: Self) -> Self {
         self.blocks.extend(other.blocks);
         self
     }
 
     /// Loads these modules in this order, and no others.
-    pub fn loading(mut self, files: Vec<PathBuf>) -> Self {
+    pub fn with_modules(mut self, files: Vec<PathBuf>) -> Self {
         self.load = Some(files);
         self
     }

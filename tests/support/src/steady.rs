@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::client::Over;
+use crate::client::Transport;
 use crate::harness::wait_until;
 use crate::subsystem::Subsystem;
 use crate::without_mptcp;
@@ -74,9 +74,9 @@ impl Steady {
             longest_ms: AtomicU64::new(0),
         });
         let start = |(number, address): (usize, &&str)| {
-            let over = [Over::Tcp, Over::Mptcp][number / addresses.len() % 2];
+            let transport = [Transport::Tcp, Transport::Mptcp][number / addresses.len() % 2];
             let (shared, address) = (Arc::clone(&shared), (*address).to_owned());
-            std::thread::spawn(move || shared.come_and_go(on, over, &address, pause))
+            std::thread::spawn(move || shared.connect_repeatedly(on, transport, &address, pause))
         };
         let all = addresses.iter().cycle().take(addresses.len() * count);
         let threads = all.enumerate().map(start).collect();
@@ -141,12 +141,18 @@ impl Drop for Steady {
 
 impl Shared {
     /// Connects until told to stop; returns what went wrong.
-    fn come_and_go(&self, on: Subsystem, over: Over, address: &str, pause: Duration) -> Vec<Lost> {
+    fn connect_repeatedly(
+        &self,
+        on: Subsystem,
+        transport: Transport,
+        address: &str,
+        pause: Duration,
+    ) -> Vec<Lost> {
         let begin = Instant::now();
         let mut failures = Vec::new();
         while !self.stop.load(Ordering::Relaxed) && failures.len() < 10_000 {
             let start = Instant::now();
-            let answer = on.ask(over, address);
+            let answer = on.request_answer(transport, address);
             let time = start..Instant::now();
             let how = match answer {
                 Ok((answer, _)) if answer == on.answer() => {
@@ -156,14 +162,16 @@ impl Shared {
                     None
                 }
                 Ok((answer, _)) => Some(format!("answered {answer:?}")),
-                Err(error) if over == Over::Mptcp && error.kind() == ErrorKind::WouldBlock => {
+                Err(error)
+                    if transport == Transport::Mptcp && error.kind() == ErrorKind::WouldBlock =>
+                {
                     self.stalled.fetch_add(1, Ordering::Relaxed);
                     None
                 }
                 Err(error) => Some(error.to_string()),
             };
             failures.extend(how.map(|how| Lost {
-                how: format!("{over:?} at {:?}: {how}", start - begin),
+                how: format!("{transport:?} at {:?}: {how}", start - begin),
                 time,
             }));
             std::thread::sleep(pause);

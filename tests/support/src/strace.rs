@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Site, send_signal, wait_or_say, wait_until};
+use crate::harness::{Site, send_signal, wait_for_ok, wait_until};
 
 /// A system call and what it fails with.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +94,7 @@ impl Drop for Strace<'_> {
 /// Waits until a worker sleeps for two seconds. strace itself may interrupt the
 /// call that it sleeps in, on older kernels.
 pub fn wait_for_sleep(site: &Site, worker: &str) {
-    wait_or_say(|| {
+    wait_for_ok(|| {
         let mut strace = Command::new("timeout");
         strace.args(["2", "strace", "-f", "-o", "trace", "-p", worker]);
         site.run(&mut strace);

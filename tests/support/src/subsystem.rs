@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader};
 
 pub use test_on::test_on;
 
-use crate::client::{Accepted, Connection, Over};
+use crate::client::{Accepted, Connection, Transport};
 use crate::harness::Host;
 use crate::server::Conf;
 use crate::without_mptcp;
@@ -172,8 +172,8 @@ impl Subsystem {
     /// It does not wait for the end of the connection: where a client's MPTCP
     /// falls back and the server closes at once, Linux 6.18 loses the end,
     /// once in some ten thousand connections, with any server.
-    pub fn ask(self, over: Over, address: &str) -> io::Result<(String, bool)> {
-        let mut connection = Connection::open(over, address)?;
+    pub fn request_answer(self, transport: Transport, address: &str) -> io::Result<(String, bool)> {
+        let mut connection = Connection::open(transport, address)?;
         connection.send(self.request().as_bytes())?;
         self.receive_answer(connection)
     }
@@ -196,13 +196,13 @@ impl Subsystem {
     /// Asks at an address over TCP and over MPTCP, and checks the answers and
     /// what the kernel's counters say of the connections.
     pub fn serves(self, address: &str, mptcp: bool) {
-        let ask = |over| {
-            let answer = self.ask(over, address);
-            answer.unwrap_or_else(|error| panic!("{address} does not serve {over:?}: {error}"))
+        let request = |transport| {
+            let answer = self.request_answer(transport, address);
+            answer.unwrap_or_else(|error| panic!("{address} does not serve {transport:?}: {error}"))
         };
         let before = Accepted::now();
         let expected = (self.answer().to_owned(), false);
-        assert_eq!(ask(Over::Tcp), expected, "{address} over TCP");
+        assert_eq!(request(Transport::Tcp), expected, "{address} over TCP");
         assert_eq!(
             Accepted::now(),
             before,
@@ -213,7 +213,7 @@ impl Subsystem {
             return;
         }
         let expected = (self.answer().to_owned(), mptcp);
-        assert_eq!(ask(Over::Mptcp), expected, "{address} over MPTCP");
+        assert_eq!(request(Transport::Mptcp), expected, "{address} over MPTCP");
         let more = u64::from(mptcp);
         let after = Accepted {
             requests: before.requests + more,

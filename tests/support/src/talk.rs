@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader};
 
 use crate::backend::Backend;
-use crate::client::{Connection, Over};
+use crate::client::{Connection, Transport};
 use crate::subsystem::Subsystem;
 
 /// A server that a client can talk to: in stream and http a backend echoes
@@ -40,8 +40,8 @@ impl Talk {
     }
 
     /// Connects and says what has to be said first.
-    pub fn begin(&self, over: Over, address: &str) -> io::Result<Connection> {
-        let mut connection = Connection::open(over, address)?;
+    pub fn begin(&self, transport: Transport, address: &str) -> io::Result<Connection> {
+        let mut connection = Connection::open(transport, address)?;
         let (request, last_line) = match self.on {
             Subsystem::Stream => return Ok(connection),
             Subsystem::Http => (
@@ -65,7 +65,7 @@ impl Talk {
     }
 
     /// Says something and waits for what is said to it.
-    pub fn go_on(&self, connection: &mut Connection) -> io::Result<()> {
+    pub fn exchange(&self, connection: &mut Connection) -> io::Result<()> {
         match self.on {
             Subsystem::Stream | Subsystem::Http => connection.echo(b"still there?"),
             Subsystem::Mail => connection.exchange(b"NOOP\r\n", b"250 2.0.0 OK\r\n"),

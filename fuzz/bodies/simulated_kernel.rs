@@ -224,7 +224,7 @@ fn era() -> Era {
 }
 
 /// Asks the kernel of this thread, where it has one.
-pub fn ask(call: impl FnOnce(&mut Kernel) -> Result<c_int, c_int>) -> Option<c_int> {
+pub fn call_simulated(call: impl FnOnce(&mut Kernel) -> Result<c_int, c_int>) -> Option<c_int> {
     let answer = KERNEL.try_with(|kernel| {
         let mut kernel = kernel.try_borrow_mut().ok()?;
         kernel.as_mut().map(call)
@@ -243,8 +243,8 @@ pub fn ask(call: impl FnOnce(&mut Kernel) -> Result<c_int, c_int>) -> Option<c_i
 
 /// Asks it, or the real one.
 macro_rules! call {
-    ($ask:expr, $number:ident $(, $argument:expr)*) => {
-        ask($ask).unwrap_or_else(|| {
+    ($simulated:expr, $number:ident $(, $argument:expr)*) => {
+        call_simulated($simulated).unwrap_or_else(|| {
             // SAFETY: the arguments are as our caller gave them.
             unsafe { libc::syscall(libc::$number $(, $argument)*) as c_int }
         })
@@ -253,7 +253,7 @@ macro_rules! call {
 
 #[unsafe(no_mangle)]
 extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
-    let ask = |kernel: &mut Kernel| {
+    let simulated = |kernel: &mut Kernel| {
         kernel.fails(&[
             libc::EMFILE,
             libc::EINVAL,
@@ -271,12 +271,12 @@ extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
             cookie: 0,
         }))
     };
-    call!(ask, SYS_socket, domain, kind, protocol)
+    call!(simulated, SYS_socket, domain, kind, protocol)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
-    let ask = |kernel: &mut Kernel| {
+    let simulated = |kernel: &mut Kernel| {
         kernel.fails(&[
             libc::EADDRINUSE,
             libc::EADDRINUSE,
@@ -290,36 +290,36 @@ extern "C" fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_
         socket.address = bytes.to_vec();
         Ok(0)
     };
-    call!(ask, SYS_bind, fd, address, length)
+    call!(simulated, SYS_bind, fd, address, length)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
-    let ask = |kernel: &mut Kernel| {
+    let simulated = |kernel: &mut Kernel| {
         kernel.fails(&[libc::EADDRINUSE, libc::EOPNOTSUPP])?;
         kernel.change(fd, |socket| socket.listens = true)
     };
-    call!(ask, SYS_listen, fd, backlog)
+    call!(simulated, SYS_listen, fd, backlog)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
-    let ask = |kernel: &mut Kernel| {
+    let simulated = |kernel: &mut Kernel| {
         kernel.fails(&[libc::ENOTCONN, libc::EPERM])?;
         kernel.change(fd, |socket| socket.listens = false)
     };
-    call!(ask, SYS_shutdown, fd, how)
+    call!(simulated, SYS_shutdown, fd, how)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn dup2(from: c_int, to: c_int) -> c_int {
-    let ask = |kernel: &mut Kernel| {
+    let simulated = |kernel: &mut Kernel| {
         kernel.fails(&[libc::EBUSY, libc::EINTR])?;
         let socket = kernel.socket(from)?.clone();
         kernel.sockets.insert(to, socket);
         Ok(to)
     };
-    call!(ask, SYS_dup3, from, to, 0)
+    call!(simulated, SYS_dup3, from, to, 0)
 }
 
 #[unsafe(no_mangle)]
@@ -331,7 +331,7 @@ extern "C" fn close(fd: c_int) -> c_int {
 /// it is not: that is seen in [`Kernel::close`] as well.
 #[unsafe(no_mangle)]
 extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
-    let ask = |kernel: &mut Kernel| match command {
+    let simulated = |kernel: &mut Kernel| match command {
         libc::F_DUPFD_CLOEXEC => {
             kernel.fails(&[libc::EMFILE])?;
             let socket = kernel.socket(fd)?.clone();
@@ -340,7 +340,7 @@ extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
         libc::F_SETFD => kernel.fails(&[libc::EINVAL]).map(|()| 0),
         _ => Ok(0),
     };
-    call!(ask, SYS_fcntl, fd, command, argument)
+    call!(simulated, SYS_fcntl, fd, command, argument)
 }
 
 #[unsafe(no_mangle)]
@@ -351,14 +351,14 @@ extern "C" fn setsockopt(
     value: *const c_void,
     length: socklen_t,
 ) -> c_int {
-    let ask = |kernel: &mut Kernel| {
+    let simulated = |kernel: &mut Kernel| {
         assert_eq!(length, 4, "an int");
         // SAFETY: setsockopt(2) has so many bytes to read.
         let value = unsafe { value.cast::<c_int>().read_unaligned() };
         let name = if level == libc::SOL_SOCKET { name } else { -1 };
         kernel.set_option(fd, name, value)
     };
-    call!(ask, SYS_setsockopt, fd, level, name, value, length)
+    call!(simulated, SYS_setsockopt, fd, level, name, value, length)
 }
 
 #[unsafe(no_mangle)]
@@ -369,7 +369,7 @@ extern "C" fn getsockopt(
     value: *mut c_void,
     length: *mut socklen_t,
 ) -> c_int {
-    let ask = |kernel: &mut Kernel| {
+    let simulated = |kernel: &mut Kernel| {
         // SAFETY: getsockopt(2) has a length to read,
         let room = unsafe { *length } as usize;
         // SAFETY: and so many bytes to write.
@@ -379,7 +379,7 @@ extern "C" fn getsockopt(
         unsafe { *length = written as socklen_t };
         Ok(0)
     };
-    call!(ask, SYS_getsockopt, fd, level, name, value, length)
+    call!(simulated, SYS_getsockopt, fd, level, name, value, length)
 }
 
 /// getsockname(2) and getpeername(2).
@@ -415,14 +415,14 @@ extern "C" fn getpeername(fd: c_int, to: *mut sockaddr, length: *mut socklen_t) 
 
 #[unsafe(no_mangle)]
 extern "C" fn chmod(path: *const c_char, mode: libc::mode_t) -> c_int {
-    let ask = |kernel: &mut Kernel| kernel.fails(&[libc::EPERM]).map(|()| 0);
-    call!(ask, SYS_fchmodat, libc::AT_FDCWD, path, mode)
+    let simulated = |kernel: &mut Kernel| kernel.fails(&[libc::EPERM]).map(|()| 0);
+    call!(simulated, SYS_fchmodat, libc::AT_FDCWD, path, mode)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn unlink(path: *const c_char) -> c_int {
-    let ask = |kernel: &mut Kernel| kernel.fails(&[libc::ENOENT]).map(|()| 0);
-    call!(ask, SYS_unlinkat, libc::AT_FDCWD, path, 0)
+    let simulated = |kernel: &mut Kernel| kernel.fails(&[libc::ENOENT]).map(|()| 0);
+    call!(simulated, SYS_unlinkat, libc::AT_FDCWD, path, 0)
 }
 
 /// `struct sockaddr_in` and its kin, as bytes.
