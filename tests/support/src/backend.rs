@@ -9,7 +9,7 @@ use socket2::SockRef;
 
 use crate::client::Transport;
 
-/// A server in threads of its own, which stops when it is dropped.
+/// A server that runs in its own threads and stops when this value is dropped.
 pub struct Backend {
     /// Where it listens, on the loopback of the calling thread's namespace.
     pub address: String,
@@ -23,8 +23,8 @@ impl Backend {
         Self::new(echo)
     }
 
-    /// The same, once it has agreed to an HTTP client's request to go on with
-    /// another protocol.
+    /// An HTTP server that switches to the protocol `echo` when a client requests this
+    /// with `Upgrade`, and then sends back all it receives.
     pub fn upgraded_echo() -> Self {
         Self::new(|mut connection| {
             let head = read_head(&mut connection)?;
@@ -37,8 +37,8 @@ impl Backend {
         })
     }
 
-    /// An HTTP server that takes uploads of [`block`]s, and answers how many
-    /// blocks have come, all of them right.
+    /// An HTTP server that receives uploads of [`block`]s, checks each block, and answers
+    /// with the number of blocks.
     pub fn uploads() -> Self {
         Self::new(|mut connection| {
             let head = read_head(&mut connection)?;
@@ -61,8 +61,8 @@ impl Backend {
         })
     }
 
-    /// A server that greets with a line and answers each line that a client
-    /// says, where `reply` has an answer.
+    /// A server that sends a greeting line, and answers each line of a client for which
+    /// `reply` returns an answer.
     pub fn lines(
         greeting: &'static str,
         reply: impl Fn(&str) -> Option<String> + Copy + Send + 'static,
@@ -95,12 +95,13 @@ impl Backend {
         })
     }
 
-    /// A server on TCP that lets `answer` have each connection.
+    /// A TCP server that passes each connection to `answer`.
     pub fn new(answer: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static) -> Self {
         Self::at(Transport::Tcp, "127.0.0.1:0", answer)
     }
 
-    /// The same at an address, of the calling thread's namespace.
+    /// A server that listens at `address` in the calling thread's namespace and passes
+    /// each connection to `answer`.
     pub fn at(
         transport: Transport,
         address: &str,
@@ -116,7 +117,7 @@ impl Backend {
             .expect("a descriptor can be duplicated");
         let thread = std::thread::spawn(move || {
             while let Ok((connection, _)) = accepting.accept() {
-                // A client that leaves early is the test's affair.
+                // The result is ignored: the test itself notices a client that closes early.
                 std::thread::spawn(move || answer(connection));
             }
         });
@@ -128,7 +129,7 @@ impl Backend {
     }
 }
 
-/// Sends back all that comes.
+/// Sends back all received bytes.
 fn echo(mut connection: TcpStream) -> io::Result<()> {
     let mut bytes = [0; 4096];
     loop {
@@ -150,7 +151,7 @@ pub fn read_head(connection: &mut impl Read) -> io::Result<String> {
     String::from_utf8(head).map_err(io::Error::other)
 }
 
-/// The `Content-Length` in a head.
+/// The value of `Content-Length` in the head of a request or response.
 pub fn content_length(head: &str) -> io::Result<usize> {
     let mut lines = head.lines();
     lines
@@ -161,7 +162,7 @@ pub fn content_length(head: &str) -> io::Result<usize> {
 /// The size of a [`block`].
 pub const BLOCK: usize = 64 * 1024;
 
-/// One of many blocks of bytes, each another one and quickly made.
+/// The block of this number. Blocks with different numbers differ; making one is fast.
 pub fn block(index: usize) -> Vec<u8> {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     let bytes = BYTES.get_or_init(|| {
@@ -177,16 +178,17 @@ pub fn block(index: usize) -> Vec<u8> {
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        // Makes the thread's accept() fail, and so ends it.
+        // shutdown() makes accept() fail in the thread, so the thread ends.
         let stopped = SockRef::from(&self.listener).shutdown(Shutdown::Both);
         if let (Ok(()), Some(thread)) = (stopped, self.thread.take()) {
-            // It does not panic, and there is nothing left to report.
+            // The thread does not panic, so join() has nothing to report.
             let _ = thread.join();
         }
     }
 }
 
-/// The same pseudo-random bytes each time, however they are cut.
+/// A reproducible sequence of pseudo-random bytes. The sizes of the buffers to fill do
+/// not change the sequence.
 pub struct Noise {
     state: u64,
     word: [u8; 8],
@@ -194,7 +196,7 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// Begins at the first byte.
+    /// A sequence at its first byte.
     pub fn new() -> Self {
         Self {
             state: 0x9e37_79b9_7f4a_7c15,

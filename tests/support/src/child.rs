@@ -1,4 +1,4 @@
-//! Child processes of a test, as workers of nginx are: forked, without exec.
+//! Child processes of a test that are forked without exec, like the workers of nginx.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,8 @@ pub struct Child {
     start: UnixStream,
 }
 
-/// Forks. The child has copies of everything, and panics if an assertion fails.
+/// Forks. The child runs `inside` with copies of the memory and the descriptors of its
+/// parent.
 pub fn fork(inside: impl FnOnce()) -> Child {
     let (start, mut started) = UnixStream::pair().expect("a pair of sockets");
     // SAFETY: the child has this thread only, and ends in _exit().
@@ -32,7 +33,7 @@ pub fn fork(inside: impl FnOnce()) -> Child {
 }
 
 impl Child {
-    /// Lets the child run, and waits for its end: it must not panic.
+    /// Lets the child run and waits until it ends. The test fails if the child panicked.
     pub fn finish(mut self) {
         self.start.write_all(&[0]).expect("the child lives");
         let mut status = 0;

@@ -1,4 +1,4 @@
-//! Clients over TCP and MPTCP, and what the kernel says of them.
+//! Clients over TCP, MPTCP, SCTP and SMC, and the MPTCP counters of the kernel.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -12,24 +12,24 @@ use crate::backend::{BLOCK, block};
 use crate::sockets;
 use crate::without_mptcp;
 
-/// How long a client waits for the server before it gives up.
+/// The timeout of a client for connecting, reading and writing.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a client opens its socket with.
+/// The protocol of a client's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// A plain TCP socket.
     Tcp,
-    /// An MPTCP socket, which falls back where the server has none.
+    /// An MPTCP socket, which falls back to TCP if the server does not use MPTCP.
     Mptcp,
-    /// An SCTP socket, of one association.
+    /// A one-to-one SCTP socket.
     Sctp,
     /// An SMC socket.
     Smc,
 }
 
 impl Transport {
-    /// Its number, which says so as well.
+    /// The protocol number of socket(2).
     const fn protocol(self) -> i32 {
         match self {
             Self::Tcp => libc::IPPROTO_TCP,
@@ -39,7 +39,7 @@ impl Transport {
         }
     }
 
-    /// A listening socket of it.
+    /// Opens a listening socket of this protocol.
     pub fn listen(self, address: &str) -> io::Result<TcpListener> {
         if self == Self::Mptcp {
             without_mptcp::end_if_expected();
@@ -53,7 +53,7 @@ impl Transport {
         Ok(socket.into())
     }
 
-    /// Whether the kernel has it.
+    /// Whether the kernel supports this protocol.
     pub fn is_available(self) -> bool {
         let protocol = Some(self.protocol().into());
         Socket::new(Domain::IPV4, Type::STREAM, protocol).is_ok()
@@ -71,7 +71,7 @@ impl Connection {
         Self::open_with(transport, address, |_| Ok(()))
     }
 
-    /// The same, from this address.
+    /// Connects to `address` from a socket that is bound to `from`.
     pub fn open_from(transport: Transport, from: &str, address: &str) -> io::Result<Self> {
         let from: IpAddr = from.parse().map_err(io::Error::other)?;
         let from = SocketAddr::new(from, 0).into();
@@ -101,22 +101,22 @@ impl Connection {
         self.socket.write_all(bytes)
     }
 
-    /// Lets a read fail after this time.
+    /// Sets the time after which a read fails.
     pub fn wait_at_most(&self, time: Duration) -> io::Result<()> {
         self.socket.set_read_timeout(Some(time))
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts down the sending direction of the connection.
     pub fn finish(&self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    /// Sends bytes to a server that echoes them, and waits for them.
+    /// Sends bytes to an echo server and checks that the same bytes come back.
     pub fn echo(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.exchange(bytes, bytes)
     }
 
-    /// Sends bytes and waits for what has to come back.
+    /// Sends bytes and checks that the server answers with `expected`.
     pub fn exchange(&mut self, bytes: &[u8], expected: &[u8]) -> io::Result<()> {
         self.send(bytes)?;
         let mut back = vec![0; expected.len()];
@@ -170,9 +170,9 @@ impl Write for Connection {
     }
 }
 
-/// Sends blocks to a server that echoes them, and reads them meanwhile.
+/// Sends blocks to an echo server, and checks the echoed blocks at the same time.
 pub fn each_way(transport: Transport, address: &str, blocks: usize) {
-    // With small ones SCTP drops packets, and waits a second for each.
+    // With small buffers SCTP drops packets, and each retransmission takes a second.
     let with_buffers = |socket: &Socket| {
         socket.set_recv_buffer_size(4 << 20)?;
         socket.set_send_buffer_size(4 << 20)
@@ -190,13 +190,12 @@ pub fn each_way(transport: Transport, address: &str, blocks: usize) {
     sender.join().expect("no panic").expect("all is sent");
 }
 
-/// Counts connections that began as MPTCP on the listening side: requests for
-/// MPTCP that a listener took, and handshakes that it completed.
+/// The kernel's counters of MPTCP handshakes on the listening side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// `MPCapableSYNRX`: MPTCP asked for, and the listener is MPTCP.
+    /// `MPCapableSYNRX`: SYN packets that requested MPTCP from an MPTCP listener.
     pub requests: u64,
-    /// `MPCapableACKRX`: and the third packet of the handshake was MPTCP.
+    /// `MPCapableACKRX`: handshakes whose third packet had the MPTCP option too.
     pub handshakes: u64,
 }
 

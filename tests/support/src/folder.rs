@@ -1,4 +1,4 @@
-//! Folders for files of a test, of a benchmark or of the demo.
+//! Folders for the files of a test, a benchmark or the demo.
 
 use std::fs;
 use std::io;
@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::library;
 
-/// A folder in the temporary folder, removed when it is dropped.
+/// A folder in the temporary folder of the system. Dropping this value removes it.
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes a folder of which `name` is a part of the name.
+    /// Creates a folder whose name contains `name`.
     pub fn new(name: &str) -> io::Result<Self> {
         temporary(name).map(Self)
     }
@@ -28,12 +28,12 @@ impl Deref for Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // It is only temporary.
+        // A failure is ignored, because the system cleans its temporary folder.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Makes a folder in the temporary folder, which the caller removes.
+/// Creates a folder in the temporary folder of the system. The caller removes it.
 pub fn temporary(name: &str) -> io::Result<PathBuf> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -43,11 +43,11 @@ pub fn temporary(name: &str) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Makes a folder below target/tmp, or empties it: its files stay for a look at
-/// them until the next run.
+/// Creates an empty folder below target/tmp. Its files remain until the next run, so
+/// that a developer can inspect them.
 pub fn lasting(name: &str) -> PathBuf {
     let folder = library::target().join("tmp").join(name);
-    // It is there if the test ran before.
+    // The folder exists if the test ran before.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder can be made below target/");
     folder

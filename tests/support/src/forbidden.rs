@@ -1,5 +1,5 @@
-//! System calls that are forbidden, as by a container's or a service manager's
-//! filter.
+//! Forbids system calls, as the seccomp filter of a container or of a service manager
+//! does.
 
 use std::thread;
 
@@ -7,10 +7,10 @@ use crate::harness::Site;
 use crate::seccomp::{Argument, refuse};
 use crate::server::{Conf, Nginx};
 
-/// An option of a socket, as an argument of setsockopt(2).
+/// The argument of setsockopt(2) that names the option.
 pub const OPTION: Argument = (libc::SYS_setsockopt, 2);
 
-/// Starts nginx where a system call with this argument fails.
+/// Starts nginx so that a system call fails with EPERM if `argument` has this value.
 pub fn start_without<'site>(
     site: &'site Site,
     conf: &Conf,

@@ -1,4 +1,5 @@
-//! What the tests need of the machine, and the place each of them runs in.
+//! Checks the requirements of the nginx tests, and gives each test its own folder and
+//! network namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,15 +15,15 @@ use crate::namespace::{self, Process};
 use crate::program::Program;
 use crate::without_mptcp;
 
-/// How long a test waits for what must happen; it never waits longer than
-/// the event takes.
+/// The longest time that a test waits for an event. A test continues as soon as the
+/// event has happened, so a long limit does not slow it down.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The machine that the tests run on.
 pub struct Host;
 
 impl Host {
-    /// Its nginx; what is missing ends the test.
+    /// The nginx to test. If something is missing, the test fails and names it.
     pub fn get() -> &'static Program {
         static PROGRAM: OnceLock<Program> = OnceLock::new();
         PROGRAM.get_or_init(|| {
@@ -32,7 +33,7 @@ impl Host {
     }
 }
 
-/// What every test of nginx needs.
+/// Fails if this is not root or if the kernel has no MPTCP.
 fn check() {
     // SAFETY: geteuid() has no preconditions and no effect.
     let user = unsafe { libc::geteuid() };
@@ -49,10 +50,10 @@ fn check() {
     }
 }
 
-/// Tests share the machine, except one that measures.
+/// Tests run in parallel, except those that measure time.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// This test's turn on the machine, held and never looked at.
+/// The lock of [`MACHINE`] that a test keeps until it ends.
 enum Turn {
     Shared {
         _guard: RwLockReadGuard<'static, ()>,
@@ -62,10 +63,10 @@ enum Turn {
     },
 }
 
-/// The place of one test: a network namespace and a folder. When it goes, the
-/// processes of the namespace and the folder go with it.
+/// The environment of one test: a network namespace and a folder. Dropping it ends the
+/// processes in the namespace, removes the folder and checks nginx's error log.
 pub struct Site {
-    /// The folder: nginx's prefix.
+    /// The folder, which is nginx's prefix.
     pub folder: PathBuf,
     namespace: PathBuf,
     provoked: Mutex<Vec<String>>,
@@ -73,7 +74,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// A place for the calling test, beside other tests.
+    /// An environment for a test that runs in parallel with other tests.
     pub fn new() -> Self {
         let _guard = MACHINE
             .read()
@@ -81,7 +82,7 @@ impl Site {
         Self::with(Turn::Shared { _guard })
     }
 
-    /// A place for a test that must have the machine to itself.
+    /// An environment for a test that runs while no other test runs.
     pub fn alone() -> Self {
         let _guard = MACHINE
             .write()
@@ -95,7 +96,7 @@ impl Site {
         namespace::enter_new();
         let folder = folder::temporary("test");
         let folder = folder.expect("a folder can be made in the temporary folder");
-        // nginx's own default folder for logs, opened before it reads a file.
+        // nginx opens the error log in its default folder before it reads the configuration.
         fs::create_dir(folder.join("logs")).expect("a folder can be made in the test's folder");
         Self {
             folder,
@@ -105,13 +106,13 @@ impl Site {
         }
     }
 
-    /// Expects alerts of nginx with this errno: the test makes a system call
-    /// fail with it.
+    /// Accepts alerts in nginx's log with this errno, because the test makes a system
+    /// call fail with it.
     pub fn provoke(&self, errno: i32) {
         self.provoke_text(&format!("({errno}: "));
     }
 
-    /// Expects alerts of nginx with this text.
+    /// Accepts alerts in nginx's log that contain this text.
     pub fn provoke_text(&self, text: &str) {
         let provoked = self.provoked.lock();
         let mut provoked = provoked.unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -123,7 +124,7 @@ impl Site {
         self.folder.join(name)
     }
 
-    /// The text of a file of the folder, empty while it is not there.
+    /// The text of a file in the folder, or an empty text if there is no such file.
     pub fn read(&self, name: &str) -> String {
         fs::read(self.path(name)).map_or_else(
             |_| String::new(),
@@ -131,18 +132,18 @@ impl Site {
         )
     }
 
-    /// The processes that the test has started and that still run.
+    /// The processes of the test that still run.
     pub fn processes(&self) -> Vec<Process> {
         namespace::processes(&self.namespace)
     }
 
-    /// Runs a command to its end. Its output goes to a file, so one that
-    /// leaves a daemon behind ends here too.
+    /// Runs a command and waits until it ends. The output goes to a file and not to a
+    /// pipe, so a daemon that keeps the output open does not make this wait.
     pub fn run(&self, command: &mut Command) -> Outcome {
         self.run_with(command, "")
     }
 
-    /// The same, with this text on its standard input.
+    /// Runs a command like [`Site::run`], with this text as its standard input.
     pub fn run_with(&self, command: &mut Command, input: &str) -> Outcome {
         fs::write(self.path("input"), input).expect("a file can be made in the test's folder");
         let input = File::open(self.path("input")).expect("a new file can be read");
@@ -163,8 +164,8 @@ impl Site {
         }
     }
 
-    /// Ends what still runs, by force where that is needed. Returns the
-    /// processes that needed it.
+    /// Ends all processes of the test, with SIGTERM and then with SIGKILL. Returns the
+    /// titles of the processes that SIGTERM did not end.
     fn end_processes(&self) -> Vec<String> {
         self.end_with(libc::SIGTERM);
         let stubborn = self
@@ -176,7 +177,7 @@ impl Site {
         stubborn
     }
 
-    /// Sends each process a signal, and gives them time to end.
+    /// Sends each process a signal, and waits until all have ended or the time is up.
     fn end_with(&self, signal: i32) {
         let deadline = Instant::now() + PATIENCE;
         let mut told = Vec::new();
@@ -212,14 +213,14 @@ impl Drop for Site {
             return;
         }
         assert!(stubborn.is_empty(), "SIGTERM did not end {stubborn:?}");
-        // nginx's word for what must not happen: a worker that crashed, a
-        // connection that leaked. Some tests kill workers, and some make
-        // system calls fail.
+        // nginx logs an alert if a worker crashed or a connection leaked, so an alert
+        // fails the test. Tests that kill workers or make system calls fail list the
+        // alerts that they cause.
         let provoked = self.provoked.lock();
         let provoked = provoked.unwrap_or_else(|poisoned| poisoned.into_inner());
         let provoked = |line: &str| provoked.iter().any(|text| line.contains(text));
-        // On a busy machine an old worker may still accept from a socket that the
-        // new ones have ended: docs/nginx.md, limits.
+        // On a busy machine an old worker may still accept from a socket that a new
+        // worker has ended. docs/nginx.md lists this under limits.
         let late = |line: &str| line.contains("accept4() failed (22: Invalid argument)");
         let alert = |line: &&str| line.contains("[alert]") && !provoked(line) && !late(line);
         let alerts: Vec<&str> = log.lines().filter(alert).collect();
@@ -232,18 +233,19 @@ impl Drop for Site {
 pub struct Outcome {
     /// Its exit status.
     pub status: ExitStatus,
-    /// What it wrote, to standard output and standard error.
+    /// Its standard output and standard error.
     pub text: String,
 }
 
 impl Outcome {
-    /// Ends the test unless the command succeeded.
+    /// Fails the test unless the command succeeded.
     pub fn succeeds(self) -> String {
         assert!(self.status.success(), "{}: {}", self.status, self.text);
         self.text
     }
 
-    /// Ends the test unless the command failed, and not by a signal.
+    /// Fails the test unless the command exited with an error status. A command that a
+    /// signal killed fails the test as well.
     pub fn fails(self) -> String {
         let code = self.status.code();
         assert!(
@@ -256,8 +258,8 @@ impl Outcome {
     }
 }
 
-/// Makes this process the parent of daemons that its children leave, so that
-/// none can escape and none stays a zombie.
+/// Makes this process the parent of the daemons that its children start, so that it can
+/// end and reap them.
 fn adopt_orphans() {
     // SAFETY: PR_SET_CHILD_SUBREAPER takes a number and no pointer.
     let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
@@ -269,21 +271,21 @@ fn adopt_orphans() {
     );
 }
 
-/// Sends a signal to a process of the test; it may have gone already.
+/// Sends a signal to a process of the test. The process may have ended already.
 pub fn send_signal(pid: i32, signal: i32) {
     assert!(pid > 1, "{pid} is no process of a test");
     // SAFETY: kill() takes two numbers; `pid` names a process of this test.
     unsafe { libc::kill(pid, signal) };
 }
 
-/// Takes the exit status of an adopted process; false while there is none.
+/// Reaps a process. Returns false while the process still runs.
 pub fn reap(pid: i32) -> bool {
     // SAFETY: a null status pointer is allowed; WNOHANG keeps it from waiting.
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) != 0 }
 }
 
-/// Waits until `look` finds something, and returns it; ends the test after
-/// long enough, with what `look` says is wrong.
+/// Calls `look` until it returns `Ok`, and returns that value. After [`PATIENCE`] the
+/// test fails with the error of `look`.
 pub fn wait_for_ok<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -295,13 +297,13 @@ pub fn wait_for_ok<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
     }
 }
 
-/// Waits until `look` finds something, and returns it; ends the test after
-/// long enough, saying what never came.
+/// Calls `look` until it returns a value, and returns that value. After [`PATIENCE`]
+/// the test fails with `what`.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     wait_for_ok(|| look().ok_or_else(|| format!("still waiting for {what}")))
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` is true. After [`PATIENCE`] the test fails with `what`.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()));
 }

@@ -1,31 +1,32 @@
-//! Two hosts with two links in between: nginx's is here, a client's there.
+//! Two hosts that two links connect: the host of nginx, which is the calling thread's
+//! namespace, and the host of the client.
 
 use std::fs;
 
 use crate::namespace::{Peer, ip, join, set_up_end, tc};
 
-/// The address of nginx's host on each link; a listener may have all of them.
+/// The address of nginx's host on each link. A wildcard listener accepts at both.
 pub const NEAR: [&str; 2] = ["10.0.1.1", "10.0.2.1"];
 
 /// The address of the client's host on each link.
 pub const FAR: [&str; 2] = ["10.0.1.2", "10.0.2.2"];
 
-/// The headers of a packet with data: of ethernet, IPv4, TCP, and its options
-/// for timestamps and MPTCP's data sequence.
+/// The length of the headers of a data packet: Ethernet, IPv4, TCP, and the TCP options
+/// for timestamps and for the data sequence of MPTCP.
 const HEADERS: u64 = 14 + 20 + 20 + 12 + 20;
 
-/// The client's host, joined to the calling thread's by two links.
+/// The client's host, which two links connect to the calling thread's namespace.
 ///
-/// An MPTCP connection to the first of [`NEAR`] begins on the first link, nginx's
-/// host announces the second one's address, and a second subflow joins from the
-/// second of [`FAR`].
+/// An MPTCP connection to the first address of [`NEAR`] begins on the first link. nginx's
+/// host announces its address on the second link, and the client opens a second subflow
+/// from the second address of [`FAR`].
 pub struct Hosts {
-    /// What runs there is the client.
+    /// Runs the client in its namespace.
     pub client: Peer,
 }
 
 impl Hosts {
-    /// Joins both by links that are as fast as the machine.
+    /// Connects both hosts by links without a speed limit.
     pub fn new() -> Self {
         let client = Peer::new();
         for (link, (near, far)) in NEAR.into_iter().zip(FAR).enumerate() {
@@ -42,15 +43,15 @@ impl Hosts {
         Self { client }
     }
 
-    /// Joins both by links that have a speed and a buffer, in the words of
-    /// `tc`: `rate 50mbit burst 64kb`.
+    /// Connects both hosts by links with a limited speed. `speed` is in the syntax of
+    /// `tc`, as in `rate 50mbit burst 64kb`.
     pub fn with_speed(speed: &str) -> Self {
         let words = format!("{speed} latency 100ms");
         Self::with_queues([&words, &words])
     }
 
-    /// Joins both by links that each have a queue, in the words of `tc`: `rate
-    /// 8mbit burst 16kb latency 2s`.
+    /// Connects both hosts by links with a speed and a queue each. `words` are in the
+    /// syntax of `tc`, as in `rate 8mbit burst 16kb latency 2s`.
     pub fn with_queues(words: [&str; 2]) -> Self {
         let hosts = Self::new();
         for (link, words) in words.into_iter().enumerate() {
@@ -62,13 +63,13 @@ impl Hosts {
         hosts
     }
 
-    /// The client's host loses a link, the first being 0. Can be called there,
-    /// in the midst of a connection.
+    /// Takes a link of the client's host down; 0 is the first link. The client's thread
+    /// may call this while it has a connection.
     pub fn cut_link(link: usize) {
         ip(&format!("link set {} down", far_end(link)));
     }
 
-    /// How many bytes have come over each link to nginx's host.
+    /// How many bytes nginx's host has received over each link.
     pub fn received(&self) -> [u64; 2] {
         [0, 1].map(|link| link_counters(&near_end(link))[0])
     }
@@ -78,10 +79,10 @@ impl Hosts {
         [0, 1].map(|link| link_counters(&near_end(link))[8])
     }
 
-    /// How many bytes of payload have come over each link to nginx's host, and
-    /// how many it has sent: without the headers, whose length is known, of each
-    /// packet. The kernel counts a segment that it has yet to cut into packets,
-    /// and its one header, as one packet.
+    /// How many bytes of payload nginx's host has received and sent over each link. The
+    /// headers are subtracted, whose length is the same for each packet. The kernel
+    /// counts a large segment as one packet with one header, because the device cuts it
+    /// into packets later.
     pub fn payload(&self) -> [[u64; 2]; 2] {
         let payload = |link, at: usize| {
             let counters = link_counters(&near_end(link));
@@ -91,7 +92,7 @@ impl Hosts {
     }
 }
 
-/// nginx's host announces its address on the second link to its clients.
+/// Makes nginx's host announce its address on the second link to its clients.
 pub fn announce_second_address() {
     let (address, end) = (NEAR[1], near_end(1));
     ip(&format!("mptcp endpoint add {address} dev {end} signal"));
@@ -105,8 +106,8 @@ fn far_end(link: usize) -> String {
     format!("far{link}")
 }
 
-/// The kernel's counters of a link in the calling thread's namespace: 8 of
-/// what it received and 8 of what it sent, bytes first.
+/// The kernel's counters of a link in the calling thread's namespace: 8 for receiving,
+/// then 8 for sending. The first of each 8 counts bytes.
 fn link_counters(end: &str) -> Vec<u64> {
     let table =
         fs::read_to_string("/proc/thread-self/net/dev").expect("the kernel shows its links");

@@ -1,7 +1,7 @@
-//! Protocols and devices that not every kernel has.
+//! Protocols and devices that some kernels do not support.
 //!
-//! tests/kernels-inside.sh names those that its kernel has, by its version, in
-//! `NGX_RS_KERNEL_HAS`: there, a test that cannot use one of them fails.
+//! tests/kernels-inside.sh lists in `NGX_RS_KERNEL_HAS` what the version of its kernel
+//! must support. A test that cannot use something on the list fails.
 
 use std::io::Write;
 use std::thread;
@@ -10,9 +10,9 @@ use crate::client::Transport;
 use crate::harness::Site;
 use crate::server::Conf;
 
-/// Whether the kernel has the protocol of a listener at 127.0.0.1:8080. If not,
-/// nginx refuses the configuration, and the rest of the test cannot be run. A
-/// line on stderr says so, also without `--nocapture`.
+/// Whether the kernel supports the protocol of a listener at 127.0.0.1:8080. If not, this
+/// checks that nginx refuses the configuration, and the caller leaves out the rest of the
+/// test. A line on stderr reports this, also without `--nocapture`.
 pub fn is_available(site: &Site, conf: &Conf, transport: Transport) -> bool {
     if transport.is_available() {
         return true;
@@ -29,9 +29,8 @@ pub fn is_available(site: &Site, conf: &Conf, transport: Transport) -> bool {
     false
 }
 
-/// Says what was left out of the calling test, because the kernel lacks `name`,
-/// on stderr, also without `--nocapture`. Ends the test if the kernel must not
-/// lack it.
+/// Reports on stderr, also without `--nocapture`, what the calling test leaves out because
+/// the kernel lacks `name`. The test fails if this kernel must have `name`.
 pub fn left_out(name: &str, what: &str) {
     let has = std::env::var("NGX_RS_KERNEL_HAS").unwrap_or_default();
     let must_be_there = has.split_whitespace().any(|there| there == name);
@@ -39,6 +38,6 @@ pub fn left_out(name: &str, what: &str) {
     let test = thread::current();
     let test = test.name().unwrap_or("a thread of a test");
     let line = format!("{test}: {what}, this kernel lacks {name}\n");
-    // The test harness does not capture this.
+    // The test harness captures eprintln!(), but not this.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

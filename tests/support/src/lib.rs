@@ -1,18 +1,18 @@
-//! What the tests, the benchmarks and the demo share: they start nginx, make
-//! networks, query sockets and build the library in one way.
+//! Code that the tests, the benchmarks and the demo share: starting nginx, setting up
+//! networks, querying sockets and building the library.
 //!
 //! | module | contents |
 //! |---|---|
 //! | [`program`], [`folder`] | nginx and its modules, an nginx in the foreground; folders |
-//! | [`harness`], [`server`] | the place of a test; nginx in it: its configuration, processes, signals |
+//! | [`harness`], [`server`] | the environment of a test; nginx in it: its configuration, processes, signals |
 //! | [`subsystem`] | stream, http, mail: a server of each, and its clients |
 //! | [`client`], [`steady`], [`talk`], [`backend`] | clients of nginx, and servers behind it |
-//! | [`namespace`], [`hosts`], [`middlebox`], [`slow_path`] | networks: one host, two hosts, and what is between them |
-//! | [`sockets`] | the sockets that a process has |
+//! | [`namespace`], [`hosts`], [`middlebox`], [`slow_path`] | networks: one host; two hosts; a router; a path with a delay |
+//! | [`sockets`] | the sockets of a running process |
 //! | [`listening`], [`child`] | sockets for the tests of the library; forked processes |
-//! | [`linux`], [`lacking`], [`without_mptcp`] | what the running kernel provides, and what a test does without it |
+//! | [`linux`], [`lacking`], [`without_mptcp`] | what the running kernel supports, and how tests end if it does not |
 //! | [`forbidden`], [`seccomp`], [`strace`] | system calls that fail |
-//! | [`library`] | the library as others link it |
+//! | [`library`] | the library that other programs link |
 //! | [`mptcp_log`], [`table`], [`words`] | the log of all variables; tests/data; a parsed directive as words |
 
 pub mod backend;

@@ -1,4 +1,4 @@
-//! The library as others link it, and the folders of the repository.
+//! The library that other programs link, and the folders of the repository.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ pub fn root() -> &'static Path {
     root.expect("this package is in tests/support")
 }
 
-/// The folder that cargo builds in: `target`, usually.
+/// The folder in which cargo builds, usually `target`.
 pub fn target() -> &'static Path {
     static TARGET: OnceLock<PathBuf> = OnceLock::new();
     TARGET.get_or_init(|| {
@@ -24,13 +24,14 @@ pub fn target() -> &'static Path {
     })
 }
 
-/// Where `libngx_rs_listen.so` and `libngx_rs_listen.a` are, built for release.
+/// Builds `libngx_rs_listen.so` and `libngx_rs_listen.a` in release mode, and returns their
+/// folder.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut build = Command::new(cargo);
-        // As `make build` does it.
+        // The same command as in `make build`.
         build.args(["rustc", "--quiet", "--release", "--lib"]);
         build.args(["--crate-type", "cdylib,staticlib", "--target-dir"]);
         run(build.arg(target()).current_dir(root()));
@@ -38,7 +39,7 @@ pub fn folder() -> &'static Path {
     })
 }
 
-/// Runs a command that has to succeed, and gives back what it wrote.
+/// Runs a command that has to succeed, and returns its output.
 pub fn run(command: &mut Command) -> String {
     let name = command.get_program().to_owned();
     let output = command

@@ -1,4 +1,4 @@
-//! What the running kernel provides.
+//! What the running kernel supports.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -26,30 +26,30 @@ pub fn has_mptcp() -> bool {
     Path::new("/proc/sys/net/mptcp").exists()
 }
 
-/// Whether the kernel reports how many bytes an MPTCP connection has carried,
-/// how many segments it has sent again and how many subflows it has had: by
-/// MPTCP_FULL_INFO.
+/// Whether the kernel has MPTCP_FULL_INFO: it then reports how many bytes an MPTCP
+/// connection has carried, how many segments it has retransmitted, and how many subflows it
+/// has had.
 pub fn counts_mptcp() -> bool {
     is_at_least(6, 5)
 }
 
-/// The value of an MPTCP connection, or None if the kernel does not count it.
+/// `value` if the kernel has MPTCP_FULL_INFO, and None otherwise.
 pub fn counted<T>(value: T) -> Option<T> {
     counts_mptcp().then_some(value)
 }
 
-/// Whether MPTCP sockets take TCP_FASTOPEN.
+/// Whether MPTCP sockets have the option TCP_FASTOPEN.
 pub fn has_mptcp_fastopen() -> bool {
     is_at_least(6, 2)
 }
 
-/// Whether MPTCP sockets take IP_BIND_ADDRESS_NO_PORT.
+/// Whether MPTCP sockets have the option IP_BIND_ADDRESS_NO_PORT.
 pub fn has_mptcp_bind_address_no_port() -> bool {
     is_at_least(6, 8)
 }
 
-/// Whether the kernel reports when an MPTCP connection last sent, received and
-/// was acknowledged.
+/// Whether the kernel reports when an MPTCP connection last sent data, received data and
+/// received an acknowledgement.
 pub fn reports_times() -> bool {
     is_at_least(6, 10)
 }

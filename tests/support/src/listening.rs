@@ -1,4 +1,4 @@
-//! Sockets to open, and what the kernel says of them.
+//! Sockets to open with the library, and queries of opened sockets.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -47,7 +47,7 @@ pub fn open(sockets: &mut [Listening]) -> Result<(), Error> {
     open::listening(sockets, &mut [], &mut Open::default())
 }
 
-/// Opens beside sockets that are there already.
+/// Opens sockets, and inherits those that exist already.
 pub fn open_beside(
     sockets: &mut [Listening],
     inherited: &mut [Inherited<'_>],
@@ -55,12 +55,12 @@ pub fn open_beside(
     open::listening(sockets, inherited, &mut Open::default())
 }
 
-/// The new descriptor of a socket that was opened.
+/// The descriptor of a socket that was opened.
 pub fn fd(socket: &Listening) -> &OwnedFd {
     socket.fd.as_ref().expect("the socket was opened")
 }
 
-/// An old listener, as another program would open it.
+/// A listener that the library did not open, for tests of inherited sockets.
 pub fn listener(text: &str, protocol: Protocol, share: bool) -> Socket {
     bound(text, protocol, share)
         .and_then(|socket| socket.listen(511).map(|()| socket))
@@ -87,7 +87,7 @@ pub fn bound(text: &str, protocol: Protocol, share: bool) -> io::Result<Socket> 
     Ok(socket)
 }
 
-/// An option that is an `int`.
+/// The value of a socket option that is an `int`.
 pub fn option(fd: &impl AsFd, level: i32, name: i32) -> i32 {
     let mut value = 0;
     let mut size = size_of::<i32>() as libc::socklen_t;
@@ -115,27 +115,27 @@ pub fn shares(fd: &impl AsFd) -> bool {
     option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT) == 1
 }
 
-/// Connects as a client without MPTCP, `count` times. The connections are
-/// complete, and wait in some socket's queue.
+/// Connects `count` times over TCP. The handshakes are complete, and the connections wait
+/// in the queue of one of the listening sockets.
 pub fn connect(text: &str, count: usize) -> Vec<TcpStream> {
     let wait = Duration::from_secs(5);
     let connect = |_| TcpStream::connect_timeout(&inet(text), wait).expect("somebody listens");
     (0..count).map(connect).collect()
 }
 
-/// How many connections wait in the queue of a non-blocking listener; they are
-/// closed.
+/// Accepts and closes all connections in the queue of a non-blocking listener, and returns
+/// their number.
 pub fn waiting(fd: &impl AsFd) -> usize {
     let listener = SockRef::from(fd);
     std::iter::from_fn(|| listener.accept_raw().ok()).count()
 }
 
-/// Whether anybody could bind the address as nginx does.
+/// Whether another socket could be bound to the address with the options that nginx sets.
 pub fn is_free(text: &str) -> bool {
     bound(text, Protocol::Tcp, false).is_ok()
 }
 
-/// `SO_COOKIE`: which socket a descriptor refers to.
+/// `SO_COOKIE`, which is the same for all descriptors of one socket.
 pub fn cookie(fd: &impl AsFd) -> u64 {
     let mut value = 0;
     let mut size = size_of::<u64>() as libc::socklen_t;
@@ -149,7 +149,7 @@ pub fn cookie(fd: &impl AsFd) -> u64 {
     value
 }
 
-/// Sets an option that is an `int`.
+/// Sets a socket option that is an `int`.
 pub fn set(fd: &impl AsFd, level: i32, name: i32, value: i32) {
     let size = size_of::<i32>() as libc::socklen_t;
     let place = (&raw const value).cast();

@@ -6,23 +6,23 @@ use crate::namespace::{Peer, ip, join, nft, set_sysctl, set_up_end};
 /// The addresses of nginx's host, as in a listen directive.
 pub const SERVER: [&str; 2] = ["10.0.1.1", "[fd00:1::1]"];
 
-/// What the router takes the MPTCP option from.
+/// The packets from which the router strips the MPTCP option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strips {
-    /// Nothing: the connection is MPTCP.
+    /// No packets, so the connection is MPTCP.
     Nothing,
-    /// The client's SYN: nginx's kernel accepts plain TCP.
+    /// The client's SYN, so nginx accepts a plain TCP connection.
     Syn,
-    /// The client's packets after the handshake: the connection begins as
-    /// MPTCP and falls back with the client's first data, and the accepted
-    /// socket stays an MPTCP socket.
+    /// The client's packets after the handshake. The connection begins as MPTCP and
+    /// falls back to TCP with the client's first data, but the accepted socket stays an
+    /// MPTCP socket.
     ///
-    /// The server's packets instead are no use: Linux 6.18 then goes on with
-    /// MPTCP on one side and without on the other, and resets.
+    /// Stripping the server's packets would not cause a fallback: on Linux 6.18 only one
+    /// side then continues with MPTCP, and the connection is reset.
     AfterHandshake,
 }
 
-/// The hosts beyond nginx's, which is in the calling thread's namespace.
+/// The router and the client's host. nginx's host is the calling thread's namespace.
 pub struct Middlebox {
     /// The client's host.
     pub client: Peer,
@@ -30,12 +30,13 @@ pub struct Middlebox {
 }
 
 impl Middlebox {
-    /// Joins the three hosts in a row.
+    /// Connects nginx's host to the router, and the router to the client's host.
     pub fn new(strips: Strips) -> Self {
         Self::stripping(strips, "toclient")
     }
 
-    /// The same, where nginx is the client: the router strips its packets.
+    /// The same network for an nginx that is the client: the router strips the packets of
+    /// nginx's host.
     pub fn of_backend(strips: Strips) -> Self {
         Self::stripping(strips, "toserver")
     }
@@ -67,13 +68,13 @@ impl Middlebox {
 }
 
 impl Strips {
-    /// Makes the calling thread's namespace strip what comes by a link.
+    /// Makes the calling thread's namespace strip packets that arrive on a link.
     fn set(self, from: &str) {
         let packets = match self {
             Self::Nothing => return,
             Self::Syn => "tcp flags & syn != 0",
-            // Of 20 bytes is the option of the third packet of a handshake;
-            // with data, or without the keys, it has another length.
+            // The option has 20 bytes only in the third packet of a handshake, where it
+            // carries both keys and no data. Other packets lose it.
             Self::AfterHandshake => "tcp flags & syn == 0 tcp option mptcp length != 20",
         };
         nft("add table inet middlebox");
@@ -85,7 +86,7 @@ impl Strips {
     }
 }
 
-/// Sends what leaves the calling thread's host to a router.
+/// Sets the default routes of the calling thread's host.
 fn route_by(ipv4: &str, ipv6: &str) {
     ip(&format!("route add default via {ipv4}"));
     ip(&format!("-6 route add default via {ipv6}"));

@@ -1,4 +1,4 @@
-//! A log that has all variables of ours.
+//! An access log with all variables of the module.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::harness::{Site, wait_for};
 use crate::linux;
 
-/// All of them.
+/// The names of the variables.
 const NAMES: [&str; 12] = [
     "mptcp",
     "mptcp_subflows",
@@ -22,19 +22,19 @@ const NAMES: [&str; 12] = [
     "mptcp_subflow_retrans",
 ];
 
-/// In a server: logs them all, one line to a request or session.
+/// A directive for a server: logs all variables, one line for each request or session.
 pub const LOG: &str = "access_log mptcp.log mptcp;";
 
-/// The format of that, before any server.
+/// The `log_format` directive that [`LOG`] needs before any server.
 pub fn log_format() -> String {
     let fields = NAMES.map(|name| format!("{name}=${name}"));
     format!("log_format mptcp '{}';\n", fields.join(" "))
 }
 
-/// What a line of the log says of each variable.
+/// The value of each variable in one line of the log.
 pub type Line = BTreeMap<String, String>;
 
-/// Waits until the log has that many lines, and returns the last of them.
+/// Waits until the log has `count` lines, and returns the last line.
 pub fn logged(site: &Site, count: usize) -> Line {
     let text = wait_for(&format!("line {count} of the log"), || {
         let text = site.read("mptcp.log");
@@ -50,13 +50,13 @@ pub fn logged(site: &Site, count: usize) -> Line {
     line
 }
 
-/// A line of a connection that is not MPTCP.
+/// The line of a connection that is not MPTCP.
 pub fn nothing() -> Line {
     let nothing = |name: &str| (name.to_owned(), "-".to_owned());
     NAMES.into_iter().map(nothing).collect()
 }
 
-/// The value in a log of what only newer kernels count.
+/// `value` if the kernel has MPTCP_FULL_INFO. Otherwise `-`, which is logged for an unknown value.
 pub fn counted(value: &str) -> &str {
     linux::counted(value).unwrap_or("-")
 }
@@ -71,7 +71,7 @@ pub fn token_in_ss(port: u16) -> String {
         .iter()
         .position(|line| line.split_whitespace().nth(4) == Some(&format!("127.0.0.1:{port}")));
     let at = at.unwrap_or_else(|| panic!("no connection from port {port}: {text}"));
-    // On the same line or on the next one, by ss's version.
+    // Depending on its version, ss prints the token on the same or on the next line.
     let words = lines[at..].iter().flat_map(|line| line.split_whitespace());
     let mut tokens = words.filter_map(|word| word.strip_prefix("token:"));
     tokens.next().expect("ss shows tokens").to_owned()

@@ -1,5 +1,6 @@
-//! Network namespaces held by threads, the links between them, and the
-//! processes that live in them: every port is free, and nothing is left behind.
+//! Network namespaces, the links between them, and their processes. Each namespace belongs
+//! to a thread. In a new namespace every port is free, and the kernel removes its devices
+//! with it.
 
 use std::any::Any;
 use std::fs;
@@ -19,14 +20,15 @@ use crate::without_mptcp;
 pub struct Process {
     /// Its process id.
     pub pid: i32,
-    /// The process that started it, or adopted it.
+    /// The id of the process that started or adopted it.
     pub parent: i32,
-    /// Its command line, which nginx rewrites to say what the process is.
+    /// Its command line. nginx overwrites the command line of each process with the role
+    /// of the process.
     pub title: String,
 }
 
-/// Runs a test in a thread with a network of its own, of which only the
-/// loopback is there, and with descriptors of its own, which can be counted.
+/// Runs a test in a thread with its own network namespace, which has only the loopback, and
+/// its own table of descriptors, so that the test can count its descriptors.
 pub fn run<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     let inside = || {
         enter(libc::CLONE_NEWNET | libc::CLONE_FILES);
@@ -40,12 +42,12 @@ pub fn run<T: Send>(test: impl FnOnce() -> T + Send) -> T {
 
 /// Moves the calling thread into a new network namespace with `lo` up.
 ///
-/// Threads and processes that it starts from here on live there too.
+/// Threads and processes that the thread starts afterwards are in that namespace too.
 pub fn enter_new() {
     enter(libc::CLONE_NEWNET);
 }
 
-/// The same, if the user may.
+/// Does the same as [`enter_new`], but returns an error if the user may not do this.
 pub fn try_enter_new() -> io::Result<()> {
     try_enter(libc::CLONE_NEWNET)
 }
@@ -57,9 +59,8 @@ fn enter(flags: libc::c_int) {
 }
 
 fn try_enter(flags: libc::c_int) -> io::Result<()> {
-    // SAFETY: unshare() reads its argument only; namespaces and tables of
-    // descriptors are properties of the calling thread, and no other thread is
-    // affected.
+    // SAFETY: unshare() takes no pointer. Namespaces and tables of descriptors belong to the
+    // calling thread, so the call affects no other thread.
     if unsafe { libc::unshare(flags) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -82,13 +83,13 @@ fn set_loopback_up() -> io::Result<()> {
     }
 }
 
-/// How many descriptors the calling thread has.
+/// How many descriptors the calling thread has open.
 pub fn descriptors() -> usize {
     let list = fs::read_dir("/proc/thread-self/fd").expect("/proc is mounted");
     list.count()
 }
 
-/// Which namespace the calling thread is in.
+/// The network namespace of the calling thread.
 pub fn current() -> PathBuf {
     fs::read_link("/proc/thread-self/ns/net").expect("/proc names the thread's namespace")
 }
@@ -115,18 +116,18 @@ pub fn nft(words: &str) {
     );
 }
 
-/// Makes a link from the calling thread's namespace to that of another thread,
-/// one end in each; [`set_up_end`] makes them usable.
+/// Creates a link between the calling thread's namespace and that of another thread, with one
+/// end in each. [`set_up_end`] makes each end usable.
 pub fn join(here: &str, there: &str, thread_id: i32) {
     ip(&format!(
         "link add {here} type veth peer name {there} netns {thread_id}"
     ));
 }
 
-/// Gives an end of a link, in the calling thread's namespace, its addresses
-/// with the lengths of their prefixes.
+/// Gives an end of a link in the calling thread's namespace its addresses, each with the
+/// length of its prefix, and brings the end up.
 pub fn set_up_end(end: &str, addresses: &[&str]) {
-    // Else an IPv6 address is not usable for a second.
+    // With duplicate address detection an IPv6 address would be unusable for a second.
     set_sysctl(&format!("ipv6/conf/{end}/accept_dad"), "0");
     for address in addresses {
         ip(&format!("address add {address} dev {end}"));
@@ -160,8 +161,8 @@ pub fn set_mptcp(enabled: bool) {
     set_sysctl("mptcp/enabled", if enabled { "1" } else { "0" });
 }
 
-/// Lets the kernel refuse MPTCP in the calling thread's namespace, unless it has
-/// none at all. Returns the reason that nginx gives.
+/// Switches MPTCP off in the calling thread's namespace, unless the kernel has no MPTCP.
+/// Returns the reason that nginx then reports.
 pub fn switch_mptcp_off() -> &'static str {
     if without_mptcp::is_expected() {
         return without_mptcp::REASON;
@@ -170,8 +171,7 @@ pub fn switch_mptcp_off() -> &'static str {
     "MPTCP is switched off, set sysctl net.mptcp.enabled=1"
 }
 
-/// The processes that live in a namespace, this one left out; one that has
-/// exited and only waits to be reaped does not live.
+/// The processes in a namespace, except the calling process and zombies.
 pub fn processes(namespace: &Path) -> Vec<Process> {
     let own = std::process::id();
     fs::read_dir("/proc")
@@ -183,10 +183,11 @@ pub fn processes(namespace: &Path) -> Vec<Process> {
         .collect()
 }
 
-/// Reads one process, which may be gone by now.
+/// Reads one process from `/proc`, or returns None if it has ended.
 fn process(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // "PID (name) STATE PARENT ...", where the name may hold anything.
+    // "PID (name) STATE PARENT ...": the name may contain any characters, so the
+    // fields are read from behind it.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     if fields.next()? == "Z" {
         return None;
@@ -197,11 +198,10 @@ fn process(pid: i32) -> Option<Process> {
     Some(Process { pid, parent, title })
 }
 
-/// Work for the thread of a [`Peer`].
+/// A function for the thread of a [`Peer`] to run.
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A second host: a thread that stays in a namespace of its own and runs what
-/// it is given there.
+/// A second host: a thread that stays in its own network namespace and runs functions there.
 pub struct Peer {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -210,7 +210,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts the thread and its namespace.
+    /// Starts the thread in a new namespace.
     pub fn new() -> Self {
         let (jobs, queue) = channel::<Job>();
         let (tell, told) = channel();
@@ -232,12 +232,13 @@ impl Peer {
         }
     }
 
-    /// Runs `body` in the peer's namespace and returns its result. Threads
-    /// that it starts stay there.
+    /// Runs `body` in the peer's namespace and returns its result. Threads that `body`
+    /// starts stay in that namespace.
     pub fn run<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
         let (tell, told) = channel::<Result<T, Box<dyn Any + Send>>>();
         let job = move || {
-            // The test may be gone when it has panicked: nobody to tell.
+            // Sending fails only if the test has panicked, and then nobody needs the
+            // result.
             let _ = tell.send(catch_unwind(AssertUnwindSafe(body)));
         };
         let jobs = self.jobs.as_ref().expect("the queue is open until drop");
@@ -253,7 +254,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.jobs.take();
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been reported by `run`.
+            // `run` has reported a panic of the thread already.
             let _ = thread.join();
         }
     }

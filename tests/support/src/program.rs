@@ -1,7 +1,7 @@
-//! The program nginx, its modules and ours, and an nginx in the foreground.
+//! Finds the nginx to test, its modules and the modules of this project, and runs nginx in
+//! the foreground.
 //!
-//! Errors are sentences that say what to install: a test panics with them, and
-//! the demo prints them.
+//! Each error names what to install. A test panics with the error, and the demo prints it.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use crate::library;
 use crate::subsystem::Subsystem;
 
-/// An nginx: that of `NGX_RS_NGINX`, or the installed one.
+/// The nginx that `NGX_RS_NGINX` names, or the installed nginx.
 pub struct Program {
-    /// The file.
+    /// The path of the program.
     pub nginx: PathBuf,
     /// Its version.
     pub version: (u32, u32, u32),
@@ -23,12 +23,12 @@ pub struct Program {
     built: String,
 }
 
-/// The files of a subsystem's modules.
+/// The module files that nginx has to load for a subsystem.
 #[derive(Debug, Clone)]
 pub struct Modules {
-    /// nginx's own module, if that is a file of its own.
+    /// nginx's own module, or None if it is linked into nginx.
     pub own: Option<PathBuf>,
-    /// Our module, if that is not linked into nginx.
+    /// The module of this project, or None if it is linked into nginx.
     pub ours: Option<PathBuf>,
 }
 
@@ -49,25 +49,25 @@ impl Program {
         })
     }
 
-    /// Its name and version, as `nginx/1.22.1`.
+    /// Its name and version, for example `nginx/1.22.1`.
     pub fn name(&self) -> &str {
         let line = self.built.lines().next().unwrap_or_default();
         line.trim_start_matches("nginx version: ")
     }
 
-    /// The options that it was built with, in one line.
+    /// The configure options of the build, in one line.
     pub fn options(&self) -> &str {
         let options = self.built.split_once("arguments: ");
         options.map_or("", |(_, options)| options.trim_end())
     }
 
-    /// Whether nginx was built with this option.
+    /// Whether nginx was built with this configure option.
     pub fn has(&self, option: &str) -> bool {
         self.built.split_whitespace().any(|word| word == option)
     }
 
-    /// Whether nginx has a `multipath` parameter of its own, and knows of
-    /// every listening socket which protocol it is of.
+    /// Whether nginx has its own `multipath` parameter and stores the protocol of each
+    /// listening socket.
     pub fn knows_protocols(&self) -> bool {
         self.version >= (1, 29, 7)
     }
@@ -80,20 +80,21 @@ impl Program {
         })
     }
 
-    /// The modules of a subsystem; one that is missing ends the test.
+    /// The modules of a subsystem. The test fails if one is missing.
     pub fn modules(&self, subsystem: Subsystem) -> Modules {
         let modules = self.find_modules(subsystem);
         modules.unwrap_or_else(|missing| panic!("{missing}"))
     }
 
-    /// nginx's own module of a subsystem, if that is a file of its own.
+    /// nginx's own module of a subsystem, or None if it is linked into nginx.
     pub fn own_module(&self, subsystem: Subsystem) -> Result<Option<PathBuf>, String> {
         let name = subsystem.name();
         let is_default = subsystem == Subsystem::Http && !self.has("--without-http");
         if is_default || self.has(&format!("--with-{name}")) {
             return Ok(None);
         }
-        // Debian's 1.18 has modules that its configure arguments do not name.
+        // Debian's nginx 1.18 has module files that its configure arguments do not name, so
+        // the folder is searched.
         let mut words = self.built.split_whitespace();
         let folder = words.find_map(|word| word.strip_prefix("--modules-path="));
         let file = Path::new(folder.unwrap_or_default()).join(format!("ngx_{name}_module.so"));
@@ -126,7 +127,7 @@ impl Program {
         self.command_under(&[], prefix, configuration)
     }
 
-    /// The same, run by another program such as `strace -f`.
+    /// The command that runs nginx under another program, for example `strace -f`.
     pub fn command_under(&self, runner: &[&str], prefix: &Path, configuration: &Path) -> Command {
         let mut command = match runner {
             [] => Command::new(&self.nginx),
@@ -142,7 +143,7 @@ impl Program {
     }
 }
 
-/// The line of a configuration that loads a module.
+/// The directive that loads a module.
 pub fn load(module: &Path) -> String {
     format!("load_module {};\n", module.display())
 }
@@ -165,14 +166,14 @@ fn version(built: &str) -> Option<(u32, u32, u32)> {
     Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
-/// An nginx in the foreground, which ends when this is dropped.
+/// An nginx in the foreground. Dropping this value ends it.
 pub struct Running {
     child: Child,
     errors: PathBuf,
 }
 
 impl Running {
-    /// Starts it, with a file for what it writes to stderr.
+    /// Starts nginx with its stderr in the file `errors`.
     pub fn start(command: &mut Command, errors: &Path) -> io::Result<Self> {
         Ok(Self {
             child: command.stderr(File::create(errors)?).spawn()?,
@@ -180,7 +181,7 @@ impl Running {
         })
     }
 
-    /// The process that was started: the master, if there is one.
+    /// The id of the started process, which is the master if nginx runs one.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a process id is small")
     }
@@ -191,8 +192,8 @@ impl Running {
         String::from_utf8_lossy(&said).into_owned()
     }
 
-    /// Waits until `is_ready`; an error, with what nginx has written, if nginx
-    /// ends before that or is not ready in time.
+    /// Waits until `is_ready` returns true. If nginx ends before that or is not ready in
+    /// time, the error contains its stderr.
     pub fn wait_until(&mut self, mut is_ready: impl FnMut() -> bool) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !is_ready() {
@@ -205,8 +206,8 @@ impl Running {
         Ok(())
     }
 
-    /// Ends it by a signal. The signal is repeated, because nginx without a
-    /// master misses one that comes just before it waits for events.
+    /// Ends nginx with a signal. The signal is repeated, because an nginx without a master
+    /// misses a signal that arrives just before it waits for events.
     pub fn end(&mut self, signal: i32) -> io::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.child.try_wait()?.is_none() {
@@ -214,8 +215,8 @@ impl Running {
                 true => signal,
                 false => libc::SIGKILL,
             };
-            // SAFETY: kill() takes two numbers; the process is a child that was
-            // not waited for, so no other process can have its number.
+            // SAFETY: kill() takes two numbers. The process is a child that has not been
+            // waited for, so no other process can have its id.
             if unsafe { libc::kill(self.pid(), signal) } != 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -227,7 +228,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself, and nothing can be done if it does not.
+        // An error is ignored: nginx may have ended before, and a failure to end it cannot
+        // be handled here.
         let _ = self.end(libc::SIGTERM);
     }
 }

@@ -1,4 +1,4 @@
-//! Kernels that we do not have, played by a seccomp filter.
+//! Simulates kernels and policies by a seccomp filter that makes system calls fail.
 
 use std::io;
 
@@ -11,11 +11,11 @@ pub const SOCKET_DOMAIN: Argument = (libc::SYS_socket, 0);
 pub const SOCKET_PROTOCOL: Argument = (libc::SYS_socket, 2);
 pub const LISTEN_BACKLOG: Argument = (libc::SYS_listen, 1);
 
-/// From now on, and in this thread only, a system call fails with `errno` where
-/// an argument has this value.
+/// Makes a system call of this thread fail with `errno` from now on, if the argument has
+/// this value.
 pub fn refuse((call, argument): Argument, value: i32, errno: i32) {
-    // Offsets in `struct seccomp_data`: the number of the call, and the lower
-    // half of each argument.
+    // Offsets in `struct seccomp_data` of the number of the call and of the lower half of
+    // each argument.
     const NUMBER: u32 = 0;
     let argument = 16 + 8 * argument + if cfg!(target_endian = "big") { 4 } else { 0 };
     let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;

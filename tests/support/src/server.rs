@@ -1,4 +1,4 @@
-//! nginx as the tests run it: its configuration, its processes, its signals.
+//! Configures and runs the nginx of a test, sends signals to it and queries its processes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ pub const WITHOUT_NETWORK_CAPABILITIES: [&str; 3] = [
     "-net_raw,-net_admin,-net_bind_service",
 ];
 
-/// A configuration file in the making.
+/// Builds a configuration file.
 #[derive(Clone)]
 pub struct Conf {
     blocks: Vec<Block>,
@@ -31,7 +31,7 @@ pub struct Conf {
     events: String,
 }
 
-/// The block of a subsystem.
+/// The block of a subsystem, as in `http { … }`.
 #[derive(Clone)]
 struct Block {
     subsystem: Subsystem,
@@ -40,8 +40,8 @@ struct Block {
 }
 
 impl Conf {
-    /// A configuration with this text in the block of a subsystem, and that
-    /// loads nginx's module of that subsystem and ours.
+    /// A configuration with this text in the block of a subsystem. It loads nginx's module
+    /// of the subsystem and the module of this project.
     pub fn new(subsystem: Subsystem, text: &str) -> Self {
         let block = Block {
             subsystem,
@@ -73,7 +73,7 @@ impl Conf {
         self
     }
 
-    /// Loads these modules in this order, and no others.
+    /// Loads only these modules, in this order.
     pub fn with_modules(mut self, files: Vec<PathBuf>) -> Self {
         self.load = Some(files);
         self
@@ -92,7 +92,7 @@ impl Conf {
         self
     }
 
-    /// Has the workers take turns at accepting.
+    /// Adds `accept_mutex on`, so that the workers take turns in accepting connections.
     pub fn accept_mutex(mut self) -> Self {
         self.accept_mutex = true;
         self
@@ -104,15 +104,14 @@ impl Conf {
         self
     }
 
-    /// Adds text to the block of events.
+    /// Adds text to the `events` block.
     pub fn events(mut self, text: &str) -> Self {
         self.events.push_str(text);
         self
     }
 
-    /// Leaves out the lines that load our modules. Where they are linked into
-    /// nginx they stay, and have nothing to do as long as none of our words is
-    /// there.
+    /// Leaves out the lines that load the modules of this project. Modules that are linked
+    /// into nginx stay, but do nothing in a configuration without their parameters.
     pub fn without_module(mut self) -> Self {
         self.blocks
             .iter_mut()
@@ -145,17 +144,17 @@ impl Conf {
 }
 
 impl Block {
-    /// The lines that load nginx's module and ours.
+    /// The lines that load nginx's module and the module of this project.
     fn modules(&self) -> String {
         let modules = Host::get().modules(self.subsystem);
         let load = |file: &PathBuf| program::load(file);
         let own = modules.own.as_ref().map(load).unwrap_or_default();
-        // A line in any case, so that errors name the same lines.
+        // Without the module the line stays empty, so that errors name the same lines.
         let ours = modules.ours.as_ref().filter(|_| self.module).map(load);
         own + &ours.unwrap_or_else(|| "# no module of ours to load\n".into())
     }
 
-    /// The block, unless it is empty.
+    /// The text of the block, or an empty text if the block is empty.
     fn text(&self) -> String {
         if self.text.is_empty() {
             return String::new();
@@ -172,7 +171,7 @@ impl Site {
         without_mptcp::check_refusal(self);
     }
 
-    /// `FILE:LINE` of the first line that holds `words`, as nginx names it.
+    /// `FILE:LINE` of the first line that contains `words`, in the format of nginx's errors.
     pub fn place_of(&self, words: &str) -> String {
         let text = self.read("nginx.conf");
         let line = text.lines().position(|line| line.contains(words));
@@ -180,12 +179,12 @@ impl Site {
         format!(" in {}:{line}", self.path("nginx.conf").display())
     }
 
-    /// The command that runs nginx in this place with further arguments.
+    /// The command that runs nginx with this folder as its prefix, and with more arguments.
     pub fn nginx(&self, arguments: &[&str]) -> Command {
         self.nginx_under(&[], arguments)
     }
 
-    /// The same, run by another program such as `strace -f`.
+    /// The command that runs nginx under another program, for example `strace -f`.
     pub fn nginx_under(&self, runner: &[&str], arguments: &[&str]) -> Command {
         let configuration = self.path("nginx.conf");
         let mut command = Host::get().command_under(runner, &self.folder, &configuration);
@@ -193,7 +192,7 @@ impl Site {
         command
     }
 
-    /// `nginx -t` on a configuration.
+    /// Runs `nginx -t` on a configuration.
     pub fn check(&self, conf: &Conf) -> Outcome {
         self.write(conf);
         self.run(&mut self.nginx(&["-t"]))
@@ -205,13 +204,13 @@ impl Site {
             .unwrap_or_else(|outcome| panic!("nginx does not start: {}", outcome.text))
     }
 
-    /// The same, run by another program such as `setpriv`.
+    /// Starts nginx under another program, for example `setpriv`.
     pub fn start_under(&self, runner: &[&str], conf: &Conf) -> Nginx<'_> {
         self.try_start_under(runner, conf)
             .unwrap_or_else(|outcome| panic!("nginx does not start: {}", outcome.text))
     }
 
-    /// Starts nginx as a daemon, or says how it failed.
+    /// Starts nginx as a daemon, or returns the outcome of the failed start.
     pub fn try_start(&self, conf: &Conf) -> Result<Nginx<'_>, Outcome> {
         self.try_start_under(&[], conf)
     }
@@ -227,7 +226,7 @@ impl Site {
         Ok(nginx)
     }
 
-    /// The master that `nginx.pid` names, once it does.
+    /// Waits for `nginx.pid`, and returns the master that the file names.
     pub fn running(&self) -> Nginx<'_> {
         let pid = wait_for("nginx.pid", || self.read("nginx.pid").trim().parse().ok());
         Nginx { site: self, pid }
@@ -255,7 +254,7 @@ impl Nginx<'_> {
         wait_until("the end of the master", || !self.runs() && reap(self.pid));
     }
 
-    /// The workers that take connections, oldest first.
+    /// The workers that are not shutting down, oldest first.
     pub fn workers(&self) -> Vec<i32> {
         self.workers_with(|title| !title.contains("is shutting down"))
     }
@@ -275,7 +274,7 @@ impl Nginx<'_> {
         workers
     }
 
-    /// Waits until exactly `count` workers are there, none of them leaving.
+    /// Waits until there are exactly `count` workers and none of them is shutting down.
     pub fn wait_for_workers(&self, count: usize) {
         let what = format!("{count} workers of master {}", self.pid);
         wait_until(&what, || {
@@ -283,8 +282,8 @@ impl Nginx<'_> {
         });
     }
 
-    /// Whether none of the master's children is about to end, or has ended and
-    /// the master does not know yet: those have no title any more.
+    /// Whether the master has reaped all of its ended children. A child that is ending or
+    /// has not been reaped has no title.
     fn has_reaped(&self) -> bool {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid));
         let title = |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -302,13 +301,13 @@ impl Nginx<'_> {
         self.wait_for_end();
     }
 
-    /// The error log so far.
+    /// The text of the error log.
     pub fn log(&self) -> String {
         self.site.read("error.log")
     }
 
-    /// Reloads with a configuration, which must succeed, and waits until the
-    /// old workers have gone, and the master has nothing of them any more.
+    /// Reloads with a configuration, which must succeed, and waits until the old workers
+    /// have ended and the master has closed its channels to them.
     pub fn reload(&self, conf: &Conf) {
         let before = self.workers();
         self.begin_reload(conf);
@@ -321,15 +320,15 @@ impl Nginx<'_> {
         });
     }
 
-    /// Reloads with a configuration, which must succeed, and waits until the
-    /// master is through with it. Returns what it logged.
+    /// Reloads with a configuration, which must succeed, and waits until the master has
+    /// finished the reload. Returns what the master logged.
     pub fn begin_reload(&self, conf: &Conf) -> String {
         self.try_reload(conf)
             .unwrap_or_else(|log| panic!("the reload failed: {log}"))
     }
 
-    /// Reloads with a configuration and waits until the master is through
-    /// with it. An error holds what the master logged.
+    /// Reloads with a configuration and waits until the master has finished the reload.
+    /// The error contains what the master logged.
     pub fn try_reload(&self, conf: &Conf) -> Result<String, String> {
         self.site.write(conf);
         let mark = self.log().len();
@@ -337,17 +336,17 @@ impl Nginx<'_> {
         self.reloaded(mark)
     }
 
-    /// Waits until the master is through with a reload that began after
-    /// `mark` bytes of its log.
+    /// Waits until the master has finished a reload that began when the log had `mark`
+    /// bytes.
     pub fn reloaded(&self, mark: usize) -> Result<String, String> {
-        // The master blocks its signals while it reloads, and sleeps in
-        // sigsuspend() only when it is through, successfully or not.
+        // The master blocks its signals during the reload. It unblocks them in
+        // sigsuspend() when the reload has succeeded or failed.
         wait_until("the end of the reload", || {
             assert!(self.runs(), "the master ended during a reload");
             self.log()[mark..].contains("reconfiguring") && self.sleeps()
         });
         let log = self.log()[mark..].to_owned();
-        // Before that may stand what is left to say of the start.
+        // Messages of the start may precede those of the reload.
         let reload = log.split_once("reconfiguring").map(|parts| parts.1);
         match reload.is_some_and(|reload| reload.contains("start worker process")) {
             true => Ok(log),
@@ -355,20 +354,19 @@ impl Nginx<'_> {
         }
     }
 
-    /// Whether the master waits for the next signal: it has done all that it had
-    /// to do, such as to close its channel to a worker that has ended.
+    /// Whether the master waits for the next signal. It then has finished all earlier work,
+    /// such as closing the channel to an ended worker.
     fn sleeps(&self) -> bool {
         let call = fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
         call.split(' ').next() == Some(&libc::SYS_rt_sigsuspend.to_string())
     }
 
-    /// The listening sockets that the master holds, in the order of their
-    /// descriptors.
+    /// The listening sockets that the master has open, in the order of their descriptors.
     pub fn listeners(&self) -> Vec<Listener> {
         sockets::listeners(self.pid)
     }
 
-    /// The only listening socket that the master holds.
+    /// The only listening socket that the master has open.
     pub fn listener(&self) -> Listener {
         let mut listeners = self.listeners();
         assert_eq!(
@@ -379,7 +377,7 @@ impl Nginx<'_> {
         listeners.remove(0)
     }
 
-    /// The master's descriptors and what each is.
+    /// The master's descriptors, each with the target of its link in `/proc`.
     pub fn descriptors(&self) -> BTreeMap<i32, String> {
         sockets::descriptors(self.pid)
     }

@@ -1,4 +1,4 @@
-//! Two hosts that are far from each other: packets take their time.
+//! Two hosts with one or two paths between them that delay each packet.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::namespace::{Peer, ip};
 
-/// This host, another one, and paths between them. A program is the path:
-/// each host's packets come out of a TUN device and go into that of the other.
+/// This host, a second host, and paths between them. Threads of this program carry the
+/// packets: they read each packet from the TUN device of one host, and write it to the TUN
+/// device of the other host after a delay.
 pub struct SlowPath {
-    /// The other host.
+    /// The second host.
     pub peer: Peer,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -27,12 +28,12 @@ pub const HERE: [&str; 2] = ["10.9.0.1", "fd09::1"];
 pub const SECOND_HERE: &str = "10.9.1.1";
 
 impl SlowPath {
-    /// A path that each packet needs `delay` for, to and fro.
+    /// One path. Each packet needs `delay` in either direction.
     pub fn new(delay: Duration) -> Self {
         Self::with_delays(&[delay])
     }
 
-    /// One path, or two.
+    /// A path for each of the delays: one or two.
     pub fn with_delays(delays: &[Duration]) -> Self {
         let mut hosts = Self {
             peer: Peer::new(),
@@ -62,7 +63,7 @@ impl Drop for SlowPath {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A panic of the thread has been reported.
+            // The panic hook has reported a panic of the thread already.
             let _ = thread.join();
         }
     }
@@ -73,7 +74,7 @@ pub fn device_name(path: usize) -> String {
     format!("slow{path}")
 }
 
-/// Makes it, with the addresses of a host that has this number.
+/// Creates the TUN device of a path, with the addresses of the host of this number.
 fn device(path: usize, host: u8) -> File {
     let device = OpenOptions::new()
         .read(true)
@@ -99,18 +100,17 @@ fn device(path: usize, host: u8) -> File {
     device
 }
 
-/// Lets the calling thread run as soon as it can: a path does not wait for a
-/// processor. Without the right to do so, packets may take longer on a machine
-/// that is busy.
-fn hurry() {
+/// Gives the calling thread realtime priority, so that a busy machine does not increase the
+/// delay of the path. Without the privilege for this, packets may take longer.
+fn raise_priority() {
     let priority = libc::sched_param { sched_priority: 1 };
     // SAFETY: 0 is the calling thread, and `priority` lives through the call.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &priority) };
 }
 
-/// Carries packets until told to stop.
+/// Carries packets until `stop` is set.
 fn carry(mut from: File, mut to: File, delay: Duration, stop: &AtomicBool) {
-    hurry();
+    raise_priority();
     let mut packet = [0; 65536];
     let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     while !stop.load(Ordering::Relaxed) {
@@ -121,7 +121,8 @@ fn carry(mut from: File, mut to: File, delay: Duration, stop: &AtomicBool) {
             let Some((_, packet)) = under_way.pop_front() else {
                 break;
             };
-            // Where a device is not up yet, or gone, packets are lost.
+            // Writing fails if the device is not up yet or is removed. The packet is then
+            // lost, as on a real path.
             let _ = to.write(&packet);
         }
         let idle = Duration::from_millis(50);
@@ -136,14 +137,14 @@ fn carry(mut from: File, mut to: File, delay: Duration, stop: &AtomicBool) {
     }
 }
 
-/// Waits for a packet.
+/// Waits for a packet, and returns whether one can be read.
 fn comes(device: &File, wait: Duration) -> bool {
     let mut poll = libc::pollfd {
         fd: device.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     };
-    // A millisecond more would be much of a short delay.
+    // ppoll(2), because poll(2) would round a short delay to whole milliseconds.
     let wait = libc::timespec {
         tv_sec: wait.as_secs() as libc::time_t,
         tv_nsec: wait.subsec_nanos().into(),

@@ -1,6 +1,6 @@
-//! What nginx's sockets are, asked of the sockets themselves.
+//! Queries the sockets of nginx directly, and not what nginx reports of them.
 //!
-//! `pidfd_getfd()` duplicates a descriptor of nginx for the moment of asking.
+//! `pidfd_getfd()` duplicates a descriptor of nginx, and the duplicate is queried.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,21 +11,21 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use socket2::SockRef;
 
-/// A listening socket of nginx, as it was when it was asked.
+/// The state of a listening socket of nginx at the time of the query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// Where it listens.
+    /// Its local address.
     pub address: SocketAddr,
     /// `IPPROTO_TCP` or `IPPROTO_MPTCP`.
     pub protocol: i32,
-    /// Its identity: another socket has another inode.
+    /// The inode, which identifies the socket.
     pub inode: u64,
-    /// The length of its queue.
+    /// The limit of its queue.
     pub backlog: u32,
-    /// Whether it is bound to an interface that does not exist, as a socket on
-    /// IPv6 is that drains.
+    /// Whether it is bound to an interface that does not exist. The library binds a
+    /// draining IPv6 socket so.
     pub hidden: bool,
-    /// What getsockopt() says of the options of a listen directive.
+    /// The values that getsockopt() returns for the options of a listen directive.
     pub options: BTreeMap<&'static str, i32>,
 }
 
@@ -44,7 +44,7 @@ impl Listener {
     }
 }
 
-/// The options that a listen directive can set, by their names in C.
+/// The socket options that a listen directive can set, with their names in C.
 pub const OPTIONS: [(&str, i32, i32); 10] = [
     ("SO_RCVBUF", libc::SOL_SOCKET, libc::SO_RCVBUF),
     ("SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF),
@@ -62,7 +62,7 @@ pub const OPTIONS: [(&str, i32, i32); 10] = [
     ("IPV6_V6ONLY", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
 ];
 
-/// The descriptors of a process and what each of them is.
+/// The descriptors of a process, each with the target of its link in `/proc`.
 pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
     let folder = fs::read_dir(format!("/proc/{pid}/fd"));
     let folder = folder
@@ -79,8 +79,7 @@ pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
         .collect()
 }
 
-/// The listening stream sockets that a process holds, in the order of their
-/// descriptors.
+/// The listening stream sockets that a process has open, in the order of their descriptors.
 pub fn listeners(pid: i32) -> Vec<Listener> {
     let sockets = sockets(pid).into_iter();
     sockets
@@ -100,14 +99,14 @@ pub fn sockets(pid: i32) -> Vec<(OwnedFd, u64)> {
                 .strip_suffix(']')?
                 .parse()
                 .ok()?;
-            // It may have been closed in between.
+            // The process may have closed the descriptor since it was listed.
             Some((duplicate(&process, fd).ok()?, inode))
         })
         .collect()
 }
 
-/// A duplicate of the socket that a process, a worker, has for the client
-/// that connected from this address, if it has one.
+/// A duplicate of the socket that a worker has accepted from the client with this address,
+/// or None if the worker has no such socket.
 pub fn accepted_from(pid: i32, client: SocketAddr) -> Option<OwnedFd> {
     let process =
         open_process(pid).unwrap_or_else(|error| panic!("cannot open process {pid}: {error}"));
@@ -120,23 +119,22 @@ pub fn accepted_from(pid: i32, client: SocketAddr) -> Option<OwnedFd> {
         })
 }
 
-/// What a socket was made as: `IPPROTO_TCP` or `IPPROTO_MPTCP`.
+/// The protocol with which a socket was created: `IPPROTO_TCP` or `IPPROTO_MPTCP`.
 pub fn protocol(socket: &impl AsFd) -> io::Result<i32> {
     number(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL)
 }
 
-/// Fails with the kernel's reason where a connection is not MPTCP, or no
-/// longer: a fallback changes what the kernel says of it, not its protocol.
+/// Fails with the errno of the kernel if a connection is not MPTCP. The protocol of the
+/// socket does not show this, because a fallback does not change it.
 pub fn is_mptcp(socket: &impl AsFd) -> io::Result<()> {
-    /// Of linux/mptcp.h.
+    /// From linux/mptcp.h.
     const SOL_MPTCP: i32 = 284;
     const MPTCP_INFO: i32 = 1;
     number(socket, SOL_MPTCP, MPTCP_INFO).map(drop)
 }
 
-/// How many sockets the kernel has listening on a TCP port of the calling
-/// thread's namespace, whoever holds them. An MPTCP listener counts once, by
-/// the TCP socket inside it.
+/// How many sockets of any process listen on a TCP port in the calling thread's namespace.
+/// An MPTCP listener counts once, because it contains one TCP socket.
 pub fn listening_on(port: u16) -> usize {
     const LISTEN: &str = "0A";
     let port = format!(":{port:04X}");
@@ -154,7 +152,7 @@ pub fn listening_on(port: u16) -> usize {
         .sum()
 }
 
-/// Looks at a socket, where it is one that listens on an IP address.
+/// Queries a socket, or returns None if it does not listen on an IP address.
 fn listener(socket: &OwnedFd, inode: u64) -> Option<Listener> {
     if number(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).ok()? == 0 {
         return None;
@@ -182,7 +180,7 @@ fn interface_exists(index: i32) -> bool {
     !found.is_null()
 }
 
-/// The length of a listener's queue, which is in the kernel's `tcp_info`.
+/// The limit of a listener's queue, which `tcp_info` contains as `tcpi_sacked`.
 pub fn backlog(socket: &impl AsFd) -> Option<u32> {
     const AT: usize = offset_of!(libc::tcp_info, tcpi_sacked);
     let info = option::<{ size_of::<libc::tcp_info>() }>(socket, libc::IPPROTO_TCP, libc::TCP_INFO)
@@ -195,7 +193,7 @@ pub fn number(socket: &impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     Ok(i32::from_ne_bytes(option::<4>(socket, level, name)?))
 }
 
-/// The value of a socket option: as much as the kernel has, then zeros.
+/// The value of a socket option, followed by zeros if the kernel's value is shorter.
 pub fn option<const SIZE: usize>(
     socket: &impl AsFd,
     level: i32,
@@ -215,7 +213,7 @@ pub fn option<const SIZE: usize>(
     }
 }
 
-/// A descriptor for a process.
+/// Opens a descriptor that refers to a process.
 fn open_process(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open() takes two numbers.
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
@@ -227,7 +225,7 @@ fn duplicate(process: &OwnedFd, fd: i32) -> io::Result<OwnedFd> {
     own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
 }
 
-/// Takes the descriptor that a system call has returned.
+/// Takes ownership of the descriptor that a system call has returned.
 fn own(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(result).map_err(io::Error::other)?;
     if fd < 0 {

@@ -1,4 +1,4 @@
-//! Clients that come and go all the time, while a test changes the server.
+//! Clients that connect continuously while a test changes the server.
 
 use std::fmt::{self, Debug, Formatter};
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use crate::harness::wait_until;
 use crate::subsystem::Subsystem;
 use crate::without_mptcp;
 
-/// Threads that connect again and again, half of them over MPTCP.
+/// Threads that connect repeatedly, half of them over MPTCP.
 pub struct Steady {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Vec<Lost>>>,
@@ -26,23 +26,23 @@ struct Shared {
     longest_ms: AtomicU64,
 }
 
-/// What became of the clients.
+/// The results of the clients.
 pub struct Tally {
     /// How many were served.
     pub served: u64,
-    /// MPTCP clients that waited in vain: Linux 6.18 does that to some by
-    /// itself, where the listener is plain TCP.
+    /// MPTCP clients that received no answer. Linux 6.18 lets some MPTCP clients of a plain
+    /// TCP listener wait forever, with any server, so they are counted separately.
     pub stalled: u64,
-    /// How long the longest of those that were served took. A handshake without
-    /// an answer begins again after a second.
+    /// The longest time of a served client. A client whose SYN was lost takes more than a
+    /// second, because it sends the SYN again after a second.
     pub longest: Duration,
-    /// The others.
+    /// The clients that were not served.
     pub lost: Vec<Lost>,
 }
 
 /// A client that was not served.
 pub struct Lost {
-    /// From its connect() on until it failed.
+    /// From its connect() to the failure.
     pub time: Range<Instant>,
     how: String,
 }
@@ -54,16 +54,15 @@ impl Debug for Lost {
 }
 
 impl Steady {
-    /// Starts four clients, which leave the processors some time for nginx,
-    /// and waits until the first have been served.
+    /// Starts four clients, and waits until the first have been served. They pause between
+    /// connections, so that nginx gets processor time.
     pub fn start(on: Subsystem, address: &str) -> Self {
         let clients = Self::many(on, &[address], 4, Duration::from_millis(2));
         clients.wait_for_more(20);
         clients
     }
 
-    /// Starts `count` clients of each address, which make a pause between two
-    /// connections.
+    /// Starts `count` clients for each address. Each client pauses between two connections.
     pub fn many(on: Subsystem, addresses: &[&str], count: usize, pause: Duration) -> Self {
         // Half of them use MPTCP, each in a thread of its own.
         without_mptcp::end_if_expected();
@@ -93,7 +92,7 @@ impl Steady {
         self.shared.served.load(Ordering::Relaxed)
     }
 
-    /// Stops, and ends the test if one client was not served.
+    /// Stops the clients, and fails the test if one was not served.
     pub fn all_were_served(self) {
         let Tally {
             served,
@@ -110,7 +109,7 @@ impl Steady {
         );
     }
 
-    /// Stops, and says what became of the clients.
+    /// Stops the clients, and returns their results.
     pub fn stop(mut self) -> Tally {
         self.shared.stop.store(true, Ordering::Relaxed);
         let join = |thread: JoinHandle<Vec<Lost>>| {
@@ -133,14 +132,15 @@ impl Drop for Steady {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A failure has been reported, or another one ends the test.
+            // A panic of the thread is ignored: `stop` has reported it, or the test has
+            // failed already.
             let _ = thread.join();
         }
     }
 }
 
 impl Shared {
-    /// Connects until told to stop; returns what went wrong.
+    /// Connects repeatedly until the clients are stopped. Returns the failures.
     fn connect_repeatedly(
         &self,
         on: Subsystem,

@@ -1,10 +1,10 @@
-//! strace, which makes system calls of a process fail.
+//! Makes system calls of a process fail by strace.
 
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Site, send_signal, wait_for_ok, wait_until};
 
-/// A system call and what it fails with.
+/// A system call and the errno with which it fails.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
     /// Its name.
@@ -13,13 +13,13 @@ pub struct Fault {
     pub errno: i32,
 }
 
-/// The file for the calls.
+/// The file to which strace writes the calls.
 const OUTPUT: &str = "strace.out";
 
 impl Fault {
-    /// strace and its options, before those that name the process. `when` is
-    /// which of the calls of each process fail: `2` is the second, `2+` the
-    /// second and all after it.
+    /// The command strace with its options, except those that name the process. `when`
+    /// selects the calls of each process that fail: `2` is the second call, and `2+` is
+    /// the second call and all later ones.
     pub fn strace(self, when: &str) -> Vec<String> {
         let Self { call, errno } = self;
         let trace = format!("trace={call}");
@@ -30,7 +30,7 @@ impl Fault {
 }
 
 impl Site {
-    /// The calls that the last strace has made to fail.
+    /// The calls that failed because of the last strace.
     pub fn injected(&self) -> Vec<String> {
         let output = self.read(OUTPUT);
         let injected = output.lines().filter(|line| line.contains("(INJECTED)"));
@@ -38,19 +38,19 @@ impl Site {
     }
 }
 
-/// strace at work on a process.
+/// A running strace that is attached to a process.
 pub struct Strace<'site> {
     site: &'site Site,
     child: Child,
 }
 
 impl<'site> Strace<'site> {
-    /// Lets calls of a running process fail.
+    /// Makes calls of a running process fail.
     pub fn attach(site: &'site Site, pid: i32, fault: Fault, when: &str) -> Self {
         Self::run(site, pid, &fault.strace(when))
     }
 
-    /// The same, and calls of every process that it starts.
+    /// Makes calls of a running process, and of every process that it starts, fail.
     pub fn follow(site: &'site Site, pid: i32, fault: Fault, when: &str) -> Self {
         let mut words = fault.strace(when);
         words.push("-f".into());
@@ -74,7 +74,7 @@ impl<'site> Strace<'site> {
         strace
     }
 
-    /// Ends it, and returns the calls that it has made to fail.
+    /// Ends strace, and returns the calls that failed because of it.
     pub fn end(self) -> Vec<String> {
         let site = self.site;
         drop(self);
@@ -86,13 +86,13 @@ impl Drop for Strace<'_> {
     fn drop(&mut self) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
         send_signal(pid, libc::SIGTERM);
-        // Its status does not matter, and it must not stay behind.
+        // Waiting reaps strace. Its status is not needed.
         let _ = self.child.wait();
     }
 }
 
-/// Waits until a worker sleeps for two seconds. strace itself may interrupt the
-/// call that it sleeps in, on older kernels.
+/// Waits until a worker makes no system call for two seconds. On older kernels strace
+/// interrupts the call in which the worker sleeps when it attaches.
 pub fn wait_for_sleep(site: &Site, worker: &str) {
     wait_for_ok(|| {
         let mut strace = Command::new("timeout");

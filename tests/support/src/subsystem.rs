@@ -1,6 +1,6 @@
-//! The subsystems of nginx: how a server of each is configured, and how a
-//! client requests something of it. A test that takes one runs on those that
-//! its attribute [`test_on`] names.
+//! The subsystems of nginx: how to configure a server of each, and how a client gets an
+//! answer from it. A test function with a `Subsystem` parameter runs once for each subsystem
+//! that its attribute [`test_on`] names.
 
 use std::io::{self, BufRead, BufReader};
 
@@ -11,22 +11,22 @@ use crate::harness::Host;
 use crate::server::Conf;
 use crate::without_mptcp;
 
-/// A subsystem of nginx that one of our modules is for.
+/// A subsystem of nginx for which this project has a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subsystem {
     /// `stream { … }`
     Stream,
     /// `http { … }`
     Http,
-    /// `mail { … }`, where most tests speak SMTP.
+    /// `mail { … }`. Most tests use SMTP.
     Mail,
 }
 
 impl Subsystem {
-    /// All of them, in nginx's order.
+    /// All subsystems, in nginx's order.
     pub const ALL: [Self; 3] = [Self::Stream, Self::Http, Self::Mail];
 
-    /// Its name, in files and in configurations.
+    /// Its name in file names and configurations.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stream => "stream",
@@ -35,7 +35,7 @@ impl Subsystem {
         }
     }
 
-    /// Another one.
+    /// Another subsystem than this one.
     pub const fn other(self) -> Self {
         match self {
             Self::Stream => Self::Http,
@@ -44,8 +44,8 @@ impl Subsystem {
         }
     }
 
-    /// Whether servers may share an address: in stream that is from nginx
-    /// 1.25.5 on.
+    /// Whether several servers may listen on one address. stream allows this since nginx
+    /// 1.25.5.
     pub fn merges_servers(self) -> bool {
         match self {
             Self::Stream => Host::get().version >= (1, 25, 5),
@@ -54,7 +54,7 @@ impl Subsystem {
         }
     }
 
-    /// Whether its listen directive knows all of these words of nginx.
+    /// Whether its listen directive accepts all of these parameters of nginx.
     pub fn knows(self, words: &str) -> bool {
         let mut names = words
             .split_whitespace()
@@ -62,8 +62,8 @@ impl Subsystem {
         names.all(|name| self.knows_name(name))
     }
 
-    /// The words that nginx has not everywhere or not in every version, by
-    /// its CHANGES.
+    /// Whether its listen directive accepts a parameter of nginx. nginx's CHANGES lists the
+    /// parameters that only some subsystems or versions accept.
     fn knows_name(self, name: &str) -> bool {
         let host = Host::get();
         match (name, self) {
@@ -79,8 +79,8 @@ impl Subsystem {
         }
     }
 
-    /// What the servers of most tests answer; as a mail server's name it can
-    /// only be one word.
+    /// The answer of the servers of most tests. A mail server answers with its name, which
+    /// cannot contain spaces.
     pub const fn answer(self) -> &'static str {
         match self {
             Self::Stream => "served over stream",
@@ -89,8 +89,8 @@ impl Subsystem {
         }
     }
 
-    /// A server that listens as `words` say, with further directives, and
-    /// that gives an answer. It needs no module that nginx can do without.
+    /// A server whose `listen` directive has the arguments `words`, with more directives
+    /// and with an answer. It uses only modules that every nginx has.
     pub fn server_with(self, words: &str, more: &str, answer: &str) -> String {
         let answers = match self {
             Self::Stream => format!("return \"{answer}\\n\";"),
@@ -104,7 +104,8 @@ impl Subsystem {
         format!("server {{\n    listen {words};\n    {more}\n    {answers}\n}}\n")
     }
 
-    /// A server that listens as `words` say and gives [`Self::answer`].
+    /// A server whose `listen` directive has the arguments `words`, and that answers
+    /// [`Self::answer`].
     pub fn server(self, words: &str) -> String {
         self.server_with(words, "", self.answer())
     }
@@ -114,18 +115,18 @@ impl Subsystem {
         Conf::new(self, text)
     }
 
-    /// A configuration of one [`Self::server`].
+    /// A configuration with one [`Self::server`].
     pub fn listen(self, words: &str) -> Conf {
         self.conf(&self.server(words))
     }
 
-    /// A configuration of a [`Self::server`] for each of the words.
+    /// A configuration with a [`Self::server`] for each element of `words`.
     pub fn servers(self, words: &[&str]) -> Conf {
         let servers = words.iter().map(|words| self.server(words));
         self.conf(&servers.collect::<String>())
     }
 
-    /// What has to stand at the beginning of the subsystem's block.
+    /// The directives that the subsystem's block has to begin with.
     pub const fn preamble(self) -> &'static str {
         match self {
             Self::Stream => "",
@@ -136,8 +137,8 @@ impl Subsystem {
         }
     }
 
-    /// A directive for the block: a log file, of those that nginx opens after
-    /// it has opened its sockets.
+    /// A directive for the block that names a log file. nginx opens this file after its
+    /// sockets, so a wrong file name makes a reload fail late.
     pub fn log_to(self, file: &str) -> String {
         match self {
             Self::Stream => format!("log_format short $status; access_log {file} short;"),
@@ -146,8 +147,7 @@ impl Subsystem {
         }
     }
 
-    /// What a client sends before it is answered, so that the server closes
-    /// once it has answered.
+    /// What a client sends to get an answer, after which the server closes the connection.
     pub const fn request(self) -> &'static str {
         match self {
             Self::Stream => "",
@@ -156,7 +156,7 @@ impl Subsystem {
         }
     }
 
-    /// The answer within a line that a server has sent, if it is there.
+    /// The answer within a line from a server, or None if the line has no answer.
     pub fn answer_in(self, line: &str) -> Option<&str> {
         let line = line.trim_end();
         match self {
@@ -166,19 +166,18 @@ impl Subsystem {
         }
     }
 
-    /// Connects and returns what the server answers, and whether that went
-    /// over MPTCP.
+    /// Connects, and returns the server's answer and whether the connection was MPTCP.
     ///
-    /// It does not wait for the end of the connection: where a client's MPTCP
-    /// falls back and the server closes at once, Linux 6.18 loses the end,
-    /// once in some ten thousand connections, with any server.
+    /// This does not wait until the server has closed the connection. If an MPTCP client
+    /// falls back and the server closes at once, Linux 6.18 sometimes loses the end of the
+    /// connection: about once in ten thousand connections, with any server.
     pub fn request_answer(self, transport: Transport, address: &str) -> io::Result<(String, bool)> {
         let mut connection = Connection::open(transport, address)?;
         connection.send(self.request().as_bytes())?;
         self.receive_answer(connection)
     }
 
-    /// Reads the answer from a connection that has asked already.
+    /// Reads the answer on a connection that has sent its request.
     pub fn receive_answer(self, connection: Connection) -> io::Result<(String, bool)> {
         let mut connection = BufReader::new(connection);
         let mut text = String::new();
@@ -193,8 +192,8 @@ impl Subsystem {
         }
     }
 
-    /// Asks at an address over TCP and over MPTCP, and checks the answers and
-    /// what the kernel's counters say of the connections.
+    /// Requests an answer over TCP and over MPTCP. Checks both answers, and checks by the
+    /// kernel's counters which connections were MPTCP.
     pub fn serves(self, address: &str, mptcp: bool) {
         let request = |transport| {
             let answer = self.request_answer(transport, address);
@@ -227,7 +226,7 @@ impl Subsystem {
     }
 }
 
-/// The older form of [`test_on`]: a table at the head of the file.
+/// The table form of [`test_on`], for a list at the beginning of a file.
 #[macro_export]
 macro_rules! subsystem_tests {
     ($($subsystems:tt: $($test:ident),+;)+) => {$($(
@@ -252,7 +251,7 @@ macro_rules! tests_of_one {
     )+};
 }
 
-/// A subsystem by its name.
+/// The subsystem of this name.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! subsystem {

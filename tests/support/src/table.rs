@@ -17,7 +17,7 @@ impl Line {
     }
 }
 
-/// All lines but comments and empty ones.
+/// All lines except comments and empty lines.
 pub fn lines(text: &str) -> impl Iterator<Item = Line> {
     let lines = text.lines();
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -47,7 +47,7 @@ fn subsystem(name: &str) -> Option<Subsystem> {
     }
 }
 
-/// Words as in nginx.conf: separated by blanks, or in double quotes.
+/// Splits text into words as nginx.conf does: at blanks, but not within double quotes.
 fn split(text: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut rest = text.trim_start();

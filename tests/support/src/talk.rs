@@ -1,4 +1,4 @@
-//! Conversations that go on for as long as a test wants.
+//! Connections that stay open and exchange data as often as a test requests it.
 
 use std::io::{self, BufRead, BufReader};
 
@@ -6,15 +6,15 @@ use crate::backend::Backend;
 use crate::client::{Connection, Transport};
 use crate::subsystem::Subsystem;
 
-/// A server that a client can talk to: in stream and http a backend echoes
-/// what it says, the latter as a WebSocket's would; in mail nginx answers.
+/// A server for long connections. In stream and http a backend echoes the client's data; in
+/// http this follows an `Upgrade`, as with a WebSocket. In mail nginx answers itself.
 pub struct Talk {
     on: Subsystem,
     backend: Option<Backend>,
 }
 
 impl Talk {
-    /// Starts the backend, where there is one.
+    /// Starts the backend, if the subsystem needs one.
     pub fn new(on: Subsystem) -> Self {
         let backend = match on {
             Subsystem::Stream => Some(Backend::echo()),
@@ -24,7 +24,7 @@ impl Talk {
         Self { on, backend }
     }
 
-    /// The server that listens as `words` say.
+    /// The server whose `listen` directive has the arguments `words`.
     pub fn server(&self, words: &str) -> String {
         let Some(Backend { address, .. }) = &self.backend else {
             return self.on.server(words);
@@ -39,7 +39,7 @@ impl Talk {
         format!("server {{\n    listen {words};\n    {passes}\n}}\n")
     }
 
-    /// Connects and says what has to be said first.
+    /// Connects and does the handshake of the protocol: the `Upgrade` or the `HELO`.
     pub fn begin(&self, transport: Transport, address: &str) -> io::Result<Connection> {
         let mut connection = Connection::open(transport, address)?;
         let (request, last_line) = match self.on {
@@ -52,7 +52,8 @@ impl Talk {
         };
         connection.send(request.as_bytes())?;
         let mut text = String::new();
-        // Nothing follows before the client speaks, so nothing is buffered.
+        // The server sends nothing more until the client sends data, so the reader buffers no
+        // bytes that would be lost with it.
         let mut lines = BufReader::new(connection.try_clone()?);
         loop {
             let begin = text.len();
@@ -64,7 +65,7 @@ impl Talk {
         }
     }
 
-    /// Says something and waits for what is said to it.
+    /// Sends data and waits for the answer.
     pub fn exchange(&self, connection: &mut Connection) -> io::Result<()> {
         match self.on {
             Subsystem::Stream | Subsystem::Http => connection.echo(b"still there?"),

@@ -1,6 +1,6 @@
-//! The tests on a kernel without MPTCP, if NGX_RS_WITHOUT_MPTCP names a file
-//! for the record: a test ends, and has passed, where nginx refuses its
-//! configuration for the documented reason, or where it needs MPTCP itself.
+//! Lets the tests run on a kernel without MPTCP, if NGX_RS_WITHOUT_MPTCP names a file for
+//! their results. A test then ends early, and passes, when nginx refuses its configuration
+//! for the documented reason or when the test itself needs MPTCP.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::harness::Site;
 
-/// What nginx says of such a kernel.
+/// The reason in nginx's error on a kernel without MPTCP.
 pub const REASON: &str = "this kernel was built without MPTCP, CONFIG_MPTCP is needed";
 
-/// Parameters that make a listener MPTCP, or have nginx refuse it.
+/// Parameters of which nginx makes an MPTCP listener or an error.
 const PARAMETERS: [&str; 5] = [
     "mptcp",
     "mptcp=on",
@@ -20,15 +20,15 @@ const PARAMETERS: [&str; 5] = [
     "protocol=262",
 ];
 
-/// What a test ends with that cannot go on.
+/// The panic payload of a test that ends early.
 struct End;
 
-/// Whether the tests are to expect a kernel without MPTCP.
+/// Whether the tests run on a kernel without MPTCP.
 pub fn is_expected() -> bool {
     std::env::var_os("NGX_RS_WITHOUT_MPTCP").is_some()
 }
 
-/// Runs a test to its end, which may be an early one.
+/// Runs a test, which may end early.
 pub fn run(test: impl FnOnce()) {
     match catch_unwind(AssertUnwindSafe(test)) {
         Err(panic) if !panic.is::<End>() => resume_unwind(panic),
@@ -36,14 +36,14 @@ pub fn run(test: impl FnOnce()) {
     }
 }
 
-/// Ends a test of which the rest needs MPTCP.
+/// Ends the test if the kernel has no MPTCP, because the rest of the test needs it.
 pub fn end_if_expected() {
     if is_expected() {
         end("not run");
     }
 }
 
-/// Ends a test whose configuration nginx has to refuse.
+/// Ends the test if nginx has to refuse its configuration because the kernel has no MPTCP.
 pub fn check_refusal(site: &Site) {
     let text = site.read("nginx.conf");
     let mut listens = text.lines().filter(|line| line.contains("listen "));
@@ -52,14 +52,14 @@ pub fn check_refusal(site: &Site) {
         return;
     }
     let said = site.run(&mut site.nginx(&["-t"])).fails();
-    // Some tests have an error in the configuration that nginx finds earlier, or
-    // forbid MPTCP.
+    // nginx reports another reason in tests whose configuration has an earlier error and in
+    // tests that forbid MPTCP.
     if said.contains(REASON) {
         end("refused");
     }
 }
 
-/// Records the end of a test, and ends it without a panic message.
+/// Records how a test ends, and ends it without a panic message.
 fn end(how: &str) -> ! {
     let path = std::env::var_os("NGX_RS_WITHOUT_MPTCP").expect("it is expected");
     let file = OpenOptions::new().create(true).append(true).open(path);

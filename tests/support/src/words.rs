@@ -1,10 +1,10 @@
-//! A parsed directive as words again.
+//! Writes a parsed directive as words.
 
 use std::net::IpAddr;
 
 use ngx_rs_listen::{Address, Host, Listen, Options, flag};
 
-/// The words of a directive that means the same.
+/// The words of a directive with the same meaning.
 pub fn of(listen: &Listen) -> Vec<Vec<u8>> {
     let mut words = vec![address(&listen.address)];
     let options = options(&listen.options);
@@ -28,9 +28,9 @@ fn address(address: &Address) -> Vec<u8> {
         Host::Name(name) => name.clone(),
     };
     let ports = match (*ports.start(), *ports.end()) {
-        // Of stream and mail, where none is given.
+        // In stream and mail an address without a port has port 0.
         (0, _) => String::new(),
-        // With a port it would be a path.
+        // "unix:80" would be the path of a Unix domain socket.
         _ if host.eq_ignore_ascii_case(b"unix") => String::new(),
         (port, last) if port == last => format!(":{port}"),
         (first, last) => format!(":{first}-{last}"),

@@ -1,5 +1,5 @@
-//! Makes include/ngx_rs_listen.h: src/capi/ngx_rs_listen.h.in with the types and
-//! functions of src/capi in it, which cbindgen writes in C.
+//! Generates include/ngx_rs_listen.h from the template src/capi/ngx_rs_listen.h.in. cbindgen
+//! writes the types and functions of src/capi in C, and they are inserted into the template.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ fn root() -> &'static Path {
     root.expect("this package is in tools/header")
 }
 
-/// The file to write.
+/// The path of the header.
 pub fn path() -> PathBuf {
     root().join("include/ngx_rs_listen.h")
 }
@@ -30,7 +30,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// That of the library.
+/// The version of the library.
 fn version() -> String {
     let manifest = read("Cargo.toml");
     let mut lines = manifest.lines();

@@ -2,8 +2,8 @@
 
 use proc_macro::{TokenStream, TokenTree};
 
-/// Makes a test for each of the subsystems of a function that takes a
-/// `Subsystem`: `name::stream`, `name::http` and `name::mail`.
+/// Turns a function with a `Subsystem` parameter into one test for each listed subsystem:
+/// `name::stream`, `name::http` and `name::mail`.
 #[proc_macro_attribute]
 pub fn test_on(subsystems: TokenStream, function: TokenStream) -> TokenStream {
     let tests = match tests(&subsystems.to_string(), function.clone()) {
