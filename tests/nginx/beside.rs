@@ -1,4 +1,4 @@
-//! `nginx -t`, `-T` and `-s` beside a running nginx.
+//! `nginx -t`, `-T` and `-s` while another nginx runs with the same configuration.
 
 use crate::harness::{Outcome, Site};
 use crate::steady::Steady;
@@ -6,8 +6,8 @@ use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// Tests each of the configurations beside a running server, which must not
-/// notice.
+/// Tests each of the configurations while an nginx runs. This must not change the sockets of
+/// the running nginx, and its clients are served throughout.
 fn disturbs_nothing(on: Subsystem, running: &str, tested: &[&str], arguments: &[&str]) {
     let site = Site::new();
     let nginx = site.start(&on.listen(&format!("127.0.0.1:8080 {running}")));

@@ -1,4 +1,5 @@
-//! A bonding proxy: a TCP client, nginx, two links, nginx.
+//! A bonding proxy: a TCP client connects to a near nginx, which connects over two links to a
+//! far nginx.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,17 +24,17 @@ subsystem_tests! {
 
 const FRONT: &str = "127.0.0.1:8080";
 
-/// 5 MB over one link, and 20 MB over two: both end after a time that is long
-/// against the begin of the second path and the drain of the links' buffers.
+/// The sizes of a transfer over one link and of one over two links: 5 MB and 20 MB. Each lasts
+/// much longer than the second path takes to begin and the buffers of the links to drain.
 const BLOCKS: [usize; 2] = [80, 320];
 
-/// An nginx on the far host, until it is dropped.
+/// An nginx on the far host. Dropping this value ends it.
 struct FarNginx {
     pid: i32,
 }
 
 impl FarNginx {
-    /// Starts it, with our module and nginx's own of a subsystem.
+    /// Starts it with the modules of a subsystem.
     fn start(site: &Site, hosts: &Hosts, on: Subsystem, blocks: &str) -> Self {
         let modules = Host::get().modules(on);
         let load = |file: &PathBuf| format!("load_module {};\n", file.display());
@@ -58,8 +59,8 @@ impl Drop for FarNginx {
     }
 }
 
-/// The far host announces its second address, and an nginx there sends a file and
-/// takes uploads.
+/// Makes the far host announce its second address, and starts an nginx there that sends a file
+/// and receives uploads.
 fn far_nginx(site: &Site, hosts: &Hosts) -> (FarNginx, Backend) {
     hosts.client.run(|| {
         ip(&format!("mptcp endpoint add {} dev far1 signal", FAR[1]));
@@ -84,7 +85,7 @@ fn far_nginx(site: &Site, hosts: &Hosts) -> (FarNginx, Backend) {
     )
 }
 
-/// The near nginx.
+/// The configuration of the near nginx.
 fn conf(on: Subsystem, word: &str) -> Conf {
     let upstream = format!(
         "upstream b {{\n    server {}:8080;\n    {word}\n}}\n",
@@ -106,7 +107,7 @@ fn connect(request: &str) -> Connection {
     connection
 }
 
-/// Downloads a file of so many blocks, and calls `midway` in between.
+/// Downloads a file of `blocks` blocks, and calls `midway` during the download.
 fn download(blocks: usize, midway: &mut dyn FnMut()) {
     let mut connection = connect(&format!("GET /{blocks} HTTP/1.0\r\nHost: x\r\n\r\n"));
     let head = read_head(&mut connection).expect("http answers");
@@ -121,7 +122,7 @@ fn download(blocks: usize, midway: &mut dyn FnMut()) {
     }
 }
 
-/// Uploads as much.
+/// Uploads `blocks` blocks, and calls `midway` during the upload.
 fn upload(blocks: usize, midway: &mut dyn FnMut()) {
     let length = blocks * BLOCK;
     let mut connection = connect(&format!(
@@ -138,7 +139,7 @@ fn upload(blocks: usize, midway: &mut dyn FnMut()) {
     assert_eq!(String::from_utf8_lossy(&body), expected, "{head}");
 }
 
-/// How long a transfer took, in seconds, and the share of the link that carried less.
+/// The time of a transfer in seconds, and the share of its bytes on the link that carried less.
 fn measure(of: impl Fn() -> [u64; 2], transfer: impl FnOnce()) -> (f64, f64) {
     let (before, began) = (of(), Instant::now());
     transfer();
@@ -149,9 +150,9 @@ fn measure(of: impl Fn() -> [u64; 2], transfer: impl FnOnce()) -> (f64, f64) {
     (seconds, least / (carried[0] + carried[1]))
 }
 
-/// Bytes per second, against a TCP connection over one of the links. A machine with
-/// other work to do can only make it slower: the best of three counts, and less
-/// than the 1.8 of a quiet machine will do.
+/// Compares bytes per second with those of a TCP connection over one link. Other work of the
+/// machine only makes a transfer slower, so the best of three is compared, and the required
+/// ratio is below the 1.8 of an idle machine.
 fn a_tcp_client_uses_both_links(on: Subsystem) {
     let site = Site::alone();
     let hosts = Hosts::with_speed("rate 8mbit burst 32kb");
@@ -178,7 +179,7 @@ fn a_tcp_client_uses_both_links(on: Subsystem) {
     }
 }
 
-/// Each of the two, in the midst of a download and of an upload.
+/// Cuts each of the two links during a download and during an upload.
 fn a_link_that_is_cut_loses_nothing(on: Subsystem) {
     let site = Site::alone();
     for link in [0, 1] {
@@ -201,7 +202,7 @@ fn a_link_that_is_cut_loses_nothing(on: Subsystem) {
     }
 }
 
-/// The blocks of a language in the section of the manual.
+/// The fenced blocks of a language in the manual's section on bonding.
 fn manual(language: &str) -> [String; 2] {
     let manual = include_str!("../../docs/nginx.md");
     let (_, section) = manual
@@ -216,7 +217,7 @@ fn manual(language: &str) -> [String; 2] {
     [next(), next()]
 }
 
-/// As the manual has it, but for the name of a link and the port of the server.
+/// Runs the configuration of the manual, with another link name and another server port.
 fn the_proxy_of_the_manual_uses_both_links(on: Subsystem) {
     let site = Site::new();
     let size = BLOCKS[1] * BLOCK;

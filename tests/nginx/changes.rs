@@ -1,5 +1,5 @@
-//! A listener changes its protocol, in every way there is, while clients come
-//! and go: not one is lost.
+//! Changes the protocol of a listener in each possible way while clients connect. No client
+//! may be lost.
 
 use std::time::Duration;
 
@@ -10,36 +10,36 @@ use crate::steady::{Steady, Tally};
 use crate::subsystem::Subsystem;
 use crate::upgrade::{retire, upgrade};
 
-/// How a change comes about.
+/// How the protocol is changed.
 #[derive(Clone, Copy)]
 enum Way {
     /// By a reload.
     Reload,
-    /// By a reload, and then once more at once, to and fro.
+    /// By three reloads in quick succession, of which the second changes the protocol back.
     Twice,
-    /// By a reload that fails at first.
+    /// By a reload that fails, and then by one that succeeds.
     RolledBack,
     /// By a reload, and a second later one that changes nothing.
     Again,
-    /// By a new binary, which keeps the protocol, and then by a reload.
+    /// By a binary upgrade, which keeps the protocol, and then by a reload.
     Upgrade,
-    /// The same, and to MPTCP from an nginx without the module.
+    /// Like `Upgrade`, but the nginx before a change to MPTCP runs without the module.
     Module,
 }
 
-/// One case.
+/// One case of the table.
 pub struct Change {
-    /// What is special.
+    /// What distinguishes this case from the others.
     pub name: &'static str,
     on: Subsystem,
-    /// Listen addresses and further words.
+    /// The arguments of each `listen` directive, without the protocol.
     listen: &'static [&'static str],
-    /// Where the clients connect.
+    /// The addresses to which the clients connect.
     clients: &'static [&'static str],
     accept_mutex: bool,
-    /// Whether the master lacks the capabilities for networks.
+    /// Whether the master runs without network capabilities.
     incapable: bool,
-    /// The numbers of workers, in turn.
+    /// The numbers of workers of successive configurations.
     workers: &'static [usize],
     way: Way,
 }
@@ -55,7 +55,7 @@ const PLAIN: Change = Change {
     way: Way::Reload,
 };
 
-/// All of them.
+/// All cases.
 pub const ROWS: [Change; 26] = [
     PLAIN,
     Change {
@@ -174,8 +174,8 @@ pub const ROWS: [Change; 26] = [
     Change {
         name: "upgrade, reuseport, workers",
         listen: &["127.0.0.1:8080 reuseport"],
-        // nginx itself resets the queues of sockets that an upgrade with fewer
-        // workers closes.
+        // The number stays the same: an upgrade to fewer workers makes nginx close
+        // sockets, and the kernel resets the connections in their queues.
         workers: &[3],
         way: Way::Upgrade,
         ..PLAIN
@@ -243,7 +243,8 @@ pub const ROWS: [Change; 26] = [
 
 impl Change {
     fn conf(&self, mptcp: bool, workers: usize) -> Conf {
-        // What another process passed keeps its protocol if none is requested.
+        // A socket that another process passed keeps its protocol if the directive
+        // requests none, so TCP is requested explicitly.
         let off = match self.way {
             Way::Upgrade | Way::Module => " mptcp=off",
             _ => "",
@@ -281,8 +282,8 @@ impl Change {
         match self.way {
             Way::Reload => reload(after),
             Way::Twice => {
-                // An old worker that has yet to be told to quit finds its listener
-                // ended.
+                // An old worker may accept before it learns that it has to quit. Its
+                // listener does not listen any more, so accept() fails.
                 site.provoke(libc::EINVAL);
                 [after, before, after].into_iter().for_each(reload);
             }
@@ -305,8 +306,8 @@ impl Change {
                     reload(&self.conf_with("", workers).without_module());
                 }
                 if self.shares() {
-                    // An upgrade within the drain may reset connections: nginx
-                    // sets SO_REUSEPORT on the sockets that it takes over.
+                    // An upgrade during the drain may reset connections, because nginx
+                    // sets SO_REUSEPORT on the sockets that it inherits.
                     wait_until("the end of the drain", || listening_on(8080) == workers);
                 }
                 site.write(after);
@@ -320,7 +321,7 @@ impl Change {
         nginx
     }
 
-    /// Changes to and fro under clients, and returns what became of them.
+    /// Changes the protocol back and forth while clients connect, and returns their results.
     pub fn run(&self, site: &Site, changes: usize, clients: usize, pause: Duration) -> Tally {
         let workers = |round: usize| self.workers[round % self.workers.len()];
         let conf = self.conf(false, workers(0));
@@ -344,7 +345,7 @@ impl Change {
         self.listen[0].contains("reuseport")
     }
 
-    /// The old sockets go, and with them what helped to hand over.
+    /// Checks that the old sockets are closed, and the descriptors of their drain too.
     fn nothing_is_left(&self, nginx: &Nginx, workers: usize) {
         let shares = self.shares();
         let count = if shares { workers } else { self.clients.len() };

@@ -1,5 +1,5 @@
-//! A fork or another module that closes, in each worker, the `reuseport` sockets
-//! of the other workers, as OpenResty does.
+//! Workers that close the `reuseport` sockets of the other workers. A fork of nginx such as
+//! OpenResty does this, and a module may do it.
 
 use std::process::Command;
 
@@ -10,9 +10,9 @@ use crate::sockets::listening_on;
 use crate::steady::Steady;
 use crate::subsystem::{Subsystem, test_on};
 
-/// A library for LD_PRELOAD: before a worker waits for its first event, its
-/// listening sockets that it does not watch are closed, and the numbers of their
-/// descriptors get other sockets, with SO_REUSEPORT off.
+/// A library for LD_PRELOAD. Before a worker waits for its first event, the library closes the
+/// listening sockets that the worker does not watch. It opens other sockets, without
+/// SO_REUSEPORT, with the same descriptor numbers.
 const CLOSER: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -84,7 +84,8 @@ fn a_worker_acts_only_on_descriptors_that_it_still_has(on: Subsystem) {
                 let number = |name| crate::sockets::number(&socket, libc::SOL_SOCKET, name);
                 let address = SockRef::from(&socket).local_addr();
                 let address = address.ok().and_then(|address| address.as_socket());
-                // A superseded socket that has ended still has its port.
+                // The sockets of the library have port 0. A superseded socket that does not
+                // listen any more still has its port.
                 let is_new = address.is_some_and(|address| address.port() == 0);
                 if is_new && number(libc::SO_ACCEPTCONN).is_ok_and(|listens| listens == 0) {
                     let shares = number(libc::SO_REUSEPORT);

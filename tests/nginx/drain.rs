@@ -1,5 +1,5 @@
-//! What is under way when a listener changes its protocol: connections that
-//! nobody has accepted yet, and handshakes on a long path.
+//! Connections that no worker has accepted yet, and handshakes on a slow path, when a listener
+//! changes its protocol.
 
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::without_mptcp;
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// Clients that have connected and asked, and whom nobody has answered.
+/// Clients that have connected and sent a request, while all workers are stopped.
 fn waiting(on: Subsystem) -> Vec<Connection> {
     let connect = |number: usize| {
         let transport = [Transport::Tcp, Transport::Mptcp][number % 2];
@@ -95,7 +95,7 @@ fn clients_that_wait_during_an_upgrade_are_served(on: Subsystem) {
     });
 }
 
-/// Clients of the other host, one after the other in short time.
+/// Starts clients on the far host in short intervals.
 fn far_clients(
     on: Subsystem,
     path: &SlowPath,
@@ -131,7 +131,7 @@ fn handshakes_under_way_on_a_long_path_are_served(on: Subsystem) {
         let nginx = site.start(&conf(""));
         for word in ["mptcp", ""] {
             let clients = std::thread::scope(|scope| {
-                // The first of them have come to know each other.
+                // After 300 ms the first handshakes are complete, and later ones are in progress.
                 let reload = scope.spawn(|| {
                     std::thread::sleep(Duration::from_millis(300));
                     nginx.try_reload(&conf(word)).expect("the reload succeeds");
@@ -181,7 +181,7 @@ fn a_new_binary_that_quits_leaves_the_old_socket_listening(on: Subsystem) {
         let listener = old.listener();
         site.write(&on.listen(&format!("{address} mptcp")));
         let new = upgrade(&site, &old, 1);
-        // Long enough for an end that would be wrong.
+        // Long enough for a drain that wrongly ended here.
         std::thread::sleep(Duration::from_millis(1200));
         assert!(
             new.listeners()
@@ -235,7 +235,7 @@ fn an_address_that_moves_to_another_subsystem_stops_draining(on: Subsystem) {
     (0..20).for_each(|_| to.serves(ADDRESS, true));
 }
 
-/// Once the old socket has ended, a worker makes no system call by itself.
+/// When the old socket has ended, an idle worker makes no system calls.
 #[test_on(stream, http)]
 fn workers_sleep_when_no_socket_drains(on: Subsystem) {
     let site = Site::new();

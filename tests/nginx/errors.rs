@@ -1,11 +1,11 @@
-//! Configurations that are refused: the words, the file and the line.
+//! Configurations that nginx refuses: the text of the error, the file and the line.
 
 use crate::harness::Site;
 use crate::server::Conf;
 use crate::subsystem::{Subsystem, test_on};
 
-/// `nginx -t` on a server that listens as `words` say must fail, name the
-/// line of the directive and say `message`.
+/// Checks that `nginx -t` fails for a `listen` directive with the arguments `words`, and that
+/// the error contains `message` and the line of the directive.
 fn refuses(on: Subsystem, words: &str, message: &str) {
     let site = Site::new();
     let text = site.check(&on.servers(&["127.0.0.1:8000", words])).fails();
@@ -40,7 +40,8 @@ fn mptcp_with_udp_is_refused(on: Subsystem) {
     }
 }
 
-/// By nginx without HTTP/3, too: our parameters are read first.
+/// An nginx without HTTP/3 reports the same error, because the module reads its parameters
+/// before nginx reads `quic`.
 #[test_on(http)]
 fn mptcp_with_quic_is_refused(on: Subsystem) {
     for word in ["mptcp", "multipath", "mptcp=auto", "protocol=mptcp"] {
@@ -169,7 +170,7 @@ fn errors_of_nginx_keep_their_text(on: Subsystem) {
         ("127.0.0.1:8080", "reuseport=1"),
         ("127.0.0.1:8080", "http3"),
         ("127.0.0.1:8080", "mptcpx"),
-        // A word of nginx, but not on Linux.
+        // nginx has this parameter, but not on Linux.
         ("127.0.0.1:8080", "setfib=1"),
         ("127.0.0.1:8080", "protocols=tcp"),
         ("127.0.0.1:99999", ""),

@@ -1,4 +1,5 @@
-//! Reloads that fail after our part: the old configuration serves everyone.
+//! Reloads that fail after the module has opened its sockets. The old configuration must
+//! continue to serve all clients.
 
 use std::net::TcpListener;
 
@@ -9,31 +10,31 @@ use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// A configuration that cannot come into force, and what nginx says of it.
+/// A configuration that nginx cannot apply, and the error that nginx logs.
 struct Fault {
     conf: fn(Subsystem, Conf) -> Conf,
     message: &'static str,
 }
 
-/// Another listener's port is in use; nginx opens that one.
+/// The port of another listener is in use. nginx opens that listener.
 const PORT_IN_USE: Fault = Fault {
     conf: |on, conf| conf.with_text(&on.server("127.0.0.1:9999")),
     message: "bind() to 127.0.0.1:9999 failed (98: Address already in use)",
 };
 
-/// The same where the module opens it.
+/// The port of another listener is in use. The module opens that listener.
 const MPTCP_PORT_IN_USE: Fault = Fault {
     conf: |on, conf| conf.with_text(&on.server("127.0.0.1:9999 mptcp")),
     message: "bind() to 127.0.0.1:9999 failed (98: Address already in use)",
 };
 
-/// Another listener's address is not of this host.
+/// The address of another listener does not belong to this host.
 const FOREIGN_ADDRESS: Fault = Fault {
     conf: |on, conf| conf.with_text(&on.server("192.0.2.1:9999")),
     message: "bind() to 192.0.2.1:9999 failed (99: Cannot assign requested address)",
 };
 
-/// A certificate is missing, which is seen while the file is read.
+/// A certificate is missing. nginx notices this while it reads the configuration.
 const NO_CERTIFICATE: Fault = Fault {
     conf: |on, conf| {
         let more = "ssl_certificate no.pem;\n    ssl_certificate_key no.pem;";
@@ -48,20 +49,21 @@ const NO_INCLUDE: Fault = Fault {
     message: "missing.conf\" failed (2: No such file or directory)",
 };
 
-/// A log's folder is missing, which is seen after our part.
+/// The folder of an access log is missing. nginx notices this after the module has opened its
+/// sockets.
 const NO_LOG_FOLDER: Fault = Fault {
     conf: |on, conf| conf.with_text(&on.log_to("missing/access.log")),
     message: "missing/access.log\" failed (2: No such file or directory)",
 };
 
-/// The error log's folder is missing.
+/// The folder of the error log is missing.
 const NO_ERROR_LOG_FOLDER: Fault = Fault {
     conf: |_, conf| conf.main("error_log missing/error.log;"),
     message: "missing/error.log\" failed (2: No such file or directory)",
 };
 
-/// Goes from `old` to `new` with a fault, once or twice, then without: clients
-/// come and go all the time, and the fault must change nothing at all.
+/// Reloads from `old` to `new` with a fault, once or twice, and then without the fault. The
+/// reloads with the fault must change nothing, and the clients are served throughout.
 fn fault_changes_nothing(on: Subsystem, old: &str, new: &str, fault: &Fault) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
@@ -71,7 +73,8 @@ fn fault_changes_nothing(on: Subsystem, old: &str, new: &str, fault: &Fault) {
         (nginx.listeners(), nginx.descriptors(), nginx.workers());
 
     let clients = Steady::start(on, ADDRESS);
-    // Twice for what the first may leave behind; a port in use takes seconds.
+    // The second reload fails if the first one has left something open. One
+    // subsystem is enough for this, because a port in use takes seconds.
     let times = if on == Subsystem::Stream { 2 } else { 1 };
     for _ in 0..times {
         let log = nginx.try_reload(&(fault.conf)(on, conf(new)));
@@ -99,7 +102,7 @@ fn fault_changes_nothing(on: Subsystem, old: &str, new: &str, fault: &Fault) {
     on.serves(ADDRESS, !new.is_empty());
 }
 
-/// The same with one socket for each worker, of which there would be more.
+/// Does the same with `reuseport` and with more workers in the new configuration.
 fn fault_changes_nothing_with_reuseport(on: Subsystem, old: &str, new: &str, fault: &Fault) {
     let site = Site::new();
     let _holder = TcpListener::bind("127.0.0.1:9999").expect("the port is free in a new namespace");
@@ -143,9 +146,8 @@ fn a_fault_changes_nothing_with_reuseport(on: Subsystem) {
     }
 }
 
-/// What the reload with a fault would change: from TCP to MPTCP, back, and
-/// nothing. All of it is common to the subsystems, so one change has to do for
-/// two of them.
+/// The changes that the reload with a fault attempts: from TCP to MPTCP, from MPTCP to TCP, and
+/// none. The subsystems share the code for all of them, so two subsystems test only one change.
 fn changes(on: Subsystem) -> Vec<(&'static str, &'static str)> {
     let changes = [("", "mptcp"), ("mptcp", ""), ("mptcp", "mptcp")];
     match on {
@@ -155,7 +157,7 @@ fn changes(on: Subsystem) -> Vec<(&'static str, &'static str)> {
     }
 }
 
-/// Tests for each fault.
+/// Generates the tests for each fault.
 macro_rules! faults {
     ($($name:ident: $fault:expr;)*) => {$(
         #[test_on(stream, http, mail)]

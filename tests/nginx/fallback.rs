@@ -1,5 +1,4 @@
-//! Connections from behind a router that strips the MPTCP option: they are
-//! served, over what is left.
+//! Clients behind a router that strips the MPTCP option. nginx serves them over TCP.
 
 use std::io;
 use std::sync::Arc;
@@ -14,12 +13,12 @@ use crate::sockets::{accepted_from, is_mptcp, protocol};
 use crate::subsystem::{Subsystem, test_on};
 use crate::talk::Talk;
 
-/// What the kernel says where there is no MPTCP, at each of [`SERVER`].
+/// The errno of a query for MPTCP on a connection without it, at each of [`SERVER`].
 const NO_MPTCP: [Option<i32>; 2] = [Some(EOPNOTSUPP), Some(ENOPROTOOPT)];
 
-/// Connects through a router to each of [`SERVER`] and sends some to and fro.
-/// The socket that nginx accepted then has this protocol, and is MPTCP or the
-/// kernel says why not.
+/// Connects through a router to each of [`SERVER`] and exchanges data. Checks that the socket
+/// that nginx accepted has the protocol `expected`, and that a query for MPTCP returns the
+/// errno in `errors`, or succeeds for None.
 fn serves_through(strips: Strips, on: Subsystem, expected: i32, errors: [Option<i32>; 2]) {
     let site = Site::new();
     let network = Middlebox::new(strips);
@@ -47,7 +46,7 @@ fn serves_through(strips: Strips, on: Subsystem, expected: i32, errors: [Option<
     }
 }
 
-/// A connection that has sent some to nginx, and received as much.
+/// A connection that has sent data to nginx and received the same amount.
 fn converse(on: Subsystem, talk: &Talk, address: &str) -> io::Result<Connection> {
     let mut connection = talk.begin(Transport::Mptcp, &format!("{address}:8080"))?;
     for index in 0..8 {

@@ -1,4 +1,4 @@
-//! System calls that fail when it is too late for a reload to fail.
+//! System calls that fail in the commit, when a reload can no longer fail as a whole.
 
 use crate::harness::{Site, wait_until};
 use crate::sockets::Listener;
@@ -13,7 +13,7 @@ const NO_LISTEN: Fault = Fault {
     errno: libc::ENOBUFS,
 };
 
-/// Changes the protocol to and fro, first without success.
+/// Changes the protocol back and forth. The first attempt of each change fails.
 fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
     let site = Site::new();
     site.provoke(NO_LISTEN.errno);
@@ -26,7 +26,7 @@ fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
         });
     };
     for (old, new) in [("", "mptcp"), ("mptcp", "")] {
-        // The master forgets the sockets that were replaced.
+        // This reload makes the master close the superseded sockets.
         nginx.reload(&conf(old));
         nothing_leaks();
         let listeners = nginx.listeners();

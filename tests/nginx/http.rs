@@ -1,4 +1,4 @@
-//! What only http has: names, HTTP/2, connections of many requests.
+//! Features that only http has: server names, HTTP/2, several requests on one connection.
 
 use std::io::{self, BufReader, Read};
 
@@ -13,7 +13,7 @@ use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// A server with a name, which is what it answers.
+/// A server that answers with its server name.
 fn named(words: &str, name: &str) -> String {
     Subsystem::Http.server_with(words, &format!("server_name {name};"), name)
 }
@@ -154,9 +154,10 @@ fn a_websocket_like_upgrade_works_over_mptcp_and_over_tcp(_: Subsystem) {
     }
 }
 
-/// `http2` beside `mptcp`, with further parameters.
+/// Starts a server with HTTP/2, `mptcp` and the parameters in `words`.
 fn start_http2<'site>(site: &'site Site, words: &str) -> Nginx<'site> {
-    // As a directive where nginx calls the parameter deprecated.
+    // nginx 1.25.1 and later warn that the parameter `http2` is deprecated, so the
+    // directive is used there.
     let (word, directive) = match Host::get().version >= (1, 25, 1) {
         true => ("", "http2 on;"),
         false => ("http2", ""),

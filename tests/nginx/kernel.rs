@@ -1,4 +1,4 @@
-//! What the kernel refuses: a protocol it lacks, an address, a port.
+//! Sockets that the kernel refuses to open: because of the protocol, the address or the port.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -18,10 +18,10 @@ use crate::server::Conf;
 use crate::strace::Fault;
 use crate::subsystem::{Subsystem, test_on};
 
-/// An ordinary user, there on every system.
+/// An ordinary user that exists on every system.
 const NOBODY: u32 = 65534;
 
-/// Starting nginx must fail; returns what it said.
+/// Checks that nginx fails to start, and returns its output.
 fn fails_to_start(site: &Site, conf: &Conf) -> String {
     match site.try_start(conf) {
         Ok(_) => panic!("nginx started"),
@@ -67,7 +67,7 @@ fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
     let nginx = site.start(&conf);
     warnings(&site.read("output"));
     assert!(!nginx.listener().is_mptcp());
-    // With MPTCP switched off a client cannot even ask for it.
+    // With MPTCP switched off a client cannot open an MPTCP socket.
     assert_eq!(
         on.request_answer(Transport::Tcp, "127.0.0.1:8080")
             .expect("TCP is served")
@@ -78,7 +78,7 @@ fn mptcp_auto_falls_back_to_tcp_with_one_warning(on: Subsystem) {
     set_sysctl("mptcp/enabled", "1");
     on.serves("127.0.0.1:8080", false);
     nginx.reload(&conf);
-    // A reload looks again at what the kernel can do.
+    // A reload checks again whether the kernel supports MPTCP.
     wait_until("the MPTCP socket alone", || {
         nginx.listeners().len() == 1 && nginx.listener().is_mptcp()
     });
@@ -165,7 +165,7 @@ fn errors_name_the_reason_why_a_kernel_lacks_mptcp(on: Subsystem) {
 
 const FORBIDDEN: &str = "failed: a security policy forbids MPTCP (SELinux, seccomp or BPF)";
 
-/// The warnings in a text.
+/// The lines of a text that are warnings.
 fn warnings(text: &str) -> Vec<&str> {
     let lines = text.lines();
     lines.filter(|line| line.contains("[warn]")).collect()
@@ -182,7 +182,7 @@ fn an_error_names_a_policy_that_forbids_mptcp_and_mptcp_auto_falls_back(on: Subs
         (libc::ENOSYS, SANDBOXED),
     ] {
         let message = format!("socket() 127.0.0.1:8080 {reason} ({errno}: ");
-        // A filter holds for the rest of a thread, and for what it starts.
+        // A seccomp filter cannot be removed from a thread, so a new thread starts nginx.
         let refused = std::thread::spawn(move || {
             let site = Site::new();
             seccomp::refuse(seccomp::SOCKET_PROTOCOL, libc::IPPROTO_MPTCP, errno);
@@ -217,7 +217,7 @@ fn an_error_names_a_policy_that_forbids_mptcp_and_mptcp_auto_falls_back(on: Subs
 #[test_on(stream, http, mail)]
 fn an_error_names_a_policy_that_forbids_bind_and_mptcp_auto_falls_back(on: Subsystem) {
     let message = format!("bind() to 127.0.0.1:8080 {FORBIDDEN} (13: Permission denied)");
-    // The first bind(2) of each process is that of an MPTCP socket.
+    // The first bind(2) of each process binds an MPTCP socket.
     let fault = Fault {
         call: "bind",
         errno: libc::EACCES,
@@ -251,7 +251,7 @@ fn an_error_names_a_policy_that_forbids_bind_and_mptcp_auto_falls_back(on: Subsy
     assert_eq!(said.matches(&fallback).count(), 1, "{said}");
     assert!(!nginx.listener().is_mptcp());
 
-    // A reload keeps the TCP socket, because the policy still is there.
+    // A reload keeps the TCP socket, because the policy still forbids MPTCP.
     let before = nginx.listener();
     let log = nginx.begin_reload(&auto);
     assert_eq!(log.matches(&fallback).count(), 1, "{log}");
@@ -278,12 +278,13 @@ fn a_protocol_that_the_kernel_lacks_is_refused(on: Subsystem) {
     );
 }
 
-/// `nginx -t` by an ordinary user, on copies of the files: the originals may
-/// lie in a folder that is closed to others.
+/// Runs `nginx -t` as an ordinary user. It uses copies of the files, because the user may be
+/// unable to read the folder of the originals.
 fn check_as_nobody(on: Subsystem, site: &Site, words: &str) -> Outcome {
     let host = Host::get();
-    // By another process: while this one has a program open to write, no
-    // child that another test starts meanwhile lets anyone run it.
+    // cp writes the copies, and not this process. If this process wrote a program, a child
+    // that another test forks at that time would inherit the descriptor, and execve() of
+    // the program would fail with ETXTBSY.
     let copy = |from: &Path, name: &str| {
         let mut install = Command::new("install");
         install.args(["-m", "755"]).arg(from).arg(site.path(name));

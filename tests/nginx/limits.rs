@@ -1,5 +1,5 @@
-//! Descriptors that run out, system calls that are forbidden, and MPTCP that is
-//! switched off under a running nginx.
+//! A running nginx that has too few descriptors, or for which system calls are forbidden or
+//! MPTCP is switched off.
 
 use std::io;
 use std::net::TcpListener;
@@ -20,10 +20,10 @@ use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// Where a test holds the port itself.
+/// An address that a test itself listens on.
 const BUSY: &str = "127.0.0.1:9999";
 
-/// How many descriptors the master may have open; the hard limit stays.
+/// Sets how many descriptors the master may have open. The hard limit does not change.
 fn limit_descriptors(nginx: &Nginx, count: u64) {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -43,7 +43,8 @@ fn count(number: usize) -> u64 {
     number.try_into().expect("a small number")
 }
 
-/// With a few descriptors more each time, until there are enough to lose nothing.
+/// Repeats a reload with a few more descriptors each time, until it succeeds and loses no
+/// client.
 #[test_on(stream, http)]
 fn a_reload_without_enough_descriptors_changes_nothing_or_succeeds(on: Subsystem) {
     let site = Site::new();
@@ -194,8 +195,8 @@ fn without_netlink_an_old_socket_ends_when_its_time_is_up(on: Subsystem) {
     on.serves(ADDRESS, true);
 }
 
-/// The workers that end it exit, and have closed the new sockets: the others
-/// give these their SO_REUSEPORT back.
+/// The workers that end the drain exit after the second reload and have closed the new sockets.
+/// So the workers of the second reload have to restore SO_REUSEPORT on these sockets.
 #[test_on(stream, http)]
 fn all_workers_share_an_address_after_a_reload_ended_a_drain(on: Subsystem) {
     let site = Site::new();
@@ -203,16 +204,17 @@ fn all_workers_share_an_address_after_a_reload_ended_a_drain(on: Subsystem) {
     let nginx = start_without(&site, &conf(""), SOCKET_DOMAIN, libc::AF_NETLINK);
     for word in ["mptcp", "mptcp"] {
         nginx.begin_reload(&conf(word));
-        // The workers of the first are to see the old sockets.
+        // The workers of the first reload need time to watch the old sockets.
         thread::sleep(Duration::from_secs(2));
     }
     all_share(&nginx, 2);
 }
 
-/// A SYN that gets no answer is sent again after a second.
+/// Less than a second: a client whose SYN gets no answer sends it again after a second, so a
+/// client that takes longer has lost a SYN.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
-/// Asks again and again, over TCP and MPTCP.
+/// Connects repeatedly over TCP and MPTCP, and checks that each client is answered at once.
 fn is_answered_at_once(on: Subsystem, address: &str, time: Duration) {
     let begin = Instant::now();
     while begin.elapsed() < time {
@@ -225,7 +227,8 @@ fn is_answered_at_once(on: Subsystem, address: &str, time: Duration) {
     }
 }
 
-/// Old sockets last for 5 seconds, since the kernel does not say more.
+/// Old sockets drain for 5 seconds, because the kernel does not report when their handshakes
+/// have ended.
 #[test_on(stream, http)]
 fn clients_are_answered_at_once_while_the_next_change_fails(on: Subsystem) {
     for address in [ADDRESS, "[::1]:8080"] {
@@ -247,7 +250,7 @@ fn clients_are_answered_at_once_while_the_next_change_fails(on: Subsystem) {
     }
 }
 
-/// Waits until the sockets of all workers share what comes.
+/// Waits until the sockets of all workers have SO_REUSEPORT and so share new connections.
 fn all_share(nginx: &Nginx, workers: usize) {
     wait_until("connections for all workers", || {
         let listeners = nginx.listeners();
@@ -284,8 +287,8 @@ fn all_workers_get_clients_when_some_are_added_during_a_drain(on: Subsystem) {
                 |word: &str, workers: usize| on.listen(&format!("{words} {word}")).workers(workers);
             let nginx = start_without(&site, &conf(before, 2), SOCKET_DOMAIN, libc::AF_NETLINK);
             let clients = Steady::start(on, words.split(' ').next().expect("an address"));
-            // An old worker that has yet to be told to quit finds its listener
-            // ended.
+            // An old worker may accept before it learns that it has to quit. Its listener
+            // does not listen any more, so accept() fails.
             site.provoke(libc::EINVAL);
             nginx.begin_reload(&conf(word, 2));
             nginx.wait_for_workers(2);
@@ -311,7 +314,7 @@ fn all_workers_get_clients_when_the_module_is_removed_after_a_change(on: Subsyst
     }
 }
 
-/// Faster than a worker looks whether they are done.
+/// The reloads follow each other faster than a worker polls its draining sockets.
 #[test_on(stream, http)]
 fn old_sockets_do_not_pile_up_under_fast_reloads(on: Subsystem) {
     for address in [ADDRESS, "[::1]:8080"] {
@@ -320,13 +323,15 @@ fn old_sockets_do_not_pile_up_under_fast_reloads(on: Subsystem) {
         let nginx = site.start(&conf(""));
         let before = nginx.descriptors().len();
         let clients = Steady::start(on, address);
-        // An old worker that has yet to be told to quit finds its listener ended.
+        // An old worker may accept before it learns that it has to quit. Its listener does
+        // not listen any more, so accept() fails.
         site.provoke(libc::EINVAL);
         for round in 0..40 {
             nginx.begin_reload(&conf(["mptcp", ""][round % 2]));
         }
         let more = nginx.descriptors().len() - before;
-        // Old workers have theirs, too: about 200 if nothing ended.
+        // If no drain ended, there would be about 200 more descriptors. Workers that have
+        // not exited yet account for some.
         assert!(more < 80, "{more} descriptors more");
         clients.wait_for_more(50);
         wait_until("the new socket alone", || listening_on(8080) == 1);
@@ -337,7 +342,8 @@ fn old_sockets_do_not_pile_up_under_fast_reloads(on: Subsystem) {
 fn old_sockets_end_when_new_workers_have_too_few_descriptors(on: Subsystem) {
     for words in REUSEPORT {
         let site = Site::new();
-        // A worker that has yet to be told to quit finds its listener ended.
+        // A worker may accept before it learns that it has to quit. Its listener does not
+        // listen any more, so accept() fails.
         site.provoke(libc::EINVAL);
         let conf =
             |word: &str, more: &str| on.listen(&format!("{words} {word}")).workers(2).main(more);
@@ -364,12 +370,12 @@ fn workers_start_with_a_low_limit_of_descriptors(on: Subsystem) {
     on.serves(ADDRESS, true);
 }
 
-/// Clients wait on an old socket, from which a worker accepts until it has no
-/// descriptors left.
+/// Clients wait on an old socket. A worker accepts from it until the worker has no free
+/// descriptors.
 #[test_on(stream, http)]
 fn a_worker_accepts_again_when_it_has_free_descriptors(on: Subsystem) {
     let site = Site::new();
-    // A worker that goes on only now finds its listener ended.
+    // When the worker accepts again, its listener may have ended, so accept() may fail.
     site.provoke(libc::EINVAL);
     let conf = |word: &str| {
         let listen = on.listen(&format!("{ADDRESS} {word}"));
@@ -400,7 +406,8 @@ fn a_worker_that_cannot_watch_an_old_socket_serves(on: Subsystem) {
     site.provoke(fault.errno);
     let conf = |word: &str| on.listen(&format!("{ADDRESS} {word}"));
     let nginx = site.start(&conf(""));
-    // Of a worker: after its channel and its own listener.
+    // The fourth call of a worker watches the old socket. The calls before it watch its
+    // channel and its own listener.
     let strace = Strace::follow(&site, nginx.pid, fault, "4");
     nginx.begin_reload(&conf("mptcp"));
     wait_until("the old worker to go", || nginx.workers().len() == 1);

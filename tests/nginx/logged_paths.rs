@@ -1,5 +1,5 @@
-//! What the variables say of connections with several paths, of those that fall
-//! back and of those that end early.
+//! The values of the variables for connections that have several paths, fall back to TCP or end
+//! early.
 
 use std::fs::File;
 use std::io::Read;
@@ -21,11 +21,11 @@ use crate::talk::Talk;
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// What a server sends: more than fits into the buffers on the way to a client
-/// that does not read.
+/// How many bytes a server sends. They do not fit into the buffers between nginx and a client
+/// that does not read, so the connection stays busy.
 const LARGE: usize = 64 << 20;
 
-/// Starts nginx with a server that sends [`LARGE`] bytes and logs.
+/// Starts nginx with a server that sends [`LARGE`] bytes and logs the variables.
 fn start_large<'site>(site: &'site Site, on: Subsystem, words: &str) -> (Nginx<'site>, Backend) {
     let backend = Backend::noise(LARGE);
     let sends = match on {
@@ -41,7 +41,8 @@ fn start_large<'site>(site: &'site Site, on: Subsystem, words: &str) -> (Nginx<'
     (site.start(&on.conf(&(log_format() + &server))), backend)
 }
 
-/// Connects to it, and receives the first bytes, which are the head in http.
+/// Connects to the server of [`start_large`] and receives the first bytes, which in http are the
+/// head. Returns how many they were.
 fn begin_large(on: Subsystem, address: &str) -> (Connection, usize) {
     let mut connection = Connection::open(Transport::Mptcp, address).expect("it takes connections");
     if on == Subsystem::Http {
@@ -54,7 +55,7 @@ fn begin_large(on: Subsystem, address: &str) -> (Connection, usize) {
     (connection, 1)
 }
 
-/// The addresses in a line, without their ports.
+/// The client addresses of the paths in a line, without their ports.
 fn hosts(line: &Line) -> Vec<&str> {
     let addresses = line["mptcp_subflow_addrs"].split(',');
     let hosts = addresses.map(|address| address.rsplit_once(':').expect("a port").0);
@@ -98,7 +99,7 @@ fn both_paths_of_a_download_are_logged(on: Subsystem) {
         has_values(&line, &[("mptcp_bytes_sent", "-")]);
         return;
     }
-    // The rest was in the kernel's buffer when nginx was done.
+    // nginx logged the line while the rest was still in the kernel's buffer.
     let sent: usize = line["mptcp_bytes_sent"].parse().expect("a number");
     assert!(
         (LARGE / 2..=received).contains(&sent),
@@ -128,8 +129,7 @@ fn a_reset_connection_is_logged_with_its_last_state(on: Subsystem) {
     assert_ne!(line["mptcp_bytes_sent"], "0");
 }
 
-/// One that has got its second path since it began, and that resets its end of
-/// both.
+/// The client opens its second path after the connection has begun, and then resets both.
 #[test_on(stream, http)]
 fn both_paths_of_a_reset_connection_are_logged(on: Subsystem) {
     let site = Site::new();
@@ -140,7 +140,7 @@ fn both_paths_of_a_reset_connection_are_logged(on: Subsystem) {
         wait_until("a second subflow", || counter("MPJoinSynAckRx") == 1);
         connection
     });
-    // The kernel is asked again after half a second.
+    // The module queries the kernel again half a second after the connection began.
     std::thread::sleep(Duration::from_millis(1000));
     connection.reset();
     let line = logged(&site, 1);
@@ -149,8 +149,8 @@ fn both_paths_of_a_reset_connection_are_logged(on: Subsystem) {
     nginx.quit();
 }
 
-/// Talks to nginx through a router, at each of its addresses, and returns the
-/// client's addresses and what was logged.
+/// Exchanges data with nginx through a router, at each of its addresses. Returns the client's
+/// addresses and the logged lines.
 fn talk_through(strips: Strips, on: Subsystem) -> Vec<(String, Line)> {
     let site = Site::new();
     let network = Middlebox::new(strips);
@@ -199,7 +199,7 @@ fn a_connection_that_was_never_mptcp_is_logged_as_tcp(on: Subsystem) {
     }
 }
 
-/// Nothing is known of its subflows, which is not to say that there was none.
+/// The module could not query the subflows, so the line has no number of subflows rather than 0.
 #[test_on(http)]
 fn http_logs_no_subflow_count_of_a_connection_reset_before_its_request(_: Subsystem) {
     let site = Site::new();
@@ -211,8 +211,8 @@ fn http_logs_no_subflow_count_of_a_connection_reset_before_its_request(_: Subsys
     let mut connection = connect();
     let sent = connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n");
     sent.expect("a part of a request can be sent");
-    // One that is reset before nginx has read from it is not logged: its only
-    // worker has, when it answers whoever came later.
+    // nginx does not log a connection that is reset before nginx has read from it. There
+    // is one worker, so it has read from this connection when it answers a later client.
     let mut later = connect();
     let sent = later.send(b"GET /quiet HTTP/1.1\r\nHost: x\r\n\r\n");
     sent.expect("a request can be sent");
@@ -257,7 +257,7 @@ fn http_counts_subflows_that_come_and_go(_: Subsystem) {
     network.client.run(move || ip(&first));
     match linux::counts_mptcp() {
         true => expect("1", "3", &all),
-        // Older kernels list the first subflow also when it is closed.
+        // Older kernels list the first subflow even when it is closed.
         false => expect("2", "3", &all),
     }
 }
@@ -280,7 +280,7 @@ fn http_logs_the_addresses_of_paths_and_not_those_of_realip(_: Subsystem) {
     }
 }
 
-/// A GET request for / as an HTTP/2 stream of this number.
+/// The frame of a GET request for / on the HTTP/2 stream of this number.
 fn http2_request(stream: u8) -> Vec<u8> {
     const HEADERS: u8 = 1;
     const END_STREAM_AND_HEADERS: u8 = 5;
@@ -301,8 +301,8 @@ fn http2_request(stream: u8) -> Vec<u8> {
     [&head[..], &block].concat()
 }
 
-/// Each stream of HTTP/2 is a request: they have one connection, which stays
-/// when nginx has forgotten all of its streams.
+/// Each stream of HTTP/2 is a request. All streams log the state of their one connection, which
+/// stays open when nginx has closed its streams.
 #[test_on(http)]
 fn http2_streams_are_logged_as_their_connection(_: Subsystem) {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -325,7 +325,7 @@ fn http2_streams_are_logged_as_their_connection(_: Subsystem) {
                 ("mptcp_token", &token),
             ],
         );
-        // The kernel is asked again in between.
+        // The module queries the kernel again in this time.
         std::thread::sleep(Duration::from_millis(700));
     }
 }

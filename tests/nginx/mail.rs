@@ -1,5 +1,5 @@
-//! What only mail has: three protocols, STARTTLS, and sessions that it passes
-//! on to where an HTTP server tells it to.
+//! Features that only mail has: three protocols, STARTTLS, and sessions that nginx proxies to the
+//! backend that an HTTP server names.
 
 use std::io::{BufRead, BufReader, Write};
 
@@ -11,18 +11,18 @@ use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
 
 const ADDRESS: &str = "127.0.0.1:2525";
 
-/// A protocol, and a session in it.
+/// A mail protocol and a session in it.
 #[derive(Clone, Copy)]
 struct Protocol {
     name: &'static str,
-    /// What nginx says first.
+    /// The greeting of nginx.
     greeting: &'static str,
-    /// How a client takes its leave, and what nginx says to that.
+    /// The command that ends a session, and nginx's answer.
     leave: [&'static str; 2],
-    /// A session through nginx: what the client says, and how what it is told
-    /// begins. The last line is the backend's own.
+    /// A session through nginx: each command of the client, and how the answer begins. The
+    /// last answer comes from the backend.
     session: &'static [[&'static str; 2]],
-    /// What the backend says first, and to a line of nginx or of the client.
+    /// The greeting of the backend, and its answer to a line from nginx or the client.
     backend: (&'static str, fn(&str) -> Option<String>),
 }
 
@@ -61,8 +61,8 @@ const PROTOCOLS: [Protocol; 3] = [
     },
 ];
 
-/// An IMAP server's answer: the name and the password come in lines of their
-/// own, which nginx announces.
+/// The answer of an IMAP server to a line. nginx sends the name and the password as literals,
+/// each in a separate line that the line before announces.
 fn imap(line: &str) -> Option<String> {
     match line.split_once(' ') {
         _ if line.ends_with('}') => Some("+ go on".into()),
@@ -72,7 +72,7 @@ fn imap(line: &str) -> Option<String> {
 }
 
 impl Protocol {
-    /// A server that speaks it over MPTCP.
+    /// A server of this protocol over MPTCP.
     fn server(&self, more: &str) -> String {
         format!(
             "server {{\n    listen {ADDRESS} mptcp;\n    protocol {};\n    server_name served.over.mail;\n    {more}\n}}\n",
@@ -81,7 +81,7 @@ impl Protocol {
     }
 }
 
-/// An HTTP server that lets everybody in and names the backend.
+/// An HTTP server for `auth_http` that accepts each client and names the backend.
 fn lets_in(backend: &Backend) -> Backend {
     let port = backend.address.rsplit(':').next().expect("it has a port");
     let port: u16 = port.parse().expect("a port is a number");

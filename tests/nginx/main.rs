@@ -1,17 +1,17 @@
-//! The modules in a real, packaged nginx: each file is one behaviour.
+//! Tests of the modules in a packaged nginx. Each file tests one behaviour.
 //!
-//! What holds for stream, http and mail alike is one function, and a test for
-//! each of them: `reload::listeners_come_and_go_by_reload::http`.
+//! A behaviour that stream, http and mail share is one function, which runs as a test for each
+//! of them, for example `reload::listeners_come_and_go_by_reload::http`.
 //!
-//! Every test runs in a network namespace and a folder of its own, so port
-//! numbers are fixed, the kernel's counters count only what the test did, and
-//! tests run side by side. What a listener is gets read back from the socket
-//! itself, a duplicate of nginx's own descriptor, not from what nginx says.
+//! Every test runs in its own network namespace and folder. So port numbers are fixed, the
+//! kernel's counters count only the connections of the test, and tests run in parallel. A test
+//! queries a listening socket by a duplicate of nginx's descriptor, and does not rely on what
+//! nginx reports.
 //!
-//! It needs root, nginx with its stream and mail modules, iproute2, nftables,
-//! strace, openssl, valgrind and a kernel with MPTCP, and `make module` first. What is
-//! missing fails the test with a sentence that says what to do. `NGX_RS_NGINX`
-//! names another nginx, `NGX_RS_MODULES` the folder of the modules built for it.
+//! The tests need root, nginx with its stream and mail modules, iproute2, nftables, strace,
+//! openssl, valgrind, a kernel with MPTCP, and a run of `make module`. If something is missing, a
+//! test fails with a message that names the remedy. `NGX_RS_NGINX` selects another nginx, and
+//! `NGX_RS_MODULES` the folder with the modules for it.
 
 use test_support::{
     backend, client, forbidden, harness, hosts, lacking, linux, middlebox, mptcp_log, namespace,

@@ -1,7 +1,8 @@
-//! The memory of nginx with our modules: through its whole life under Valgrind
-//! and under AddressSanitizer, and over many reloads.
+//! The memory of nginx with the modules: from its start to its end under Valgrind and under
+//! AddressSanitizer, and over many reloads.
 //!
-//! Each has a short version here; `make memory` runs the long ones, the second of them with modules of its own.
+//! `make test` runs short versions. `make memory` runs the long ones, and builds modules with
+//! AddressSanitizer for them.
 
 use std::fs;
 use std::process::Command;
@@ -21,7 +22,7 @@ const ADDRESSES: [(Subsystem, &str); 4] = [
     (Mail, "127.0.0.1:8083"),
 ];
 
-/// All subsystems, and all variables.
+/// A configuration with all subsystems and all variables.
 fn conf(mptcp: bool) -> Conf {
     let word = if mptcp { "mptcp" } else { "" };
     let stream = [
@@ -41,19 +42,18 @@ fn conf(mptcp: bool) -> Conf {
         .workers(2)
 }
 
-/// A life of nginx under a program that writes a report on each of its
-/// processes to a file `report.PID`. The titles of the processes may be those
-/// of that program.
+/// Runs nginx from its start to its end under a tool that writes a report on each process to the
+/// file `report.PID`. The tool may replace the titles of the processes.
 struct Life<'a> {
     site: &'a Site,
     runner: &'a [&'a str],
-    /// For nginx.conf.
+    /// Text for the main context of nginx.conf.
     main: &'a str,
 }
 
 impl Life<'_> {
-    /// Start, changes of protocol, reloads that fail, a binary upgrade, and
-    /// the end.
+    /// Starts nginx, changes the protocol, makes reloads fail, upgrades the binary, and
+    /// quits.
     fn live(&self, changes: usize) {
         let conf = |mptcp| self.conf(mptcp);
         self.site.write(&conf(false));
@@ -75,7 +75,7 @@ impl Life<'_> {
         let mptcp = changes % 2 == 0;
         self.site.write(&conf(mptcp));
         let new = self.upgrade(&old);
-        // It keeps the protocol of what it inherits.
+        // The new binary keeps the protocol of its inherited sockets.
         serves(!mptcp);
         let workers = self.children(&new);
         new.begin_reload(&conf(mptcp));
@@ -89,7 +89,7 @@ impl Life<'_> {
         conf(mptcp).main(self.main)
     }
 
-    /// Replaces the running master by a new one.
+    /// Replaces the running master by a binary upgrade.
     fn upgrade(&self, old: &Nginx) -> Nginx<'_> {
         let pid = old.pid.to_string();
         old.signal(libc::SIGUSR2);
@@ -105,7 +105,7 @@ impl Life<'_> {
         new
     }
 
-    /// Waits for two workers, none of which is an old one.
+    /// Waits for two workers that are not in `old`.
     fn wait_for_workers(&self, nginx: &Nginx, old: &[i32]) {
         wait_until("the new workers alone", || {
             let workers = self.children(nginx);
@@ -120,7 +120,7 @@ impl Life<'_> {
     }
 }
 
-/// The new sockets serve, once they are alone.
+/// Waits until the old sockets have ended, and checks that the new ones serve.
 fn serves(mptcp: bool) {
     let listening = || [8080, 8081, 8082, 8083].map(listening_on);
     wait_until("the end of the old sockets", || listening() == [1, 2, 1, 1]);
@@ -128,7 +128,7 @@ fn serves(mptcp: bool) {
     ADDRESSES.into_iter().for_each(serves);
 }
 
-/// What the tool has written on all processes.
+/// The reports of the tool on all processes.
 fn reports(site: &Site) -> String {
     let files = fs::read_dir(&site.folder).expect("the test's folder can be read");
     let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
@@ -136,15 +136,15 @@ fn reports(site: &Site) -> String {
     reports.map(|name| site.read(&name)).collect()
 }
 
-/// Whether a part of a report has one of our functions or files in it.
+/// Whether a part of a report names a function or file of this project.
 fn is_ours(part: &&str) -> bool {
     ["ngx_rs_", "_rs_listen_module"]
         .iter()
         .any(|name| part.contains(name))
 }
 
-/// No error at all, and no leak of ours: workers of nginx leave their
-/// environment and connections behind, with and without our modules.
+/// Checks that Valgrind finds no error, and no leak of this project. Leaks of nginx are ignored:
+/// its workers do not free their environment and connections, also without the modules.
 fn lives_under_valgrind(changes: usize) {
     let site = Site::new();
     let reports_to = format!("--log-file={}", site.path("report.%p").display());
@@ -165,7 +165,7 @@ fn lives_under_valgrind(changes: usize) {
     };
     life.live(changes);
     let reports = reports(&site);
-    // A part ends in an empty line, after `==PID== `.
+    // Parts of a report are separated by an empty line, which begins with `==PID== `.
     let parts = reports.split("== \n");
     let (leaks, errors): (Vec<_>, Vec<_>) = parts
         .filter(|part| part.contains(" at 0x"))
@@ -187,8 +187,8 @@ fn valgrind_finds_nothing_in_a_long_life() {
     lives_under_valgrind(40);
 }
 
-/// The same with C that AddressSanitizer has instrumented; nginx's and Rust's
-/// own code only allocates with it.
+/// AddressSanitizer instruments the C code of the modules. The code of nginx and of Rust is not
+/// instrumented, but uses its allocator.
 #[test]
 #[ignore = "needs modules of its own: make memory"]
 fn address_sanitizer_finds_nothing_in_a_long_life() {
@@ -201,7 +201,7 @@ fn address_sanitizer_finds_nothing_in_a_long_life() {
     let report = site.path("report");
     let options = [
         "detect_leaks=1",
-        // nginx wants ngx_modules and ngx_module_order of every module.
+        // Every module defines ngx_modules and ngx_module_order, as nginx requires.
         "detect_odr_violation=0",
         "exitcode=0",
         "fast_unwind_on_malloc=0",
@@ -224,8 +224,8 @@ fn address_sanitizer_finds_nothing_in_a_long_life() {
     assert!(ours.is_empty(), "{}", ours.join("\n"));
 }
 
-/// Reloads in which every second changes the protocol, under clients that come
-/// and go. What the first tenth needed has to do for all.
+/// Reloads while clients connect, and changes the protocol in every second reload. The memory and
+/// descriptors after the first tenth of the reloads have to suffice for the others.
 fn stays_flat(reloads: usize) {
     let site = Site::alone();
     let nginx = site.start(&conf(false));
@@ -262,14 +262,14 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// How much the memory of the master may grow.
 const GROWTH_KB: u64 = 512;
 
-/// The number of descriptors of the master and its resident memory in kB, once
-/// nothing drains beside its listeners any more.
+/// The number of descriptors of the master and its resident memory in kB, after all drains have
+/// ended.
 fn settled(nginx: &Nginx, listeners: usize) -> (usize, u64) {
     nginx.reload(&conf(false));
     wait_until("the end of the replaced sockets", || {
         nginx.listeners().len() == listeners
     });
-    // Now the master forgets them.
+    // This reload makes the master close the superseded sockets.
     nginx.reload(&conf(false));
     let status = format!("/proc/{}/status", nginx.pid);
     let status = fs::read_to_string(status).expect("the master runs");

@@ -1,4 +1,4 @@
-//! The `multipath` that nginx has of its own from 1.29.7 on, and ours.
+//! The `multipath` parameter of nginx 1.29.7 and later, and that of the module.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -13,12 +13,13 @@ use crate::upgrade::{retire, upgrade};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// `multipath` without our module. Where that is linked in it is there still.
+/// A configuration with `multipath` that does not load the module. A module that is linked into
+/// nginx is used all the same.
 fn native(on: Subsystem) -> Conf {
     on.listen("127.0.0.1:8080 multipath").without_module()
 }
 
-/// An older nginx gets such a socket only from our module.
+/// A configuration with `multipath` of nginx, or of the module if nginx has no `multipath`.
 fn native_or_ours(on: Subsystem) -> Conf {
     match is_known(on) {
         true => native(on),
@@ -94,8 +95,8 @@ fn an_upgrade_that_adds_the_module_keeps_a_multipath_socket_of_nginx(on: Subsyst
     on.serves(ADDRESS, true);
 }
 
-/// Changes of protocol under load, and reloads that fail: ours loses nobody,
-/// of what native loses it is told.
+/// Changes the protocol under load and makes reloads fail. The module loses no client. The test
+/// prints how many clients nginx's own `multipath` loses.
 #[test]
 #[ignore = "nginx 1.29.7 or later, and a minute: make native"]
 fn the_module_loses_no_client_where_native_multipath_does() {
@@ -124,7 +125,7 @@ fn the_module_loses_no_client_where_native_multipath_does() {
 const CHANGES: usize = 40;
 const AFTER: usize = 100;
 
-/// Clients that are lost while the protocol changes to and fro.
+/// How many clients are lost while the protocol changes back and forth.
 fn lost_in_changes(conf: &dyn Fn(bool) -> Conf) -> usize {
     let site = Site::alone();
     let nginx = site.start(&conf(false));
@@ -136,7 +137,7 @@ fn lost_in_changes(conf: &dyn Fn(bool) -> Conf) -> usize {
     clients.stop().lost.len()
 }
 
-/// TCP clients that get no answer after a change of protocol that fails.
+/// How many TCP clients get no answer after a failed change of protocol.
 fn hanging_after_a_failed_reload(conf: &dyn Fn(bool) -> Conf) -> usize {
     let site = Site::alone();
     let nginx = site.start(&conf(false));

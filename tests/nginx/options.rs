@@ -1,4 +1,4 @@
-//! nginx's own listen parameters on an MPTCP socket, read back from it.
+//! nginx's own listen parameters with `mptcp`. The tests query the options of the MPTCP socket.
 
 use crate::client::{Connection, Transport};
 use crate::harness::{Host, Site};
@@ -7,8 +7,8 @@ use crate::sockets::Listener;
 use crate::strace::Fault;
 use crate::subsystem::{Subsystem, test_on};
 
-/// Starts nginx with the words beside `mptcp`, checks that the listener is
-/// MPTCP and serves, and returns it.
+/// Starts nginx with the parameters `words` and `mptcp`, checks that the listener is MPTCP and
+/// serves, and returns it.
 fn listener(on: Subsystem, words: &str) -> Listener {
     let site = Site::new();
     let nginx = site.start(&on.listen(&format!("127.0.0.1:8080 mptcp {words}")));
@@ -28,7 +28,7 @@ fn backlog_is_the_length_of_the_mptcp_queue(on: Subsystem) {
 #[test_on(stream, http, mail)]
 fn buffer_sizes_are_set_on_the_mptcp_socket(on: Subsystem) {
     let listener = listener(on, "rcvbuf=32k sndbuf=48k");
-    // The kernel doubles what is asked for, socket(7).
+    // The kernel doubles the requested sizes, see socket(7).
     assert_eq!(listener.option("SO_RCVBUF"), 2 * 32 * 1024);
     assert_eq!(listener.option("SO_SNDBUF"), 2 * 48 * 1024);
 }
@@ -61,7 +61,7 @@ fn fastopen_is_set_on_the_mptcp_socket(on: Subsystem) {
         assert_eq!(listener(on, "fastopen=23").option("TCP_FASTOPEN"), 23);
         return;
     }
-    // Site makes sure that nginx logs no alert.
+    // Dropping `site` checks that nginx has logged no alert.
     let site = Site::new();
     let conf = on.listen("127.0.0.1:8080 mptcp fastopen=23");
     let nginx = site.start(&conf);
@@ -78,7 +78,7 @@ const NO_DEFERRED: &str =
 const NO_TIMES: &str =
     "MPTCP sockets have no times of \"so_keepalive\" before Linux 6.10, ignored for 127.0.0.1:8080";
 
-/// Checks that a log has a message once, at `notice`.
+/// Checks that a log contains a message exactly once, with the level `notice`.
 fn is_logged_once(log: &str, message: &str) {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(message)).collect();
     assert_eq!(lines.len(), 1, "{message}: {log}");
@@ -99,7 +99,7 @@ fn an_option_that_the_kernel_lacks_is_tried_once_and_logged(on: Subsystem) {
         let listen = ["127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8082"];
         let listen = listen.map(|address| format!("{address} mptcp {words}"));
         site.write(&on.servers(&listen.each_ref().map(String::as_str)));
-        // The library sets the first option, before nginx opens its sockets.
+        // The library makes the first of these calls, before nginx opens its sockets.
         let fault = Fault {
             call: "setsockopt",
             errno: libc::EOPNOTSUPP,
@@ -107,7 +107,7 @@ fn an_option_that_the_kernel_lacks_is_tried_once_and_logged(on: Subsystem) {
         let strace = fault.strace("1");
         let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
         let text = site.run(&mut site.nginx_under(&strace, &["-t"])).succeeds();
-        // nginx 1.18 keeps its notices to itself in a test of the configuration.
+        // nginx 1.18 prints no notices with `-t`.
         if Host::get().version >= (1, 19, 0) {
             is_logged_once(&text, message);
         }
@@ -127,7 +127,7 @@ fn deferred_is_set_on_the_mptcp_socket(on: Subsystem) {
     let conf = on.listen("127.0.0.1:8080 mptcp deferred");
     if !on.knows("deferred") {
         let text = site.check(&conf).fails();
-        // tests/nginx/errors.rs has nginx's own words for it.
+        // tests/nginx/errors.rs checks the text of nginx's error.
         assert!(
             text.contains("[emerg]") && text.contains("\"deferred\""),
             "{text}"
@@ -156,7 +156,7 @@ fn ipv6only_is_set_on_the_mptcp_socket(on: Subsystem) {
 #[test_on(stream, http, mail)]
 fn proxy_protocol_is_read_from_mptcp_connections(on: Subsystem) {
     let site = Site::new();
-    // mail has no variables: that it greets shows that it has read the header.
+    // mail has no variables. Its greeting shows that it has read the header.
     let (answer, expected) = match on {
         Subsystem::Stream | Subsystem::Http => (
             "$proxy_protocol_addr $proxy_protocol_port",

@@ -1,4 +1,4 @@
-//! What the parameters make of a listener, and who is served there.
+//! The protocol that a listener has because of the parameters, and the clients that it serves.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
@@ -8,8 +8,7 @@ use crate::harness::Site;
 use crate::server::Nginx;
 use crate::subsystem::{Subsystem, test_on};
 
-/// Checks that nginx listens at exactly these addresses, with MPTCP
-/// everywhere.
+/// Checks that nginx listens at exactly these addresses, and that all listeners are MPTCP.
 fn all_mptcp(nginx: &Nginx, addresses: &[&str]) {
     let expected: BTreeSet<String> = addresses.iter().map(|&address| address.into()).collect();
     let listeners = nginx.listeners();

@@ -1,5 +1,5 @@
-//! Sockets that another process passes through the environment, which is no old
-//! nginx: a service manager, a container.
+//! Sockets that another process than an old nginx passes in the environment variable NGINX, for
+//! example a service manager.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
@@ -34,10 +34,10 @@ fn listener(address: &str, protocol: Protocol) -> Socket {
     socket
 }
 
-/// The number that nginx is told.
+/// The number of the passed descriptor.
 const PASSED: RawFd = 33;
 
-/// Passes a socket to a command, as a service manager does.
+/// Passes a socket to a command as a service manager does.
 fn pass<'a>(site: &Site, command: &'a mut Command, socket: &Socket) -> &'a mut Command {
     let fd = socket.as_raw_fd();
     command.env("NGINX", format!("{PASSED};"));
@@ -53,7 +53,7 @@ fn pass<'a>(site: &Site, command: &'a mut Command, socket: &Socket) -> &'a mut C
     unsafe { command.pre_exec(duplicate) }
 }
 
-/// nginx in the foreground: its parent is this process.
+/// Starts nginx in the foreground, so that its parent is this process.
 fn start<'site>(site: &'site Site, conf: &Conf, socket: &Socket) -> (Nginx<'site>, Child) {
     site.write(&conf.clone().foreground());
     let mut command = site.nginx(&[]);
@@ -64,14 +64,15 @@ fn start<'site>(site: &'site Site, conf: &Conf, socket: &Socket) -> (Nginx<'site
     (nginx, child)
 }
 
-/// Those of the start are on standard error.
+/// The number of warnings in the log and on standard error, where nginx writes those of its
+/// start.
 fn warnings(site: &Site) -> usize {
     let log = site.read("stderr") + &site.read("error.log");
     let warns = |line: &&str| line.contains("[warn]") && line.contains("SocketProtocol=");
     log.lines().filter(warns).count()
 }
 
-/// Starts and reloads; the socket stays the same, with this many warnings.
+/// Starts and reloads. Checks that nginx keeps the socket and logs `warned` warnings.
 fn is_kept(on: Subsystem, address: &str, protocol: Protocol, word: &str, warned: usize) {
     let site = Site::new();
     let socket = listener(address, protocol);
@@ -112,7 +113,7 @@ fn a_passed_mptcp_socket_is_kept_if_tcp_is_requested(on: Subsystem) {
     is_kept(on, ADDRESSES[0], Protocol::MPTCP, "mptcp=off", 1);
 }
 
-/// Its parent is outside of its process namespace, and so has number 0.
+/// Process 1 has a parent outside of its PID namespace, so getppid() returns 0.
 #[test_on(stream, http)]
 fn process_1_of_a_container_keeps_passed_sockets(on: Subsystem) {
     let site = Site::new();
@@ -141,7 +142,7 @@ fn a_passed_socket_changes_after_the_passing_process_has_exited(on: Subsystem) {
     let socket = listener(ADDRESSES[0], Protocol::TCP);
     let conf = on.listen(&format!("{} mptcp", ADDRESSES[0])).foreground();
     site.write(&conf);
-    // A shell that passes it on, and ends when its input does.
+    // A shell that passes the socket to nginx, and exits at the end of its input.
     let shell = ["sh", "-c", "\"$0\" \"$@\" < /dev/null & read -r line"];
     let mut command = site.nginx_under(&shell, &[]);
     command.stdin(std::process::Stdio::piped());

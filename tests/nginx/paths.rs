@@ -1,4 +1,5 @@
-//! Two hosts and two links: faster than one link, and one link may go.
+//! Downloads between two hosts with two links: they are faster than over one link, and they
+//! continue if a link fails.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -10,10 +11,10 @@ use crate::hosts::{Hosts, NEAR};
 use crate::server::Nginx;
 use crate::subsystem::{Subsystem, test_on};
 
-/// Enough for some seconds over one link of 50 Mbit/s.
+/// The size of a download, which takes some seconds over one link of 50 Mbit/s.
 const SIZE: usize = 24 * 1024 * 1024;
 
-/// nginx here, a client there, and two links of 50 Mbit/s in between.
+/// nginx on the near host, a client on the far host, and two links of 50 Mbit/s between them.
 struct Download<'site> {
     hosts: Hosts,
     _backend: Backend,
@@ -46,8 +47,8 @@ impl<'site> Download<'site> {
         }
     }
 
-    /// Downloads all from the client's host. Returns the time it took and
-    /// whether the connection was MPTCP.
+    /// Downloads from the client's host. Returns the time of the download and whether the
+    /// connection was MPTCP.
     fn run(
         &self,
         transport: Transport,
@@ -60,8 +61,8 @@ impl<'site> Download<'site> {
     }
 }
 
-/// Downloads over the first link's address, and checks each byte. Calls
-/// `half_way` when a third has come.
+/// Downloads from nginx's address on the first link, and checks each byte. Calls `half_way`
+/// after a third of the bytes.
 fn download(on: Subsystem, transport: Transport, half_way: impl FnOnce()) -> (Duration, bool) {
     let begin = Instant::now();
     let mut connection = Connection::open(transport, &format!("{}:8080", NEAR[0]))

@@ -1,5 +1,5 @@
-//! The figures of each path, against what the links between two hosts carry and
-//! impose.
+//! The logged values of each path, compared with the bytes and the delays of the links between
+//! two hosts.
 
 use std::io::Read;
 use std::process::Command;
@@ -16,14 +16,14 @@ use crate::server::Nginx;
 use crate::slow_path::{HERE, SECOND_HERE, SlowPath, device_name};
 use crate::subsystem::{Subsystem, test_on};
 
-/// Each file and each upload: seconds over links of 8 and 2 Mbit/s.
+/// The size of each file and each upload, which take seconds over links of 8 and 2 Mbit/s.
 const SIZE: usize = 3 << 20;
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
-/// nginx with two files, a location that takes uploads, and an empty response.
+/// Starts nginx with two files, a location for uploads, and a location with an empty response.
 fn start(site: &Site) -> Nginx<'_> {
     start_with(site, &log_format(), LOG)
 }
@@ -42,7 +42,7 @@ fn start_with<'site>(site: &'site Site, format: &str, log: &str) -> Nginx<'site>
     site.start(&Subsystem::Http.conf(&(format.to_owned() + &server)))
 }
 
-/// A client's connection that has two paths.
+/// A client's connection with two paths.
 fn connect(peer: &Peer, address: &'static str) -> Connection {
     peer.run(move || {
         let connection = Connection::open(Transport::Mptcp, &format!("{address}:8080"));
@@ -70,7 +70,7 @@ fn both(line: &Line, name: &str) -> [f64; 2] {
     values.unwrap_or_else(|| panic!("{name} of two paths: {line:?}"))
 }
 
-/// Ends the test unless a value differs from another by at most this share.
+/// Fails the test if a value differs from another by more than this share.
 fn agrees(what: &str, value: f64, other: f64, share: f64) {
     println!(
         "{what}: {value} and {other}, {:+.1} %",
@@ -80,8 +80,8 @@ fn agrees(what: &str, value: f64, other: f64, share: f64) {
     assert!(agrees, "{what}: {value} instead of {other}");
 }
 
-/// A download and an upload over 8 and 2 Mbit/s. The queues are long enough for
-/// all that TCP sends at once, so that nothing is lost and sent again.
+/// A download and an upload over links of 8 and 2 Mbit/s. The queues are longer than what TCP
+/// sends at once, so no packet is lost and retransmitted.
 #[test_on(http)]
 fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
     let site = Site::new();
@@ -95,8 +95,8 @@ fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
     let head =
         format!("POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n");
     let upload = head + &"x".repeat(SIZE);
-    // nginx writes a line before the client's host has acknowledged the response,
-    // so that of the download is not the last.
+    // nginx logs a request before the client's host has acknowledged the response. The last
+    // request therefore logs the acknowledged bytes of the download.
     let requests = [get("/large"), upload, get("/")];
     let received: usize = requests.iter().map(String::len).sum();
     let (mut connection, sent) = hosts.client.run(move || {
@@ -125,7 +125,7 @@ fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
         agrees(name, bytes.iter().sum(), payload as f64, 0.05);
     }
 
-    // The figures of a path that has ended are its last.
+    // A path that has ended keeps its last values.
     ip("mptcp endpoint flush");
     let mut count = 4;
     let last = wait_for_ok(|| {
@@ -146,8 +146,8 @@ fn bytes_agree_with_the_counters_of_two_unequal_links(_: Subsystem) {
     }
 }
 
-/// 20 and 200 ms. No round trip can be shorter. If the machine is busy, some may
-/// be longer, so the client continues until they agree.
+/// Paths with round trips of 20 and 200 ms. No measured round trip can be shorter. On a busy
+/// machine some are longer, so the client sends requests until the values agree.
 #[test_on(http)]
 fn round_trips_agree_with_the_delay_of_each_path(_: Subsystem) {
     const TIMES: [f64; 2] = [20.0, 200.0];
@@ -165,8 +165,8 @@ fn round_trips_agree_with_the_delay_of_each_path(_: Subsystem) {
     let mut connection = connect(&hosts.peer, HERE[0]);
     let mut count = 1;
     let times = wait_for_ok(|| {
-        // The client's kernel acknowledges most of a file at once, however long
-        // the client itself waits for a processor.
+        // Files are measured, because the client's kernel acknowledges most of a file at
+        // once, even if the client itself waits for a processor.
         for _ in 0..4 {
             response_length(&mut connection, &get("/small"));
         }
@@ -184,9 +184,8 @@ fn round_trips_agree_with_the_delay_of_each_path(_: Subsystem) {
     println!("{times:?} ms after {count} requests");
 }
 
-/// The client's host loses the first link when a third of a download has come:
-/// its path sends some segments again, in vain, and the other path carries most
-/// of the bytes.
+/// The client's host loses the first link after a third of a download. The path of this link
+/// retransmits some segments without success, and the other path carries most of the bytes.
 #[test_on(http)]
 fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
     let site = Site::new();
@@ -213,7 +212,7 @@ fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
     assert!(bytes[0] > 0.0 && bytes[0] < bytes[1], "{line:?}");
     assert!(bytes.iter().sum::<f64>() >= SIZE as f64, "{line:?}");
     assert!(retransmits[0] > 0.0, "{line:?}");
-    // The kernel also counts what the queue of this host's link has dropped.
+    // The kernel also counts segments that the queue of this host's link has dropped.
     assert!(
         bytes[1] <= links[1] as f64 * 1.05,
         "{} by link: {line:?}",
@@ -221,7 +220,7 @@ fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
     );
 }
 
-/// A fenced block of the manual that begins so.
+/// The fenced block of the manual that begins with this text.
 fn manual_block(begin: &str) -> String {
     let manual = include_str!("../../docs/nginx.md");
     let mut blocks = manual.split("```").skip(1).step_by(2);
@@ -232,8 +231,8 @@ fn manual_block(begin: &str) -> String {
     block.unwrap_or_else(|| panic!("the manual has a block that begins with {begin}"))
 }
 
-/// Of three MPTCP clients one has a second path that carries data, one has a
-/// second path for backup, and one has none.
+/// There are three MPTCP clients: one has a second path that carries data, one has a backup path,
+/// and one has a single path.
 #[test_on(http)]
 fn the_command_of_the_manual_shows_whether_the_second_path_carried_data(_: Subsystem) {
     const FILE: &str = "/var/log/nginx/paths.log";
@@ -276,7 +275,7 @@ fn the_command_of_the_manual_shows_whether_the_second_path_carried_data(_: Subsy
     let share: Option<u32> = share.and_then(|share| share.parse().ok());
     let share = share.unwrap_or_else(|| panic!("{printed}{log}"));
     assert!((5..95).contains(&share), "{printed}{log}");
-    // The sample of the manual has as many fields as a line.
+    // The sample line of the manual has as many fields as a logged line.
     let fields = |line: &str| line.split(' ').count();
     let sample = manual_block("17 ");
     assert!(

@@ -1,4 +1,4 @@
-//! A configuration without our words: nginx behaves as without the module.
+//! A configuration without the module's parameters: nginx behaves as without the module.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
 use crate::subsystem::{Subsystem, test_on};
 
-/// Listeners of many kinds, none of them ours to touch.
+/// A configuration with many kinds of listeners, none of which has a parameter of the module.
 fn conf(on: Subsystem) -> Conf {
     let lines = [
         "127.0.0.1:8080",
@@ -25,8 +25,8 @@ fn conf(on: Subsystem) -> Conf {
     on.servers(&known).workers(2)
 }
 
-/// The calls in a trace that concern sockets other than unix ones and nginx's
-/// channels to its workers.
+/// The calls in a trace on sockets, except Unix domain sockets and nginx's channels to its
+/// workers.
 fn socket_calls(trace: &str) -> Vec<String> {
     const CALLS: [&str; 5] = ["socket(", "bind(", "listen(", "setsockopt(", "getsockopt("];
     trace
@@ -64,8 +64,8 @@ fn trace(on: Subsystem, conf: &Conf) -> (Vec<String>, Vec<String>) {
     (started, reloaded)
 }
 
-/// The socket calls of the process that opened the sockets: the one that was
-/// started, which then left a daemon behind.
+/// The socket calls of the process that opened the sockets. This is the started process, whose
+/// child became the daemon.
 fn traces(site: &Site) -> Vec<String> {
     let names = fs::read_dir(&site.folder).expect("the test's folder can be listed");
     let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -84,7 +84,7 @@ fn without_module_parameters_nginx_makes_the_same_socket_calls(on: Subsystem) {
     let (started_without, reloaded_without) = trace(on, &conf(on).without_module());
     assert!(started_without.len() > 20, "{started_without:#?}");
     assert_eq!(started_with, started_without);
-    // On a reload it may ask a running socket for its protocol.
+    // On a reload the module may query the protocol of an inherited socket.
     let asks = |call: &String| call.starts_with("getsockopt(") && call.contains("SO_PROTOCOL");
     let others = |calls: Vec<String>| {
         calls
@@ -100,7 +100,7 @@ fn without_module_parameters_listeners_are_the_same(on: Subsystem) {
     let look = |conf: &Conf| {
         let site = Site::new();
         let nginx = site.start(conf);
-        // An inode is another one each time.
+        // The inode differs between the two runs.
         let listeners = nginx
             .listeners()
             .into_iter()

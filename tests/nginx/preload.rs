@@ -1,5 +1,4 @@
-//! `mptcpize run nginx`: a preloaded library makes MPTCP sockets of all TCP
-//! sockets.
+//! `mptcpize run nginx`: a preloaded library opens an MPTCP socket for each TCP socket.
 
 use crate::harness::Site;
 use crate::sockets::Listener;

@@ -1,4 +1,4 @@
-//! Processes that die, and nginx without a master or without a daemon.
+//! Killed workers, and nginx without a master or in the foreground.
 
 use crate::harness::{Site, send_signal, wait_until};
 use crate::server::Nginx;
@@ -6,7 +6,7 @@ use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// Kills the only worker and waits for another one.
+/// Kills the only worker, and waits until the master has started another one.
 fn kill_worker(nginx: &Nginx) {
     let killed = nginx.workers()[0];
     send_signal(killed, libc::SIGKILL);

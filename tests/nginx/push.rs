@@ -17,8 +17,8 @@ use crate::namespace::{ip, set_sysctl};
 use crate::server::Conf;
 use crate::subsystem::{Subsystem, test_on};
 
-/// With Debian's settings, the same with `tcp_nopush off`, and without any
-/// parameter of the module.
+/// A listener with Debian's settings, one with `tcp_nopush off`, and one without a parameter of
+/// the module.
 const CORKED: &str = "127.0.0.1:8080";
 const NEVER_CORKED: &str = "127.0.0.1:8081";
 const PLAIN: &str = "127.0.0.1:8082";
@@ -29,8 +29,7 @@ const ROUNDS: usize = 9;
 /// A file of each of these sizes has its size as its name.
 const SIZES: [usize; 4] = [1, 1000, 100_000, 1_000_000];
 
-/// A server with files, in the settings of Debian's nginx.conf but for
-/// `tcp_nopush`.
+/// A server of files with the settings of Debian's nginx.conf, except `tcp_nopush`.
 fn server(words: &str, tcp_nopush: &str) -> String {
     format!(
         "server {{
@@ -49,18 +48,18 @@ fn server(words: &str, tcp_nopush: &str) -> String {
     )
 }
 
-/// A place with the files and those three servers.
+/// Writes the files, and returns a configuration with the three servers.
 fn prepare(site: &Site) -> Conf {
     for size in SIZES {
         fs::write(site.path(&size.to_string()), vec![b'f'; size]).expect("a file can be made");
     }
     let page = "<!--#include virtual=\"/100000\" -->end";
     fs::write(site.path("page"), page).expect("a file can be made");
-    // Before Linux 6.12 a cork holds all that the first send buffer has room for,
-    // where a segment is as large as the loopback's.
+    // Before Linux 6.12, with segments as large as those of the loopback, a cork delays all
+    // that fits into the first send buffer. Smaller segments make the sizes comparable.
     ip("link set lo mtu 1500");
-    // Else Linux makes large responses wait for another reason: it is late to
-    // tell nginx that the client's window is open again.
+    // With the default buffer large responses wait for another reason: Linux is late in
+    // announcing to nginx that the client's window has opened again.
     set_sysctl("ipv4/tcp_rmem", "4096 8388608 8388608");
     let servers = [
         server(&format!("{CORKED} mptcp"), "on"),
@@ -70,7 +69,7 @@ fn prepare(site: &Site) -> Conf {
     Subsystem::Http.conf(&servers.concat())
 }
 
-/// What a client sends; nginx closes the connection after its answers.
+/// The requests of the clients. nginx closes the connection after its answers.
 fn requests() -> Vec<String> {
     let close = |request: &str| format!("{request}\r\nHost: localhost\r\nConnection: close\r\n");
     let keep = |request: &str| format!("{request}\r\nHost: localhost\r\n\r\n");
@@ -91,7 +90,7 @@ fn requests() -> Vec<String> {
         range("0-9"),
         range("100-99998"),
         range("0-9,50000-99999"),
-        // Pipelined: nginx removes no cork between the requests.
+        // Pipelined requests: nginx does not remove the cork between them.
         keep("GET /1000 HTTP/1.1") + &close("GET /1 HTTP/1.1") + "\r\n",
         keep("GET /1000 HTTP/1.1") + &close("HEAD /1 HTTP/1.1") + "\r\n",
         keep("GET /1000 HTTP/1.1") + &close("GET /text HTTP/1.1") + "\r\n",
@@ -101,7 +100,7 @@ fn requests() -> Vec<String> {
     requests
 }
 
-/// How long a client waits for the end of the connection, and what it gets.
+/// How long a client waits for the end of the connection, and the response that it receives.
 fn time_response(transport: Transport, address: &str, request: &str) -> (Duration, Vec<u8>) {
     let mut connection = Connection::open(transport, address).expect("http takes connections");
     let begin = Instant::now();
@@ -119,8 +118,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// How long the kernel keeps the end of what a program sends on a corked
-/// connection that it then closes.
+/// How long the kernel delays the last bytes that a program sends on a corked connection before
+/// it closes the connection.
 fn cork() -> Duration {
     let new = || Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP));
     let listener = new().expect("an MPTCP socket can be made");
@@ -164,7 +163,7 @@ fn the_end_of_a_response_does_not_wait_in_a_cork(_: Subsystem) {
             assert_eq!(answer.len(), expected.len(), "{request:?}");
         }
         let (corked, never) = (median(corked), median(never));
-        // A kernel whose close() sends what is corked has no wait to compare.
+        // If close() sends the corked bytes at once, as on some kernels, `cork` is near 0.
         let margin = (cork / 2).max(Duration::from_millis(20));
         assert!(
             corked < never + margin,
@@ -173,8 +172,8 @@ fn the_end_of_a_response_does_not_wait_in_a_cork(_: Subsystem) {
     }
 }
 
-/// The calls of nginx that set or query a socket option, for each connection in
-/// the order of their accept(2); those before belong to no connection.
+/// The calls of nginx that set or query a socket option, grouped by connection in the order of
+/// accept(2). Calls before the first accept(2) belong to no connection.
 fn option_calls(trace: &str) -> Vec<Vec<&str>> {
     let mut connections = Vec::new();
     for line in trace.lines() {

@@ -1,5 +1,4 @@
-//! `quic` of http beside an MPTCP listener of the same port, where nginx was
-//! built with HTTP/3.
+//! `quic` of http and an MPTCP listener on the same port, if nginx was built with HTTP/3.
 
 use std::process::Command;
 
@@ -11,14 +10,14 @@ use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
 
 const HTTP: Subsystem = Subsystem::Http;
 
-/// HTTP over TLS and over QUIC at one address, the former as `words` say.
+/// HTTP over TLS and over QUIC at one address. `words` are parameters of the TLS listener.
 fn conf(words: &str) -> Conf {
     let listen = format!("127.0.0.1:8443 quic;\n    listen 127.0.0.1:8443 ssl {words}");
     let more = format!("{CERTIFICATE}\n    {LOG}");
     HTTP.conf(&(log_format() + &HTTP.server_with(&listen, &more, HTTP.answer())))
 }
 
-/// What an nginx without HTTP/3 says of `quic`.
+/// Checks the error for `quic` of an nginx without HTTP/3.
 fn refuses_quic(site: &Site) {
     let text = site.check(&conf("mptcp")).fails();
     let reason = match Host::get().version >= (1, 25, 0) {
@@ -28,7 +27,8 @@ fn refuses_quic(site: &Site) {
     assert!(text.contains("[emerg]") && text.contains(reason), "{text}");
 }
 
-/// Both are served, TLS over MPTCP where that is asked for.
+/// Checks that clients over TLS and over QUIC are served, and that the TLS listener is MPTCP if
+/// `mptcp` is true.
 fn serves(site: &Site, nginx: &Nginx, mptcp: bool) {
     wait_until("the old socket to go", || nginx.listeners().len() == 1);
     let listener = nginx.listener();
@@ -67,7 +67,7 @@ fn quic_is_served_while_the_mptcp_listener_changes_its_protocol(_: Subsystem) {
     }
 }
 
-/// Debian's curl speaks HTTP/3 wherever its nginx does.
+/// Needs a curl with HTTP/3. Each Debian release whose nginx has HTTP/3 has such a curl.
 #[test_on(http)]
 fn quic_requests_have_no_mptcp_values_in_the_log(_: Subsystem) {
     let site = Site::new();

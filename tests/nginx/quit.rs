@@ -1,5 +1,5 @@
-//! nginx quits while an old socket drains: as without the module, no new client
-//! is served, nothing listens, and nginx can be started again at once.
+//! nginx quits while an old socket drains. As without the module, nginx serves no new client, no
+//! socket listens, and nginx can be started again at once.
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -18,8 +18,8 @@ const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
 /// Less than the 5 seconds of a drain, and more than a busy machine needs.
 const SOON: Duration = Duration::from_secs(3);
 
-/// nginx in the middle of a drain, which lasts 5 seconds, as the kernel does not
-/// tell whether handshakes are under way.
+/// nginx during a drain. The drain lasts 5 seconds, because the kernel does not report whether
+/// handshakes are in progress.
 fn draining<'site>(site: &'site Site, conf: &dyn Fn(&str) -> Conf, to: &str) -> Nginx<'site> {
     let from = if to.is_empty() { "mptcp" } else { "" };
     let nginx = start_without(site, &conf(from), SOCKET_DOMAIN, libc::AF_NETLINK);
@@ -28,7 +28,7 @@ fn draining<'site>(site: &'site Site, conf: &dyn Fn(&str) -> Conf, to: &str) -> 
     nginx
 }
 
-/// A client that stays, and keeps its worker from leaving.
+/// A client whose connection stays open, so its worker cannot exit.
 fn stay(on: Subsystem, address: &str) -> Connection {
     let mut client = Connection::open(Transport::Tcp, address).expect("it is served");
     let begin: &[u8] = match on {
@@ -57,7 +57,7 @@ fn a_quit_during_a_drain_refuses_clients_at_once(on: Subsystem) {
     for address in ADDRESSES {
         for word in ["mptcp", ""] {
             let site = Site::new();
-            // Both masters have one file for their number.
+            // Both masters remove the same pid file, so the second removal fails.
             site.provoke(libc::ENOENT);
             let conf = |word: &str| on.listen(&format!("{address} {word}")).workers(2);
             let nginx = draining(&site, &conf, word);
@@ -134,7 +134,7 @@ fn old_workers_that_exit_after_a_reload_do_not_end_a_drain(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{} {word}", ADDRESSES[0])).workers(2);
     let nginx = draining(&site, &conf, "mptcp");
-    // The workers of the first reload quit.
+    // The workers of the previous reload quit.
     nginx.reload(&conf("mptcp"));
     assert_eq!(listening_on(8080), 2, "the old socket drains on");
     wait_until("the end of the drain", || listening_on(8080) == 1);

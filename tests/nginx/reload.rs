@@ -1,4 +1,5 @@
-//! Reloads that succeed: what stays, what changes, what is left over.
+//! Reloads that succeed: which sockets nginx keeps, which it replaces, and that no descriptor
+//! leaks.
 
 use crate::client::{Connection, Transport};
 use crate::harness::{Host, Site, wait_for_ok, wait_until};
@@ -11,9 +12,9 @@ use crate::talk::Talk;
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// Waits until the master has exactly as many descriptors as before, with one
-/// more reload that changes nothing: it keeps those of replaced sockets, which
-/// do not listen any more, until then.
+/// Reloads without a change, and waits until the master has exactly as many descriptors as
+/// before. The extra reload is needed because the master closes the superseded sockets, which
+/// no longer listen, only in the next reload.
 fn nothing_is_left_over(nginx: &Nginx, conf: &Conf, before: usize) {
     nginx.reload(conf);
     wait_for_ok(|| {
@@ -26,7 +27,7 @@ fn nothing_is_left_over(nginx: &Nginx, conf: &Conf, before: usize) {
     });
 }
 
-/// Waits until one socket listens, neither `old` nor beside it.
+/// Waits until exactly one socket listens and it is not `old`. Returns its inode.
 fn replaced(nginx: &Nginx, old: u64, mptcp: bool) -> u64 {
     wait_until("the old socket to go", || {
         let listeners = nginx.listeners();
@@ -173,8 +174,8 @@ fn a_running_mptcp_listener_is_kept_when_mptcp_is_switched_off(on: Subsystem) {
     on.serves("127.0.0.1:8081", true);
 }
 
-/// nginx pairs old and new sockets by address, whosever they are. So the
-/// socket stays where the protocol does, and is replaced where that changes.
+/// nginx matches old and new sockets by address, also between subsystems. So nginx keeps the
+/// socket if the protocol stays the same, and the socket is superseded if the protocol changes.
 #[test_on(stream, http, mail)]
 fn an_address_moves_to_another_subsystem_and_back(on: Subsystem) {
     let site = Site::new();
@@ -263,7 +264,7 @@ fn nginx_serves_without_the_module_and_restores_mptcp_with_it(on: Subsystem) {
     let nginx = site.start(&with);
     for _ in 0..3 {
         nginx.reload(&without);
-        // An nginx that knows no protocols keeps the socket that it has.
+        // nginx before 1.29.7 does not compare protocols, so it keeps the inherited socket.
         let host = Host::get();
         let mptcp = !host.knows_protocols() && host.modules(on).ours.is_some();
         wait_until("one listener", || nginx.listeners().len() == 1);

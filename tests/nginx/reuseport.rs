@@ -10,13 +10,13 @@ use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// A server whose answer is the worker that serves.
+/// A server that answers with the process id of its worker.
 fn conf(on: Subsystem, words: &str, workers: usize) -> Conf {
     let server = on.server_with(&format!("127.0.0.1:8080 {words}"), "", "$pid");
     on.conf(&server).workers(workers)
 }
 
-/// How many of `count` clients each worker serves.
+/// How many of `count` clients each worker has served.
 fn served_by(on: Subsystem, count: usize) -> BTreeMap<i32, usize> {
     let mut served = BTreeMap::new();
     for number in 0..count {
@@ -39,7 +39,7 @@ fn served_by(on: Subsystem, count: usize) -> BTreeMap<i32, usize> {
 /// and checks that each worker gets its share of the clients.
 fn each_worker_serves(on: Subsystem, nginx: &Nginx, count: usize, mptcp: bool) {
     nginx.wait_for_workers(count);
-    // They share the address when the old ones have ended.
+    // The new sockets share the address when the old sockets have ended.
     wait_until("one socket for each worker", || {
         let listeners = nginx.listeners();
         let expected = |one: &Listener| one.is_mptcp() == mptcp && one.option("SO_REUSEPORT") == 1;
@@ -49,7 +49,8 @@ fn each_worker_serves(on: Subsystem, nginx: &Nginx, count: usize, mptcp: bool) {
     let served = served_by(on, 160);
     let workers: Vec<i32> = served.keys().copied().collect();
     assert_eq!(workers, nginx.workers(), "each worker serves: {served:?}");
-    // A quarter of an even share is far below what a hash leaves anyone.
+    // The kernel selects a socket by a hash, so the shares differ. A quarter of an even
+    // share is far below the least share that is likely.
     assert!(
         served.values().all(|&clients| clients > 160 / count / 4),
         "{served:?}"
@@ -97,7 +98,7 @@ fn the_protocol_changes_with_reuseport(on: Subsystem) {
         let conf = conf(on, &format!("{word} reuseport"), 2);
         nginx.reload(&conf);
         each_worker_serves(on, &nginx, 2, !word.is_empty());
-        // Lets the master forget the sockets that were replaced.
+        // This reload makes the master close the superseded sockets.
         nginx.reload(&conf);
         wait_until("descriptors as before", || {
             nginx.descriptors().len() == descriptors

@@ -1,5 +1,5 @@
-//! `protocol=sctp`: real SCTP clients of stream, http and mail. On a kernel
-//! without SCTP each test checks that nginx refuses the configuration.
+//! `protocol=sctp`: SCTP clients of stream, http and mail. On a kernel without SCTP each test only
+//! checks that nginx refuses the configuration.
 
 use std::fs;
 use std::io;
@@ -22,7 +22,7 @@ const ADDRESS: &str = "127.0.0.1:8080";
 const LISTEN: &str = "127.0.0.1:8080 protocol=sctp";
 
 fn is_available(site: &Site, conf: &Conf) -> bool {
-    // A client that has its answer leaves, while nginx still sends.
+    // A client may close its connection while nginx still sends, so sending fails.
     site.provoke(libc::ESHUTDOWN);
     lacking::is_available(site, conf, Transport::Sctp)
 }
@@ -172,7 +172,7 @@ fn files_and_keep_alive_are_served_over_sctp(on: Subsystem) {
     assert_eq!(body, b"8 blocks");
 }
 
-/// Takes TCP connections and passes them on over SCTP. Returns where.
+/// Accepts TCP connections and forwards them over SCTP. Returns the address of its listener.
 fn sctp_bridge() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a bridge can listen");
     let address = listener.local_addr().expect("it listens").to_string();

@@ -1,7 +1,6 @@
-//! `protocol=smc`: clients over SMC and over TCP of stream, http and mail. Linux
-//! has IPPROTO_SMC since 6.11. The network cards that SMC is for do not exist
-//! here, so the kernel carries the data over TCP, as it does for a client without
-//! SMC: the sockets are SMC sockets all the same.
+//! `protocol=smc`: clients of stream, http and mail over SMC and over TCP. Linux has IPPROTO_SMC
+//! since 6.11. The machine has no network card for SMC, so the kernel carries the data over
+//! TCP, as it does for a client without SMC. The sockets are SMC sockets all the same.
 
 use std::fs;
 

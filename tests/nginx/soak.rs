@@ -1,6 +1,5 @@
-//! Changes of protocol under clients that connect without pause, for minutes:
-//! `make soak`. `NGX_RS_SOAK` is the number of changes each way for each row of
-//! the table, 50 by default.
+//! `make soak`: changes the protocol for minutes while clients connect without pause. `NGX_RS_SOAK`
+//! sets the number of changes in each direction for each row of the table. The default is 50.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +9,10 @@ use crate::namespace::set_sysctl;
 use crate::steady::{Lost, Steady};
 use crate::subsystem::Subsystem;
 
-/// Clients of each row, at least.
+/// The least number of clients for each row.
 const CLIENTS: usize = 8;
 
-/// Prints the row, and returns how many clients were served, and lost.
+/// Prints the result of a row, and returns how many clients were served and lost.
 fn run(row: &Change, changes: usize) -> (u64, usize) {
     let site = Site::alone();
     set_sysctl("ipv4/ip_local_port_range", "10000 65000");
@@ -31,15 +30,15 @@ fn run(row: &Change, changes: usize) -> (u64, usize) {
     );
     let show = |lost: &Lost| println!("  {lost:?}");
     tally.lost.iter().take(3).for_each(show);
-    // A SYN that gets no answer is sent again after one second, and then after
-    // two more. On IPv6 the first may come in the moment of the change.
+    // A client sends an unanswered SYN again after one second, and then after two more. On
+    // IPv6 the first SYN may arrive at the moment of the change and get no answer.
     let longest = tally.longest;
     assert!(longest < Duration::from_secs(2), "one took {longest:?}");
     (tally.served, tally.lost.len())
 }
 
-/// As an administrator restarts a service: clients are refused in between, or
-/// reset if nginx has not accepted them yet, and none hangs.
+/// nginx quits and starts again, as when an administrator restarts the service. Clients may be
+/// refused in between, or reset if nginx has not accepted them yet, but no client may hang.
 #[test]
 #[ignore = "takes minutes: make soak"]
 fn quit_and_start_within_a_drain_lets_no_client_hang() {
@@ -78,7 +77,7 @@ fn quit_and_start_within_a_drain_lets_no_client_hang() {
     }
 }
 
-/// How often each row of the table changes, each way.
+/// The number of changes in each direction for each row of the table.
 fn changes() -> usize {
     let changes = std::env::var("NGX_RS_SOAK").map_or(Ok(50), |text| text.parse());
     changes.expect("NGX_RS_SOAK is a number")

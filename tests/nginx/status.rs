@@ -1,4 +1,4 @@
-//! `mptcp_status`: what it counts, when, and what that costs.
+//! `mptcp_status`: the values and the time of its counters, and the system calls for them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use crate::talk::Talk;
 const ADDRESS: &str = "127.0.0.1:8080";
 const STATUS: &str = "127.0.0.1:8089";
 
-/// A server of http that shows the counters.
+/// An http server with `mptcp_status`.
 const STATUS_SERVER: &str = "server {
     listen 127.0.0.1:8089;
     location = /status {
@@ -53,7 +53,7 @@ fn request(method: &str, path: &str) -> String {
     text
 }
 
-/// The line of a listener.
+/// The counters of a listener: one line of the response.
 fn row(on: Subsystem, listener: &str) -> Option<String> {
     let text = request("GET", "/status");
     assert!(
@@ -68,7 +68,7 @@ fn row(on: Subsystem, listener: &str) -> Option<String> {
     line.map(str::to_owned)
 }
 
-/// Numbers of a row: those of the members of an object, in their order.
+/// The numbers of the members of an object in a row, in their order.
 fn numbers(row: &str, object: &str) -> Vec<u64> {
     let begin = format!("\"{object}\":{{");
     let (_, rest) = row.split_once(&begin).expect("the object is there");
@@ -80,8 +80,8 @@ fn numbers(row: &str, object: &str) -> Vec<u64> {
     members.split(',').map(number).collect()
 }
 
-/// Waits until a row says how many are open (TCP, MPTCP, other) and closed (and
-/// fallback).
+/// Waits until the row of a listener has these numbers of open connections (TCP, MPTCP, other)
+/// and closed ones (TCP, MPTCP, other, fallback). Returns the row.
 fn wait_for_counts(on: Subsystem, listener: &str, open: [u64; 3], closed: [u64; 4]) -> String {
     let mut last = String::new();
     wait_until(&format!("open {open:?}, closed {closed:?}"), || {
@@ -152,7 +152,8 @@ fn connections_are_counted_by_listener_and_kind(on: Subsystem) {
         let sent = numbers(&row, "bytes_sent")[0];
         assert_eq!(sent > 0, mptcp && crate::linux::counts_mptcp(), "{row}");
     }
-    // Of the listener that shows them, too, which has one open: this request.
+    // The listener of the counters is counted too: it has one open connection, which is
+    // this request.
     let own = row(Subsystem::Http, STATUS).expect("it listens");
     assert_eq!(numbers(&own, "open"), [1, 0, 0]);
 }
@@ -170,7 +171,7 @@ fn counters_survive_reloads_and_changes_of_protocol(on: Subsystem) {
     wait_for_counts(on, ADDRESS, [1, 1, 0], [0; 4]);
     drop(held);
     wait_for_counts(on, ADDRESS, [0, 1, 0], [1, 0, 0, 0]);
-    // A listener that is removed keeps its row.
+    // A removed listener keeps its row.
     nginx.begin_reload(&keeping.conf("127.0.0.1:8081 mptcp"));
     wait_for_counts(on, ADDRESS, [0, 1, 0], [1, 0, 0, 0]);
     drop(held_by_new);
@@ -207,7 +208,7 @@ fn a_killed_worker_removes_only_its_open_connections(on: Subsystem) {
     assert!(row.contains("\"accepted\":3,"), "{row}");
 }
 
-/// Also of the clients that come by the old socket after a change.
+/// Clients that a draining socket accepts after a change of protocol are counted too.
 #[test_on(stream, http)]
 fn counters_are_exact_under_load(on: Subsystem) {
     const CLIENTS: u64 = 4;
@@ -239,7 +240,7 @@ fn counters_are_exact_under_load(on: Subsystem) {
         last = numbers(&row, "closed");
         accepted && last.iter().sum::<u64>() == all
     });
-    // At least the TCP clients.
+    // Half of the clients use TCP, so at least half of the connections are TCP.
     assert!(last[0] >= all / 2, "{last:?}");
 }
 
@@ -311,7 +312,7 @@ fn prometheus_accepts_the_text(on: Subsystem) {
     );
 }
 
-/// The metric of the PromQL line, with the labels that it asks for.
+/// `mptcp_status` exports the metrics in the manual's PromQL query, with the label of the query.
 #[test_on(http)]
 fn the_promql_query_of_the_manual_uses_an_exported_metric(on: Subsystem) {
     let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/nginx.md");
@@ -365,7 +366,7 @@ fn wrong_requests_and_directives_are_refused(on: Subsystem) {
     }
 }
 
-/// How often a worker asked the kernel while one client after the other asked it.
+/// How often a worker queried the kernel while it served a client.
 fn queries(site: &Site, nginx: &Nginx, transport: Transport) -> usize {
     let worker = nginx.workers()[0].to_string();
     let file = site.path("questions");
@@ -381,7 +382,7 @@ fn queries(site: &Site, nginx: &Nginx, transport: Transport) -> usize {
         status.is_ok_and(|status| status.contains(&traced))
     });
     serve_client(Subsystem::Http, transport, ADDRESS);
-    // When the worker answers again, it has closed that connection.
+    // When the worker answers this client, it has closed the connection of the first.
     serve_client(Subsystem::Http, Transport::Tcp, "127.0.0.1:8081");
     send_signal(strace.id() as i32, libc::SIGTERM);
     strace.wait().expect("strace ends");
@@ -397,7 +398,7 @@ fn without_mptcp_status_the_kernel_is_not_queried_and_with_it_rarely(on: Subsyst
         assert_eq!(queries(&site, &nginx, transport), 0, "{transport:?}");
     }
     nginx.reload(&counted(on, &words));
-    // The first one may try what the kernel has.
+    // The first query may need more calls to find out which options the kernel has.
     serve_client(on, Transport::Mptcp, ADDRESS);
     assert_eq!(queries(&site, &nginx, Transport::Tcp), 1);
     assert_eq!(queries(&site, &nginx, Transport::Mptcp), 2);

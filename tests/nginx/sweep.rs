@@ -1,13 +1,13 @@
-//! Every system call of ours is made to fail, one after the other: the first
-//! of its name, the second, and so on until there are no more.
+//! Makes each system call of the module fail in turn: the first call of a name, the second one,
+//! and so on until there are no more.
 //!
-//! nginx's own calls fail on the way, too, and what must hold is the same:
-//! either nginx refuses and the old configuration goes on as it was, or it
-//! goes on and says so where something is second best. Clients are served
-//! throughout, nothing leaks, and without the fault the same succeeds.
+//! This also makes calls of nginx itself fail. The requirement is the same for both: either
+//! nginx reports an error and the old configuration stays in use, or nginx continues and logs
+//! what does not work. Clients are served throughout, no descriptor leaks, and the same step
+//! succeeds without the fault.
 //!
-//! close(2) is missing: strace can only keep it from closing, which Linux
-//! never does, whatever it returns.
+//! close(2) is not tested: strace would skip the call, but on Linux close(2) always closes the
+//! descriptor, even if it returns an error.
 
 use std::net::TcpListener;
 use std::ops::Range;
@@ -21,7 +21,8 @@ use crate::strace::{Fault, Strace};
 use crate::subsystem::Subsystem;
 use crate::upgrade::{retire, upgrade};
 
-/// Tests for each call: with the first errno, and `make sweep` with all.
+/// Generates two tests for each call: one with the first errno, and one with every errno for
+/// `make sweep`.
 macro_rules! sweeps {
     ($($name:ident: $sweep:ident($on:ident, $call:ident) [$($errno:ident)+];)+) => {$(
         mod $name {
@@ -70,7 +71,7 @@ sweeps! {
     drain_epoll_ctl: drains(Stream, epoll_ctl) [ENOMEM EPERM];
 }
 
-/// Most of these calls are nginx's own.
+/// This is a separate test, because nginx itself makes most of these calls.
 #[test]
 #[ignore = "takes minutes: make sweep"]
 fn upgrade_getsockopt() {
@@ -80,7 +81,7 @@ fn upgrade_getsockopt() {
 
 const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
 
-/// One socket on IPv4, and on IPv6 one for each of two workers.
+/// One socket on IPv4, and on IPv6 one socket for each of two workers.
 fn conf(on: Subsystem, word: &str) -> Conf {
     let more = if on.knows("reuseport") {
         "reuseport"
@@ -92,18 +93,19 @@ fn conf(on: Subsystem, word: &str) -> Conf {
     on.servers(&words.each_ref().map(String::as_str)).workers(2)
 }
 
-/// The listeners of the configuration in force.
+/// The listeners of the current configuration, without draining sockets.
 fn in_force(nginx: &Nginx) -> Vec<Listener> {
     let mut listeners = nginx.listeners();
     let all = listeners.clone();
-    // On IPv4 those that drain are the ones that would share the address.
+    // On IPv4 only draining sockets have SO_REUSEPORT.
     let shares = |one: &Listener| one.option("SO_REUSEPORT") == 1;
     let replaced = |than: &Listener| {
         let alone = |one: &Listener| one.address == than.address && !shares(one);
         than.address.is_ipv4() && shares(than) && all.iter().any(alone)
     };
     listeners.retain(|one| !one.hidden && !replaced(one));
-    // The worker that ends the old ones changes them, at any time.
+    // The worker that ends a drain changes SO_REUSEPORT of the new sockets at any time, so the
+    // option is not compared.
     for one in &mut listeners {
         one.options.remove("SO_REUSEPORT");
     }
@@ -111,7 +113,7 @@ fn in_force(nginx: &Nginx) -> Vec<Listener> {
     listeners
 }
 
-/// Waits until nothing else listens than what the configuration says.
+/// Waits until only the sockets of the configuration listen.
 fn wait_for_protocol(nginx: &Nginx, count: usize, word: &str) {
     wait_for_ok(|| {
         let listeners = in_force(nginx);
@@ -130,7 +132,7 @@ fn can_be_bound() {
     }
 }
 
-/// That a log names the call which has failed.
+/// Checks that a log has an error with the errno of the failed call.
 fn names_the_failed_call(log: &str, fault: Fault) {
     let errno = format!("({}: ", fault.errno);
     let level = |line: &str| line.contains("[emerg]") || line.contains("[crit]");
@@ -138,8 +140,8 @@ fn names_the_failed_call(log: &str, fault: Fault) {
     assert!(log.lines().any(says), "{fault:?}: {log}");
 }
 
-/// Calls `one` with each fault and each number until no call fails any more.
-/// `one` returns those that did.
+/// For each errno, calls `one` with the number of the call that has to fail: 1, 2 and so on.
+/// `one` returns the failed calls. The sweep of an errno ends when no call fails.
 pub fn sweep(
     site: &Site,
     call: &'static str,
@@ -166,7 +168,7 @@ pub fn sweep(
     }
 }
 
-/// nginx starts.
+/// Starts nginx with each fault.
 fn starts(on: Subsystem, call: &'static str, errnos: &[i32]) {
     let site = Site::new();
     sweep(&site, call, errnos, |fault, when| {
@@ -190,7 +192,7 @@ fn starts(on: Subsystem, call: &'static str, errnos: &[i32]) {
     });
 }
 
-/// The protocol changes by a reload, in turn to MPTCP and to TCP.
+/// Changes the protocol by a reload with each fault, alternately to MPTCP and to TCP.
 fn reloads(on: Subsystem, call: &'static str, errnos: &[i32]) {
     let site = Site::new();
     let nginx = site.start(&conf(on, ""));
@@ -231,7 +233,7 @@ fn reloads(on: Subsystem, call: &'static str, errnos: &[i32]) {
     can_be_bound();
 }
 
-/// One reload with a fault; returns the calls that failed.
+/// Reloads once with a fault, and returns the failed calls.
 fn reload(
     site: &Site,
     nginx: &Nginx,
@@ -254,7 +256,8 @@ fn reload(
             assert!(now.is_empty(), "{case}: leaked {now:?}");
         }
         Ok(log) => {
-            // nginx's own, for a worker that it then does not start.
+            // The call of nginx itself that starts a worker has failed, so nginx has no
+            // such worker.
             if log.contains("while spawning") {
                 return Vec::new();
             }
@@ -274,8 +277,8 @@ fn reload(
     failed
 }
 
-/// A binary upgrade and then a reload change the protocol, in turn to MPTCP and to
-/// TCP.
+/// Changes the protocol by a binary upgrade and a reload with each fault, alternately to MPTCP
+/// and to TCP.
 fn upgrades(on: Subsystem, call: &'static str, errnos: &[i32]) {
     let site = Site::new();
     let mut nginx = site.start(&conf(on, ""));
@@ -314,14 +317,14 @@ fn upgrades(on: Subsystem, call: &'static str, errnos: &[i32]) {
     can_be_bound();
 }
 
-/// Has the running master start a second one; an error holds what was logged.
+/// Makes the running master start a second one. The error contains what was logged.
 fn try_upgrade<'site>(site: &'site Site, old: &Nginx) -> Result<Nginx<'site>, String> {
     let mark = old.log().len();
     old.signal(libc::SIGUSR2);
     let log = || old.log()[mark..].to_owned();
     wait_for_ok(|| {
         if log().contains("exited with code 1") {
-            // It has its file back.
+            // The old master has restored its pid file, so the upgrade has failed.
             let back = site.read("nginx.pid").trim() == old.pid.to_string();
             return if back { Ok(Err(log())) } else { Err(log()) };
         }
@@ -336,7 +339,8 @@ fn try_upgrade<'site>(site: &'site Site, old: &Nginx) -> Result<Nginx<'site>, St
     })
 }
 
-/// A worker ends the replaced sockets, of a reload to MPTCP and to TCP in turn.
+/// Makes the calls fail by which a worker ends superseded sockets, after reloads to MPTCP and
+/// to TCP alternately.
 fn drains(on: Subsystem, call: &'static str, errnos: &[i32]) {
     let site = Site::new();
     let conf = |word: &str| conf(on, word).workers(1);
@@ -378,7 +382,7 @@ fn drains(on: Subsystem, call: &'static str, errnos: &[i32]) {
     can_be_bound();
 }
 
-/// Lets calls of the worker fail, unless it has ended the old sockets already.
+/// Makes calls of the worker fail. Returns None if it has ended the old sockets already.
 fn catch_drain<'site>(
     site: &'site Site,
     nginx: &Nginx,

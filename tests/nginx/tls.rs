@@ -12,18 +12,18 @@ use crate::linux;
 use crate::mptcp_log::{LOG, log_format, logged, nothing};
 use crate::subsystem::{Subsystem, test_on};
 
-/// The directives that name what [`make_certificate`] makes.
+/// The directives that name the files of [`make_certificate`].
 pub const CERTIFICATE: &str = "ssl_certificate cert.pem;\n    ssl_certificate_key key.pem;";
 
-/// Makes a key and a certificate for it in the test's folder.
+/// Creates a key and its certificate in the test's folder.
 pub fn make_certificate(site: &Site) {
     let words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem";
     site.run(Command::new("openssl").args(words.split(' ')))
         .succeeds();
 }
 
-/// Takes one TCP connection and passes it on over MPTCP, since openssl has
-/// no MPTCP of its own. Returns where it listens.
+/// Accepts one TCP connection and forwards it over MPTCP, because openssl cannot open MPTCP
+/// sockets. Returns the address of its listener.
 pub fn mptcp_bridge(to: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a bridge can listen on the loopback");
     let address = listener
@@ -46,9 +46,8 @@ pub fn mptcp_bridge(to: &'static str) -> String {
     address
 }
 
-/// What openssl's client says, which connects to this address with further
-/// options and sends a request: with `-quiet` what it is told, otherwise what
-/// the connection is.
+/// Connects with openssl's client to this address, and sends a request. Returns the client's
+/// output: with the option `-quiet` the answer, otherwise a description of the TLS connection.
 pub fn tls_client(site: &Site, address: &str, options: &str, request: &str) -> String {
     site.run_with(&mut openssl(address, options), request)
         .succeeds()
@@ -62,9 +61,9 @@ fn openssl(address: &str, options: &str) -> Command {
     client
 }
 
-/// A client that waits for the greeting before it sends its request, and what
-/// it is told. What mail gets too early it may let lie for a minute, with or
-/// without MPTCP: nginx 1.26 and 1.30 do, sometimes.
+/// The answer to a client that waits for the greeting before it sends its request. nginx 1.26
+/// and 1.30 sometimes answer a mail request that arrives before the greeting only after a
+/// minute, with or without MPTCP.
 fn greeted_client(site: &Site, address: &str, on: Subsystem) -> String {
     let output = File::create(site.path("output")).expect("a file can be made");
     let mut client = openssl(address, "-quiet")
@@ -129,7 +128,7 @@ fn the_state_of_tls_connections_is_logged(on: Subsystem) {
         assert_eq!(line["mptcp_bytes_sent"], "-");
         return;
     }
-    // The handshake counts as well.
+    // The bytes of the TLS handshake are counted too.
     let sent: usize = line["mptcp_bytes_sent"].parse().expect("a number");
     assert!(sent > text.len(), "{line:?}");
 }

@@ -1,4 +1,4 @@
-//! All three modules in one nginx.
+//! The modules of stream, http and mail in one nginx.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::steady::Steady;
 use crate::subsystem::{Subsystem, test_on};
 use crate::upgrade::{retire, upgrade};
 
-/// A server of each subsystem, with the same words at an address of its own.
+/// A server of each subsystem, each at its own address and with the same parameters.
 fn conf(words: &str) -> Conf {
     Subsystem::ALL
         .map(|on| on.listen(&format!("{} {words}", address(on))))
@@ -33,13 +33,13 @@ fn all_serve(mptcp: bool) {
         .for_each(|on| on.serves(address(*on), mptcp));
 }
 
-/// Clients of all of them.
+/// Clients of all three servers.
 fn steady() -> [Steady; 3] {
     Subsystem::ALL.map(|on| Steady::start(on, address(on)))
 }
 
-/// Orders of nginx's own modules and ours, each of ours after nginx's of the
-/// same subsystem: right after it, or after all of nginx's.
+/// Orders of nginx's modules and those of this project. A module of this project comes after
+/// nginx's module of the same subsystem: directly, or after all of nginx's modules.
 fn orders() -> Vec<Vec<PathBuf>> {
     const ORDERS: [[usize; 3]; 6] = [
         [0, 1, 2],
@@ -105,7 +105,7 @@ fn a_reload_changes_the_protocol_of_all_at_once() {
             nginx.listeners().len() == 3 && Subsystem::ALL.iter().all(alone)
         });
         all_serve(word == "mptcp" || word == "mptcp=auto");
-        // The master forgets the sockets that were replaced.
+        // This reload makes the master close the superseded sockets.
         nginx.reload(&conf(word));
         wait_until("descriptors as before", || {
             nginx.descriptors().len() == descriptors
@@ -170,7 +170,7 @@ fn a_fault_while_an_address_moves_changes_nothing(on: Subsystem) {
         let nginx = site.start(&here);
         let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors());
         let clients = Steady::start(on, MOVING);
-        // Seen after the sockets have been opened.
+        // nginx notices this fault after it has opened the sockets.
         let fault = moved().main("error_log missing/error.log;");
         nginx.try_reload(&fault).expect_err("the reload fails");
         clients.wait_for_more(50);
@@ -193,7 +193,7 @@ fn a_subsystem_is_removed_and_added_while_the_others_serve(on: Subsystem) {
     let nginx = site.start(&conf("mptcp"));
     let (listeners, descriptors) = (nginx.listeners(), nginx.descriptors().len());
     for _ in 0..2 {
-        // Its block goes, and with it both of its modules.
+        // The block of the subsystem and both of its modules are removed.
         nginx.reload(&others());
         wait_until("one listener less", || nginx.listeners().len() == 2);
         assert!(nginx.listeners().iter().all(|one| listeners.contains(one)));

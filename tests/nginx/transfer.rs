@@ -1,4 +1,4 @@
-//! Much data over one http connection, each byte checked.
+//! Large transfers over one http connection. Each byte is checked.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -24,8 +24,8 @@ fn connect() -> Connection {
     Connection::open(Transport::Mptcp, &address).expect("http takes connections")
 }
 
-/// Ends the test unless each of the links carried a fair part of the blocks:
-/// they are slow enough for one alone not to be able to.
+/// Fails the test unless each of the links carried a fair part of the blocks. The links are too
+/// slow for one of them to carry all blocks alone.
 fn both_carried(bytes: [u64; 2], blocks: usize) {
     let all = (blocks * BLOCK) as u64;
     let fair = bytes.iter().all(|&part| part > all / 4);
@@ -101,10 +101,10 @@ fn a_large_upload_reaches_the_backend_over_two_links(_: Subsystem) {
     let site = Site::new();
     let hosts = Hosts::with_speed("rate 500mbit burst 512kb");
     let backend = Backend::uploads();
-    // The large buffer is for speed: nginx reads exactly what FIONREAD says is
-    // there, and to such a reader Linux 6.18 announces a window that had been
-    // full only 200 ms later, with any MPTCP listener.
-    // With the upload in a file first, and passed on as it comes.
+    // The large buffer makes the upload faster. nginx reads exactly as many bytes as FIONREAD
+    // reports, and Linux 6.18 is then 200 ms late in announcing that a full window has opened,
+    // with any MPTCP listener.
+    // The upload is tested with a temporary file, and without one as it arrives.
     for buffering in ["on", "off"] {
         let nginx = site.start(&Subsystem::Http.conf(&format!(
             "client_max_body_size 0;\nproxy_request_buffering {buffering};\n\

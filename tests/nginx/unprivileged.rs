@@ -1,4 +1,4 @@
-//! Masters without capabilities, workers that are an ordinary user.
+//! Masters without capabilities, and workers that run as an ordinary user.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -12,7 +12,8 @@ use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
 
-/// A SYN that gets no answer is sent again after a second.
+/// Less than a second: a client whose SYN gets no answer sends it again after a second, so a
+/// client that takes longer has lost a SYN.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
 #[test_on(stream, http)]

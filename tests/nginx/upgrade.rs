@@ -1,4 +1,4 @@
-//! Binary upgrades: a second master takes the sockets over, or gives up.
+//! Binary upgrades: a second master inherits the sockets, or fails to start.
 
 use crate::harness::{Site, reap, wait_for, wait_until};
 use crate::server::{Conf, Nginx};
@@ -8,7 +8,7 @@ use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// Has the running master start a second one, and returns that.
+/// Makes the running master start a second one, and returns the second master.
 pub fn upgrade<'site>(site: &'site Site, old: &Nginx, workers: usize) -> Nginx<'site> {
     old.signal(libc::SIGUSR2);
     let old_pid = old.pid.to_string();
@@ -105,8 +105,8 @@ fn upgrade_with_reuseport_inherits_every_socket(on: Subsystem) {
     (0..20).for_each(|_| on.serves(ADDRESS, true));
 }
 
-/// Goes from one configuration to another by an upgrade: the socket keeps its
-/// protocol as long as the old master is there.
+/// Changes the configuration by an upgrade. The socket keeps its protocol until the old master
+/// has exited, and a later reload changes it.
 fn upgrade_changes(on: Subsystem, before: &Conf, after: &Conf, mptcp: bool) {
     let site = Site::new();
     let old = site.start(before);
@@ -150,7 +150,7 @@ fn upgrade_keeps_the_protocol_and_a_later_reload_changes_it(on: Subsystem) {
     upgrade_changes(on, &mptcp, &off, false);
 }
 
-/// As in a container whose first process is none that waits for others.
+/// The old master stays a zombie, as in a container whose first process does not reap processes.
 #[test_on(stream, http, mail)]
 fn reload_changes_the_protocol_while_the_old_master_is_a_zombie(on: Subsystem) {
     let site = Site::new();
@@ -178,7 +178,7 @@ fn upgrade_can_add_the_module(on: Subsystem) {
     upgrade_changes(on, &without.without_module(), &with, true);
 }
 
-/// The word goes after an upgrade: the new binary opened none of the sockets.
+/// The parameter is removed after an upgrade, when the new binary has opened none of the sockets.
 #[test_on(stream, http, mail)]
 fn a_reload_without_the_parameter_after_an_upgrade_changes_to_tcp(on: Subsystem) {
     let site = Site::new();

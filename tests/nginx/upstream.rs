@@ -1,5 +1,4 @@
-//! `mptcp` in `upstream`: what nginx's own balancers, keep-alive, TLS and errors
-//! make of it.
+//! `mptcp` in `upstream` together with nginx's balancers, keep-alive connections, TLS and errors.
 
 use std::process::Command;
 
@@ -35,7 +34,7 @@ pub const BACK: &str = "127.0.0.1:8081";
 /// Nothing listens here.
 pub const DEAD: &str = "127.0.0.1:1";
 
-/// A server that answers with `$mptcp` in a line.
+/// A backend that answers with a line with the value of `$mptcp`.
 pub fn back(on: Subsystem, words: &str, more: &str) -> String {
     let answer = match on {
         Subsystem::Stream => "return \"$mptcp\\n\";",
@@ -44,8 +43,8 @@ pub fn back(on: Subsystem, words: &str, more: &str) -> String {
     format!("server {{\n    listen {words};\n    {more}\n    {answer}\n}}\n")
 }
 
-/// A server in front of the upstream `b`. Each request has a connection of its
-/// own, unless `more` has another version of HTTP: nginx 1.29.7 and newer keeps
+/// A server that proxies to the upstream `b`. Each request uses a new connection, unless `more`
+/// sets a version of HTTP. The version 1.0 is needed for this, because nginx 1.29.7 and later keep
 /// connections alive by default.
 pub fn front(on: Subsystem, scheme: &str, more: &str) -> String {
     let version = match more.contains("proxy_http_version") {
@@ -72,7 +71,7 @@ pub fn conf(on: Subsystem, lines: &str) -> Conf {
     on.conf(&(FORMAT.to_owned() + &upstream(lines) + &servers))
 }
 
-/// What the backend says of its connection, through the proxy.
+/// The answer of the backend through the proxy: the value of `$mptcp` for its connection.
 pub fn reply(on: Subsystem) -> String {
     reply_for(on, "/")
 }
@@ -88,7 +87,7 @@ pub fn reply_for(on: Subsystem, path: &str) -> String {
     text.lines().last().unwrap_or_default().to_owned()
 }
 
-/// An answer, or none.
+/// The answer of the backend through the proxy, or an error.
 pub fn try_reply(on: Subsystem) -> std::io::Result<String> {
     let mut connection = Connection::open(Transport::Tcp, FRONT)?;
     if on == Subsystem::Http {
@@ -129,7 +128,7 @@ fn the_backend_is_reached_over_mptcp(on: Subsystem) {
     }
 }
 
-/// The order of the directives does not matter.
+/// `mptcp` may precede or follow the directive of the balancer.
 fn every_balancer_chooses_the_server(on: Subsystem) {
     let site = Site::new();
     let key = "$remote_addr";
@@ -181,7 +180,7 @@ fn a_backend_that_speaks_tcp_only_is_a_fallback(on: Subsystem) {
 
 fn a_dead_server_is_skipped(on: Subsystem) {
     let site = Site::new();
-    // The first server is the dead one once in two requests.
+    // Every second request begins with the dead server.
     let lines = format!("mptcp;\n    server {DEAD} max_fails=0;\n    server {BACK};");
     let nginx = site.start(&conf(on, &lines));
     let mut lines: Vec<_> = (1..=2)
@@ -308,7 +307,7 @@ fn wrong_directives_are_rejected(on: Subsystem) {
     );
 }
 
-/// One connection for 100 requests, wherever `mptcp` stands.
+/// nginx uses one connection for 100 requests, wherever `mptcp` is in the block.
 fn connections_are_kept_alive(on: Subsystem) {
     let site = Site::new();
     for lines in ["mptcp;\n    keepalive 4;", "keepalive 4;\n    mptcp;"] {

@@ -1,5 +1,5 @@
-//! System calls that fail on the way to a backend: with `mptcp`, nginx does and
-//! says what it does and says without.
+//! System calls that fail while nginx connects to a backend. With `mptcp` nginx behaves and
+//! logs as it does without.
 
 use crate::backend::Backend;
 use crate::harness::{Site, wait_until};
@@ -16,7 +16,7 @@ subsystem_tests! {
         mptcp_that_is_switched_off_later_is_named;
 }
 
-/// What clients and the log see of a fault.
+/// The visible effect of a fault: the answers to clients and the messages in the log.
 #[derive(Debug, PartialEq)]
 struct Effect {
     answer: Result<String, std::io::ErrorKind>,
@@ -24,14 +24,13 @@ struct Effect {
     log: Vec<String>,
 }
 
-/// The descriptors of the worker.
+/// How many descriptors the worker has.
 pub fn descriptors(worker: i32) -> usize {
     let folder = std::fs::read_dir(format!("/proc/{worker}/fd"));
     folder.expect("the worker runs").count()
 }
 
-/// The messages of a log, with their level, without times and numbers of
-/// processes.
+/// The messages of a log with their level, but without times and process ids.
 fn messages(log: &str) -> Vec<String> {
     let message = |line: &str| {
         let (level, rest) = line.split_once(" [")?.1.split_once("] ")?;
@@ -42,18 +41,18 @@ fn messages(log: &str) -> Vec<String> {
     log.lines().filter_map(message).collect()
 }
 
-/// An answer without its date, or none.
+/// An answer without its date, or the kind of the error.
 fn undated_answer(on: Subsystem) -> Result<String, std::io::ErrorKind> {
     let answer = try_reply(on).map_err(|error| error.kind())?;
     let lines = answer.lines();
     Ok(lines.filter(|line| !line.starts_with("Date: ")).collect())
 }
 
-/// Serves one client while a call fails, and another one afterwards.
+/// The effect of a call that fails for one client, and of the next client without the fault.
 fn effect(site: &Site, on: Subsystem, conf: &Conf, fault: Fault, when: &str) -> Effect {
     let nginx = site.start(conf);
     let worker = nginx.workers()[0];
-    // For its first client nginx opens what it keeps open.
+    // A first client lets nginx open the descriptors that stay open.
     let answer = undated_answer(on);
     let before = descriptors(worker);
     let (mark, lines) = (nginx.log().len(), site.read("up.log").lines().count());
@@ -78,7 +77,7 @@ fn effect(site: &Site, on: Subsystem, conf: &Conf, fault: Fault, when: &str) -> 
     }
 }
 
-/// A server that answers with a line, for both subsystems.
+/// A backend for stream and http that answers with a line.
 fn backend() -> Backend {
     Backend::new(|mut connection| {
         use std::io::Write;
@@ -134,7 +133,8 @@ fn a_failing_call_has_the_same_effect_as_without_mptcp(on: Subsystem) {
     }
 }
 
-/// The listener, the channel to the master and the client have a connection each.
+/// The listener, the channel to the master and the client each use one of nginx's connections, so
+/// none is free for the backend.
 fn without_free_connections_nginx_logs_it_and_leaks_nothing(on: Subsystem) {
     let site = Site::new();
     let message = "3 worker_connections are not enough";
@@ -163,7 +163,7 @@ fn without_free_connections_nginx_logs_it_and_leaks_nothing(on: Subsystem) {
     assert_eq!(logs[0], logs[1]);
 }
 
-/// `on` says what is missing, and `auto` goes on over TCP.
+/// `mptcp on` logs what is missing, and `mptcp auto` falls back to TCP.
 fn mptcp_that_is_switched_off_later_is_named(on: Subsystem) {
     let site = Site::new();
     let start = |word: &str| -> Nginx<'_> {

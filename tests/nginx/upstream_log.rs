@@ -1,4 +1,4 @@
-//! `$upstream_mptcp`: one value for each server that was tried, and what it costs.
+//! `$upstream_mptcp`: one value for each server that nginx tried, and the system calls for it.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -23,12 +23,12 @@ subsystem_tests! {
         a_response_header_can_have_the_value;
 }
 
-/// A front server with these lines.
+/// A proxy server with these directives.
 fn server(lines: &str) -> String {
     format!("server {{\n    listen {FRONT};\n    access_log up.log up;\n    {lines}\n}}\n")
 }
 
-/// The upstream `b` over MPTCP, and `plain` without it.
+/// The upstream `b` with `mptcp`, and the upstream `plain` without it.
 fn two_upstreams() -> String {
     upstream(&format!("server {BACK};\n    mptcp;"))
         + "upstream plain {\n    server 127.0.0.1:8082;\n}\n"
@@ -43,8 +43,7 @@ fn without_the_directive_each_server_has_a_value(on: Subsystem) {
     assert_eq!(logged(&site, 1), format!("{DEAD}, {BACK}|-, -"));
 }
 
-/// What strace sees of a worker while it serves one client, each system call and
-/// how often, but for those that wait.
+/// The system calls of a worker while it serves one client, except calls that wait.
 fn calls(site: &Site, on: Subsystem, lines: &str, format: &str, more: &str) -> Calls {
     let backend = match on {
         Subsystem::Http => Backend::uploads(),
@@ -64,7 +63,8 @@ fn calls(site: &Site, on: Subsystem, lines: &str, format: &str, more: &str) -> C
         let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
         status.is_ok_and(|status| status.contains(&format!("TracerPid:\t{}\n", strace.id())))
     });
-    // The backend of http closes, since the request says no length.
+    // In http this fails: the request has no Content-Length, so the backend closes the
+    // connection.
     let _ = try_reply(on);
     logged(site, 1);
     send_signal(strace.id() as i32, libc::SIGTERM);
@@ -77,7 +77,7 @@ fn calls(site: &Site, on: Subsystem, lines: &str, format: &str, more: &str) -> C
 struct Calls(String);
 
 impl Calls {
-    /// The lines that hold one of the words.
+    /// How many lines contain one of the words.
     fn with(&self, words: &[&str]) -> usize {
         let has = |line: &&str| words.iter().any(|word| line.contains(word));
         self.0.lines().filter(has).count()
@@ -118,8 +118,8 @@ fn only_the_variable_queries_the_kernel(on: Subsystem) {
     }
 }
 
-/// Without the directive nginx does what it does without the module; with it, the
-/// calls are the same but for the one that makes a socket non-blocking.
+/// Without the directive nginx makes the same calls as without the module. With it, nginx makes
+/// one call less, because the module opens a socket that is non-blocking already.
 fn only_the_directive_changes_system_calls(on: Subsystem) {
     let site = Site::new();
     let names = |lines: &str| calls(&site, on, lines, "$upstream_addr", "").names();
@@ -175,7 +175,7 @@ fn a_request_to_two_upstreams_has_the_values_of_both(on: Subsystem) {
     }
 }
 
-/// The state of the first upstream has no name then.
+/// nginx's state of the first upstream has no server name in this case.
 fn a_request_without_a_socket_for_its_first_upstream_logs_the_second(on: Subsystem) {
     let site = Site::new();
     const FAULT: Fault = Fault {
@@ -221,7 +221,7 @@ fn a_subrequest_has_values_of_its_own(on: Subsystem) {
     }
 }
 
-/// The connection is still in use then.
+/// nginx evaluates the variable while the connection to the backend is still in use.
 fn a_response_header_can_have_the_value(on: Subsystem) {
     let site = Site::new();
     let more = "add_header Over $upstream_mptcp always;";

@@ -1,5 +1,5 @@
-//! `mptcp` in `upstream` under all that passes requests on, and on the way to
-//! backends that are not near.
+//! `mptcp` in `upstream` with each protocol in which nginx proxies requests, and with distant
+//! backends.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -35,14 +35,15 @@ subsystem_tests! {
         the_backend_receives_the_client_address_by_the_proxy_protocol;
 }
 
-/// Reads so many bytes.
+/// Reads `count` bytes.
 fn read_bytes(connection: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; count];
     connection.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Answers one request of FastCGI: its records come, up to an empty one of stdin.
+/// Answers one FastCGI request. The request is a series of records that ends with an empty
+/// record of stdin.
 fn fastcgi(mut connection: TcpStream) -> io::Result<()> {
     loop {
         let head = read_bytes(&mut connection, 8)?;
@@ -59,7 +60,7 @@ fn fastcgi(mut connection: TcpStream) -> io::Result<()> {
     connection.write_all(&[1, 3, 0, 1, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
-/// Of SCGI: a number, a colon, so many bytes, a comma.
+/// Answers one SCGI request: a number, a colon, as many bytes as the number, and a comma.
 fn scgi(mut connection: TcpStream) -> io::Result<()> {
     let mut length = 0;
     loop {
@@ -72,7 +73,8 @@ fn scgi(mut connection: TcpStream) -> io::Result<()> {
     connection.write_all(b"Status: 200\r\n\r\nover mptcp\n")
 }
 
-/// Of uwsgi: four bytes, of which two are a length, and so many bytes.
+/// Answers one uwsgi request: four bytes, two of which are a length, and as many bytes as the
+/// length.
 fn uwsgi(mut connection: TcpStream) -> io::Result<()> {
     let head = read_bytes(&mut connection, 4)?;
     let length = usize::from(head[1]) | usize::from(head[2]) << 8;
@@ -139,8 +141,8 @@ fn client_address(mut connection: TcpStream) -> io::Result<()> {
     io::copy(&mut connection, &mut io::sink()).map(drop)
 }
 
-/// The backend's answers to an address that is not ours come to nginx by a rule,
-/// as documented for proxy_bind.
+/// The backend sends its answers to the client's address. A routing rule delivers them to
+/// nginx, as nginx's documentation of proxy_bind describes.
 fn a_transparent_proxy_binds_an_address_of_a_client(on: Subsystem) {
     let site = Site::new();
     let hosts = Hosts::new();
@@ -200,8 +202,8 @@ fn a_middlebox_on_the_way_to_the_backend_is_a_fallback(on: Subsystem) {
     }
 }
 
-/// A recv() can move data of a subflow to the queue of the connection, of which
-/// no event tells. That needs a reader that is slower than the network.
+/// recv() can move data of a subflow to the queue of the connection, and no event reports this
+/// data. This happens only if nginx reads more slowly than data arrives.
 fn no_event_is_lost_after_a_fallback(on: Subsystem) {
     for strips in [Strips::Nothing, Strips::Syn, Strips::AfterHandshake] {
         let site = Site::new();
@@ -234,7 +236,7 @@ fn no_event_is_lost_after_a_fallback(on: Subsystem) {
     }
 }
 
-/// Starts nginx under strace, which slows its recv() down.
+/// Starts nginx under strace, which makes its recv() slower.
 fn slow<'a>(site: &'a Site, conf: &Conf) -> (Nginx<'a>, Child) {
     site.write(conf);
     let strace = ["strace", "-qq", "-f", "-o", "trace", "-e", "trace=recvfrom"];
@@ -254,7 +256,7 @@ fn echo(mut connection: TcpStream) -> io::Result<()> {
     sending.shutdown(Shutdown::Write)
 }
 
-/// As [`Backend::uploads`].
+/// Receives uploads like [`Backend::uploads`].
 fn upload_answered(mut connection: TcpStream) -> io::Result<()> {
     let head = crate::backend::read_head(&mut connection)?;
     let blocks = crate::backend::content_length(&head)? / BLOCK;
@@ -271,7 +273,7 @@ fn upload_answered(mut connection: TcpStream) -> io::Result<()> {
     )
 }
 
-/// Uploads blocks by way of the proxy.
+/// Uploads blocks through the proxy.
 fn upload(blocks: usize) {
     let mut connection = Connection::open(Transport::Tcp, FRONT).expect("the proxy listens");
     let length = blocks * BLOCK;
@@ -285,8 +287,8 @@ fn upload(blocks: usize) {
     assert_eq!(String::from_utf8_lossy(&body), expected, "{head}");
 }
 
-/// They add one event after the other. Debian's nginx has epoll only, and `make
-/// static` builds one that has them.
+/// select and poll cannot add both events of a connection at once. Debian's nginx has only epoll;
+/// `make static` builds an nginx that has all three.
 fn other_event_methods_serve(on: Subsystem) {
     let site = Site::new();
     let has = |method: &&str| Host::get().has(&format!("--with-{method}_module"));
@@ -318,8 +320,8 @@ fn the_directive_is_added_and_removed_by_reload(on: Subsystem) {
 
 const KEPT: &str = "proxy_http_version 1.1;\n        proxy_set_header Connection \"\";";
 
-/// One connection for three requests, as the backend wants it, and one more when it
-/// has closed an idle one.
+/// The backend closes each connection after three requests, and nginx opens another one. nginx
+/// also opens another one when the backend has closed an idle connection.
 fn connections_that_the_backend_closes_are_replaced(on: Subsystem) {
     let site = Site::new();
     let answer = format!(
@@ -342,9 +344,9 @@ fn connections_that_the_backend_closes_are_replaced(on: Subsystem) {
     assert!(!nginx.log().contains("[error]"), "{}", nginx.log());
 }
 
-/// With `sendfile` and `tcp_nopush` nginx corks the connection to the backend too.
-/// A cork that stays is a wait of 200 ms for each upload. The link has an MTU of
-/// 1500: on the loopback of Linux 6.1 every corked upload waits.
+/// With `sendfile` and `tcp_nopush` nginx also corks the connection to the backend. A cork that
+/// nginx does not remove delays each upload by 200 ms. The link has an MTU of 1500, because on the
+/// loopback of Linux 6.1 every corked upload waits.
 fn an_upload_from_a_file_does_not_wait(on: Subsystem) {
     const COUNT: u32 = 20;
     let site = Site::new();
@@ -376,7 +378,7 @@ fn an_upload_from_a_file_does_not_wait(on: Subsystem) {
     assert!(wait < COUNT * Duration::from_millis(100), "{times:?}");
 }
 
-/// nginx may read the answer before it has sent anything.
+/// nginx may read the answer before it has sent the request.
 fn a_backend_may_answer_before_the_request(on: Subsystem) {
     let site = Site::new();
     let _backend = Backend::at(Transport::Mptcp, BACK, client_address);

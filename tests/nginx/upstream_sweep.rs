@@ -1,5 +1,5 @@
-//! Every system call that a worker makes for a backend over MPTCP, made to fail
-//! in turn: the client is served, or nginx says why not, and nothing leaks.
+//! Makes each system call of a worker for a backend over MPTCP fail in turn. nginx serves the
+//! client or logs the reason, and no descriptor leaks.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -30,10 +30,10 @@ sweeps! {
     stream_epoll_ctl: backends(Stream, epoll_ctl) [ENOMEM ENOSPC EPERM];
 }
 
-/// What the servers answer.
+/// The answer of the servers.
 const ANSWER: &str = "answer";
 
-/// Answers requests of http until the client ends.
+/// Answers HTTP requests until the client closes the connection.
 fn http(mut connection: TcpStream) -> io::Result<()> {
     loop {
         read_head(&mut connection)?;
@@ -41,15 +41,15 @@ fn http(mut connection: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Answers, and waits for the client's end.
+/// Answers, and waits until the client closes the connection.
 fn line(mut connection: TcpStream) -> io::Result<()> {
     connection.write_all(ANSWER.as_bytes())?;
     connection.shutdown(std::net::Shutdown::Write)?;
     io::copy(&mut connection, &mut io::sink()).map(drop)
 }
 
-/// An upstream of two servers, of which nginx tries the second one as it would
-/// without MPTCP. A connection of http is kept for a second request.
+/// An upstream with two servers. nginx tries the second server as it would without MPTCP. In http
+/// nginx keeps the connection for a second request.
 fn conf(on: Subsystem, [first, second]: [&str; 2]) -> Conf {
     let (keepalive, kept) = match on {
         Subsystem::Http => (
@@ -66,7 +66,7 @@ fn conf(on: Subsystem, [first, second]: [&str; 2]) -> Conf {
     on.conf(&(FORMAT.to_owned() + &upstream(&lines) + &front(on, "http", &more)))
 }
 
-/// A client is served, or is not and nginx says why.
+/// Checks that nginx serves a client or logs the reason.
 fn backends(on: Subsystem, call: &'static str, errnos: &[i32]) {
     let site = Site::new();
     let answers = match on {
@@ -83,7 +83,7 @@ fn backends(on: Subsystem, call: &'static str, errnos: &[i32]) {
         let answer = try_reply(on).expect("it answers");
         assert!(answer.ends_with(ANSWER), "{answer}");
     };
-    // The second request ends the connection that the first one has left.
+    // The second request uses, and so closes, the connection of the first one.
     (0..2).for_each(|_| serve());
     let before = descriptors(worker);
     sweep(&site, call, errnos, |fault, when| {

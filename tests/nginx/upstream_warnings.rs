@@ -1,5 +1,4 @@
-//! `mptcp` in `upstream` when something fails that nginx can do without: the
-//! kernel's MPTCP, a server, TLS.
+//! `mptcp` in `upstream` if MPTCP, a server or a TLS handshake is not available.
 
 use crate::harness::Site;
 use crate::namespace::{set_sysctl, switch_mptcp_off};
@@ -16,7 +15,7 @@ subsystem_tests! {
         a_failed_tls_handshake_was_over_mptcp;
 }
 
-/// A backend of plain TCP.
+/// A configuration with these upstreams and a plain TCP backend.
 fn tcp_backend(on: Subsystem, upstreams: &str) -> Conf {
     let servers = front(on, "http", "") + &back(on, BACK, "");
     on.conf(&(FORMAT.to_owned() + upstreams + &servers))
@@ -30,7 +29,7 @@ fn warnings(log: &str) -> Vec<&str> {
     log.lines().filter(|line| line.contains("[warn]")).collect()
 }
 
-/// Ends the test unless there is one warning, and it holds these texts.
+/// Fails the test unless there is exactly one warning and it contains these texts.
 fn is_warned(log: &str, texts: &[&str]) {
     let [warning] = warnings(log)[..] else {
         panic!("one warning expected: {log}");
@@ -40,7 +39,7 @@ fn is_warned(log: &str, texts: &[&str]) {
     }
 }
 
-/// With two upstreams, and with workers that fall back for each connection.
+/// There are two upstreams, and workers fall back for each connection, but nginx warns only once.
 fn each_configuration_warns_once_that_auto_falls_back(on: Subsystem) {
     let site = Site::new();
     let conf = tcp_backend(on, &(auto() + &auto().replace("upstream b", "upstream c")));
@@ -50,7 +49,7 @@ fn each_configuration_warns_once_that_auto_falls_back(on: Subsystem) {
     let fallback = format!("\"mptcp auto\" falls back to TCP: socket() failed: {reason}");
     is_warned(&text, &[&fallback, &place]);
 
-    // What is said at the start is not in the log.
+    // nginx writes the warning of its start to standard error, and not to the log.
     let nginx = site.start(&conf);
     reply(on);
     assert!(warnings(&nginx.log()).is_empty(), "{}", nginx.log());
@@ -62,7 +61,7 @@ fn each_configuration_warns_once_that_auto_falls_back(on: Subsystem) {
     is_warned(&nginx.log(), &[&fallback, &place]);
 }
 
-/// The kernel had MPTCP when the configuration was read.
+/// The kernel has MPTCP when nginx reads the configuration, and loses it later.
 fn a_worker_warns_once_that_auto_falls_back(on: Subsystem) {
     crate::without_mptcp::end_if_expected();
     let site = Site::new();
@@ -102,7 +101,7 @@ fn a_server_that_failed_is_left_alone_for_a_while(on: Subsystem) {
     nginx.quit();
 }
 
-/// The server answers the handshake in clear text.
+/// The server answers the TLS handshake in clear text.
 fn a_failed_tls_handshake_was_over_mptcp(on: Subsystem) {
     let site = Site::new();
     let lines = format!("server {BACK};\n    mptcp;");

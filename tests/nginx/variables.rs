@@ -1,5 +1,5 @@
-//! `$mptcp` and its kin: what they say, when they are asked for, what that
-//! costs.
+//! `$mptcp` and the `$mptcp_...` variables: their values, the time of the query, and its system
+//! calls.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -61,7 +61,7 @@ fn variables_distinguish_mptcp_clients_from_others(on: Subsystem) {
         }
         assert!(line["mptcp_subflow_addrs"].starts_with(begin), "{line:?}");
     }
-    // Plain TCP from the first packet of the server's on.
+    // The server answers the SYN without MPTCP, so the connection is plain TCP.
     let line = log_request(Transport::Mptcp, "127.0.0.1:8082");
     assert_eq!(line, (nothing(), false));
 }
@@ -70,7 +70,7 @@ fn variables_distinguish_mptcp_clients_from_others(on: Subsystem) {
 fn variables_have_the_values_of_the_kernel(on: Subsystem) {
     let site = Site::new();
     let _nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
-    // In http it stays open for another request.
+    // In http the connection stays open for another request.
     let mut connection = Connection::open(Transport::Mptcp, ADDRESS).expect("it takes connections");
     let port = connection.local().port();
     let request = match on {
@@ -106,7 +106,7 @@ fn variables_have_the_values_of_the_kernel(on: Subsystem) {
     }
 }
 
-/// The getsockopt(2) calls of a worker, by strace.
+/// Counts the getsockopt(2) calls of a worker by strace.
 struct Queries<'site> {
     site: &'site Site,
     strace: Child,
@@ -130,15 +130,15 @@ impl<'site> Queries<'site> {
         Self { site, strace }
     }
 
-    /// Ends strace and returns how often SO_PROTOCOL and how often an option of
-    /// SOL_MPTCP was asked for; anything else that was asked ends the test.
+    /// Ends strace, and returns the number of queries for SO_PROTOCOL and for an option of
+    /// SOL_MPTCP. The test fails if there was a query for anything else.
     fn count(mut self) -> (usize, usize) {
         let pid = i32::try_from(self.strace.id()).expect("a process id");
         send_signal(pid, libc::SIGTERM);
         self.strace.wait().expect("strace ends");
         let text = self.site.read("questions");
         let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
-        // Older versions of strace do not know its name.
+        // Older versions of strace print the number of SOL_MPTCP.
         let mptcp = count(", SOL_MPTCP, ") + count(", 0x11c /* SOL_?? */, ");
         let protocol = count("SO_PROTOCOL");
         assert_eq!(text.lines().count(), protocol + mptcp, "{text}");
@@ -167,12 +167,12 @@ fn without_variables_the_kernel_is_not_queried(on: Subsystem) {
 fn variables_on_one_log_line_share_one_query(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&conf(on, &["127.0.0.1:8080 mptcp"]));
-    // Older kernels are asked for the figures apart, and once in vain for all.
+    // Older kernels fail the first query, which is for all values, and need separate queries.
     let queries = if linux::counts_mptcp() { 2 } else { 4 };
     for (transport, expected) in [
-        // What the socket is, its state at the beginning, and at the end.
+        // One query for the protocol, and one each for the state at the beginning and at the end.
         (Transport::Mptcp, (1, queries)),
-        // TCP stays TCP.
+        // A TCP connection cannot become MPTCP, so there is no further query.
         (Transport::Tcp, (1, 0)),
     ] {
         let lines = site.read("mptcp.log").lines().count();
@@ -195,7 +195,7 @@ fn a_variable_of_the_same_name_is_a_duplicate(on: Subsystem) {
     );
 }
 
-/// A fenced block of the manual that begins so.
+/// The fenced block of the manual that begins with this text.
 fn manual_block(begin: &str) -> String {
     let manual = include_str!("../../docs/nginx.md");
     let mut blocks = manual.split("```").skip(1).step_by(2);
@@ -250,7 +250,7 @@ fn the_command_of_the_manual_counts_clients_by_number_of_paths(_: Subsystem) {
         wait_until("a second subflow", || counter("MPJoinAckRx") == count);
         log_request(&mut connection);
     }
-    // An older kernel does not tell how many there were.
+    // Older kernels do not report the number of subflows, so a line without it is added.
     let text = site.read("readme.log");
     let alone = text.lines().find(|line| line.starts_with("127.0.0.4 "));
     let alone = alone
@@ -274,7 +274,7 @@ fn the_command_of_the_manual_counts_clients_by_number_of_paths(_: Subsystem) {
     assert_eq!(said, expected, "{}", site.read("readme.log"));
 }
 
-/// What each client of a stream server gets to know.
+/// A stream server returns the values of the variables to each client.
 #[test_on(stream)]
 fn stream_uses_variables_in_map_and_return(_: Subsystem) {
     let site = Site::new();
@@ -293,7 +293,7 @@ fn stream_uses_variables_in_map_and_return(_: Subsystem) {
     }
 }
 
-/// The head and the body of what http answers.
+/// The head and the body of an http response.
 fn get(transport: Transport, path: &str) -> (String, String) {
     let mut connection = Connection::open(transport, ADDRESS).expect("http takes connections");
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -332,8 +332,7 @@ fn http_uses_variables_in_map_if_return_and_headers(_: Subsystem) {
     assert_eq!(get(Transport::Tcp, "/proxy").1, "/");
 }
 
-/// A value that a request has used before it ends is not the one that is
-/// logged.
+/// nginx logs the last value, even if the request used an earlier value before.
 #[test_on(http)]
 fn http_logs_the_last_state_even_if_an_earlier_one_was_used(_: Subsystem) {
     let site = Site::new();
@@ -349,12 +348,12 @@ fn http_logs_the_last_state_even_if_an_earlier_one_was_used(_: Subsystem) {
     assert_eq!(logged(&site, 1)["mptcp_bytes_sent"], counted(&sent));
 }
 
-/// A request that nginx refuses before it has begun with it, the first one or a
-/// later one of a connection.
+/// nginx rejects a malformed request before it processes it. This is the first or a later
+/// request of a connection.
 #[test_on(http)]
 fn http_logs_variables_for_bad_requests(_: Subsystem) {
     let site = Site::new();
-    // nginx logs before the client has closed, too.
+    // Without lingering_close nginx logs the request before the client has closed.
     let more = format!("{LOG}\n    lingering_close off;");
     let server = Subsystem::Http.server_with("127.0.0.1:8080 mptcp", &more, "");
     let _nginx = site.start(&Subsystem::Http.conf(&(log_format() + &server)));
@@ -378,7 +377,7 @@ fn http_logs_variables_for_bad_requests(_: Subsystem) {
     }
 }
 
-/// A subrequest has the connection of its request.
+/// A subrequest has the values of the connection of its request.
 #[test_on(http)]
 fn http_logs_variables_for_subrequests(_: Subsystem) {
     let site = Site::new();

@@ -1,4 +1,4 @@
-//! nginx that `ip vrf exec` runs: the kernel binds its sockets to a VRF.
+//! nginx under `ip vrf exec`, where the kernel binds its sockets to a VRF.
 
 use std::process::Command;
 
@@ -12,7 +12,8 @@ use crate::subsystem::{Subsystem, test_on};
 #[test_on(stream, http, mail)]
 fn listeners_of_either_protocol_are_in_the_vrf(on: Subsystem) {
     let site = Site::new();
-    // Each test has its own, because their cgroups have the names of the VRFs.
+    // Each test uses another VRF name, because the cgroup of a VRF has its name and all tests
+    // share the cgroups.
     let vrf = on.name();
     let mut link = Command::new("ip");
     link.args(["link", "add", vrf, "type", "vrf", "table", "10"]);
