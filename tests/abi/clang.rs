@@ -1,24 +1,24 @@
-//! What clang finds in a header, by way of bindgen's output: that is read as
+//! The declarations that clang finds in a header. bindgen runs clang, and its output is read as
 //! text, so that the tests need no build script.
 
 use std::collections::BTreeMap;
 
-/// Sizes, alignments and offsets, by bindgen's descriptions of them; constants
-/// and enumerators by their names.
+/// Numbers by name. The name of a size, an alignment or an offset is bindgen's description of it.
+/// Constants and enumerators have their own names.
 pub type Facts = BTreeMap<String, i64>;
 
-/// What a C compiler sees.
+/// The declarations of a header as a C compiler sees them.
 pub struct Seen {
     pub facts: Facts,
     pub functions: Vec<String>,
-    /// The functions with their arguments and results, in Rust's words.
+    /// The functions with their arguments and results, in Rust syntax.
     pub prototypes: Vec<String>,
-    /// The fields of the structs, and other types, likewise.
+    /// The fields of the structs and the other types, in Rust syntax.
     pub types: Vec<String>,
     pub strings: BTreeMap<String, String>,
 }
 
-/// Reads a header; only what matches `allowed` is of interest.
+/// Reads the declarations of a header whose names match the pattern `allowed`.
 pub fn read(header: bindgen::Builder, allowed: &str) -> Seen {
     let bindings = header
         .allowlist_item(allowed)
@@ -29,7 +29,7 @@ pub fn read(header: bindgen::Builder, allowed: &str) -> Seen {
         .formatter(bindgen::Formatter::None)
         .generate()
         .unwrap_or_else(|error| panic!("libclang is needed, install libclang-dev: {error}"));
-    // One item or check to a line, whatever bindgen's own layout is.
+    // Removing all line breaks makes the text independent of bindgen's layout.
     let text = squeeze(&bindings.to_string());
     let items = items(&text);
     let aliases = items.iter().filter_map(|item| alias(item));
@@ -46,7 +46,8 @@ fn squeeze(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What ends in a semicolon, that of an array's length aside.
+/// The parts of the text that end in a semicolon. The semicolon before the length of an array
+/// ends no part.
 fn items(text: &str) -> Vec<&str> {
     let mut depth = 0;
     let ends = text.split(|letter| {

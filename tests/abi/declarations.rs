@@ -1,4 +1,4 @@
-//! include/ngx_rs_listen.h against src/capi, in both directions.
+//! Compares include/ngx_rs_listen.h with src/capi: each has all declarations of the other.
 
 use std::mem::{align_of, offset_of, size_of};
 use std::{env, fs};
@@ -44,7 +44,7 @@ macro_rules! statuses {
     };
 }
 
-/// Everything that the header declares, as Rust has it.
+/// The values in Rust of everything that the header declares.
 fn rust() -> Facts {
     let mut facts = Facts::new();
     layout! { facts:
@@ -179,7 +179,8 @@ fn words_have_the_layout_of_nginx_strings() {
     assert_eq!(offset_of!(ngx_rs_str_t, data), size_of::<usize>());
 }
 
-/// The macros that a program's own structs begin with: no compiler keeps them.
+/// The macros that initialize the structs of a program. They are read from the text of the
+/// header, because clang does not report macros that are no constants.
 fn initializers() -> Vec<String> {
     let header = fs::read_to_string(library::root().join("include/ngx_rs_listen.h"));
     let header = header.expect("it is there").replace("\\\n", " ");
@@ -190,8 +191,8 @@ fn initializers() -> Vec<String> {
         .collect()
 }
 
-/// A program that was compiled with an older header depends on every line of
-/// the list: what is in it stays while the soname does.
+/// A program that was compiled with an older header depends on every line of the list. So no
+/// line may change or disappear while the soname stays the same.
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn declarations_match_the_recorded_list() {
@@ -227,9 +228,9 @@ fn declarations_match_the_recorded_list() {
     );
 }
 
-/// Everything that a program of 0.1 was compiled with: only the sizes grow.
-/// Until 0.1.0 is released, tests/data/ngx_rs_listen-0.1.h is a copy of
-/// include/ngx_rs_listen.h; afterwards it never changes.
+/// Compares the header with that of version 0.1: each declaration remains, and only the sizes
+/// of structs may grow. Until 0.1.0 is released, tests/data/ngx_rs_listen-0.1.h is a copy of
+/// include/ngx_rs_listen.h. After the release the copy never changes.
 #[test]
 fn every_declaration_of_version_0_1_remains() {
     let (then, now) = (read("tests/data/ngx_rs_listen-0.1.h"), header());

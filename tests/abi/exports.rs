@@ -1,4 +1,4 @@
-//! What the shared library offers, and what it calls itself.
+//! The exported functions and the soname of the shared library.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! The C ABI: what a C compiler sees in the header is what Rust has, what Rust
-//! takes for the kernel's is the kernel's, and nothing else is exported.
+//! The C ABI: the header declares the same types and functions as Rust, Rust uses the numbers and
+//! layouts of the kernel's headers, and the library exports nothing else.
 
 mod clang;
 mod declarations;

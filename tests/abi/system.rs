@@ -1,5 +1,5 @@
-//! The numbers and structs of the kernel and of libc that this crate takes from
-//! the libc crate, or writes down itself, against the headers of this machine.
+//! Compares the numbers and structs of the kernel and of libc with the headers of this machine.
+//! The library takes them from the crate libc or defines them itself.
 
 use std::mem::{offset_of, size_of};
 
@@ -18,7 +18,7 @@ const LINUX: &str = "
 #include <asm/socket.h>
 ";
 
-/// That of MPTCP, which includes headers of libc.
+/// The kernel's header of MPTCP, which includes headers of libc.
 const MPTCP: &str = "
 #include <linux/mptcp.h>
 #include <linux/tcp.h>
@@ -50,7 +50,7 @@ fn protocols_have_the_kernels_numbers() {
         ] {
             match facts.get(name) {
                 Some(&number) => assert_eq!(i64::from(protocol.number()), number, "{name}"),
-                // Linux 6.11, and glibc 2.41.
+                // Only the headers of Linux 6.11 and of glibc 2.41 and later have this number.
                 None if name == "IPPROTO_SMC" => println!("{name} is not in these headers"),
                 None => panic!("{name} is not in the headers: they are too old"),
             }
@@ -132,20 +132,20 @@ fn addresses_have_the_layout_of_the_headers() {
         sockaddr_un { sun_family, sun_path }
         addrinfo { ai_flags, ai_family, ai_socktype, ai_protocol, ai_addrlen, ai_addr, ai_next }
     }
-    // The longest path that src/parse/address.rs lets pass, and its final 0.
+    // The longest path that src/parse/address.rs accepts, with its final 0.
     let path = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
     assert_eq!(path, 108);
 }
 
-/// Names of the kernel, each with what this crate takes it for.
+/// Pairs each field name of the kernel with the offset of the field in this crate.
 macro_rules! offsets {
     ($($kernel:ident :: $field:ident = $offset:expr),+ $(,)?) => {
         [$((stringify!($kernel), stringify!($field), $offset as i64)),+]
     };
 }
 
-/// The kernel only adds to the end of these. What these headers do not have
-/// yet, they cannot contradict.
+/// The kernel adds fields only at the end of these structs. Fields that the installed headers
+/// do not have yet are skipped.
 #[test]
 fn structs_of_connections_have_the_layout_of_the_headers() {
     use linux::{
@@ -204,7 +204,7 @@ fn structs_of_connections_have_the_layout_of_the_headers() {
             None => println!("{kernel}::{field} is not in these headers"),
         }
     }
-    // Those of Linux 5.16 and of TCP.
+    // The headers must have at least the fields of Linux 5.16 and of TCP.
     assert!(
         there >= 17,
         "only {there} fields are in these headers: they are too old"

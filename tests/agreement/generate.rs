@@ -1,10 +1,10 @@
-//! Listen directives: from the grammar, and then changed here and there. The
-//! same ones every time.
+//! Generates listen directives: from the grammar, and then with random changes. The sequence is
+//! the same in each run.
 
 use ngx_rs_listen::parse::Subsystem;
 use test_support::table::SUBSYSTEMS;
 
-/// A directive, and where it stands.
+/// A directive and the subsystem of its server.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub subsystem: Subsystem,
@@ -16,7 +16,7 @@ impl Case {
         self.words.iter().map(Vec::as_slice).collect()
     }
 
-    /// As nginx.conf has it.
+    /// The directive as text for nginx.conf.
     pub fn text(&self) -> Vec<u8> {
         let mut text = b"listen".to_vec();
         for word in &self.words {
@@ -34,7 +34,7 @@ impl Case {
     }
 }
 
-/// So many directives, by turns of stream, http and mail.
+/// `count` directives, for stream, http and mail in turn.
 pub fn cases(count: usize) -> Vec<Case> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     (0..count)
@@ -45,7 +45,7 @@ pub fn cases(count: usize) -> Vec<Case> {
 /// xorshift64*
 struct Random(u64);
 
-/// Every name of a parameter, and some that are none.
+/// Every name of a parameter without a value, and some names that nginx does not have.
 const FLAGS: [&str; 16] = [
     "ssl",
     "bind",
@@ -94,7 +94,8 @@ impl Random {
                     self.change(&mut words);
                 }
             }
-            // Sockets of the unix domain in nobody's folder but ours.
+            // Only relative paths of Unix domain sockets, so that nginx creates no file
+            // outside of the test's folder.
             let unix = words[0].to_ascii_lowercase().starts_with(b"unix:");
             if !unix || !words[0].contains(&b'/') {
                 return Case { subsystem, words };
@@ -119,7 +120,7 @@ impl Random {
         };
         match host {
             None => ports,
-            // Without a port it has the default.
+            // An address without a port gets the default port.
             Some(host) if self.below(60) == 0 => host,
             Some(host) => format!("{host}:{ports}"),
         }
@@ -154,7 +155,7 @@ impl Random {
         format!("[{address}]")
     }
 
-    /// A parameter, more often than not one that the subsystem knows.
+    /// A parameter. The subsystem usually accepts it.
     fn parameter(&mut self, subsystem: Subsystem) -> String {
         match self.below(10) {
             0..2 => format!("{}{}", self.one_of(&NUMBERS), self.number()),

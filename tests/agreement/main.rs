@@ -1,5 +1,5 @@
-//! Our parser and the real nginx agree: on what is accepted, and for that on
-//! the sockets, as the kernel shows them.
+//! Compares the library with the installed nginx: both accept the same directives, and open the
+//! same sockets for them, as the kernel reports.
 
 mod generate;
 mod opened;
@@ -18,18 +18,19 @@ use test_support::namespace;
 /// How many directives are compared.
 const CASES: usize = 6000;
 
-/// What we do, and nginx does not.
+/// What the library does and nginx does not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
-    /// Accept what nginx refuses.
+    /// Accepts a directive that nginx refuses.
     Accept,
-    /// Refuse what nginx accepts.
+    /// Refuses a directive that nginx accepts.
     Refuse,
-    /// Accept, and fail to open what nginx opens.
+    /// Accepts a directive, and fails to open the sockets that nginx opens.
     Fail,
 }
 
-/// Why nginx and we may differ: we know the words of all its versions.
+/// An accepted difference. Most differences exist because the library accepts the parameters of
+/// all versions of nginx.
 struct Difference {
     why: &'static str,
     versions: RangeTo<[u32; 3]>,
@@ -39,7 +40,7 @@ struct Difference {
 
 const ALWAYS: RangeTo<[u32; 3]> = ..[u32::MAX; 3];
 
-/// Every difference from nginx 1.22 and later.
+/// All accepted differences from nginx 1.22 and later.
 const DIFFERENCES: [Difference; 6] = [
     Difference {
         why: "\"deferred\" and \"accept_filter\" are known to stream from nginx 1.25.5 on",
@@ -92,8 +93,8 @@ fn has(case: &Case, name: &str) -> bool {
         .any(|word| word.starts_with(name.as_bytes()))
 }
 
-/// Whether a number of the word is too long with its unit, that of a size or of
-/// a time.
+/// Whether a number in the word overflows when it is multiplied by its unit, that of a size or
+/// of a time.
 fn is_long(word: &[u8]) -> bool {
     const SIZES: [(u8, u64); 4] = [
         (b'k', 1 << 10),
@@ -123,7 +124,7 @@ fn is_long(word: &[u8]) -> bool {
     })
 }
 
-/// A directive and what we make of it.
+/// A directive and the result of the library.
 struct Ours {
     case: Case,
     sockets: Result<Vec<Listening>, Error>,
@@ -144,14 +145,15 @@ impl Ours {
         self.sockets.as_deref().unwrap_or_default()
     }
 
-    /// What no two directives of a configuration have in common.
+    /// The ports and paths of the directive. No two directives of one configuration may share
+    /// one.
     fn keys(&self) -> HashSet<String> {
         let addresses = self.sockets().iter().map(|socket| &socket.address);
         addresses.map(key).collect()
     }
 }
 
-/// The port, or the path.
+/// The port or the path of an address.
 fn key(address: &SocketAddress) -> String {
     match address.as_socket() {
         Some(address) => address.port().to_string(),
@@ -159,7 +161,7 @@ fn key(address: &SocketAddress) -> String {
     }
 }
 
-/// Configurations in which no address is there twice.
+/// Groups the directives into configurations in which no port or path occurs twice.
 fn batches<'a>(cases: impl Iterator<Item = &'a Ours>) -> Vec<Vec<&'a Ours>> {
     let mut batches: Vec<(Subsystem, HashSet<String>, Vec<&Ours>)> = Vec::new();
     for ours in cases {
@@ -179,21 +181,21 @@ fn batches<'a>(cases: impl Iterator<Item = &'a Ours>) -> Vec<Vec<&'a Ours>> {
     batches.into_iter().map(|(_, _, batch)| batch).collect()
 }
 
-/// What was found out about some of the directives.
+/// The results for some of the directives.
 #[derive(Default)]
 struct Found {
     compared: usize,
     accepted: usize,
     opened: usize,
-    /// Those of the unix domain among them.
+    /// How many of them were Unix domain sockets.
     unix: usize,
-    /// Those of [`DIFFERENCES`] that were met.
+    /// How often each of [`DIFFERENCES`] occurred.
     explained: [usize; DIFFERENCES.len()],
     wrong: Vec<String>,
 }
 
 impl Found {
-    /// nginx does something else.
+    /// Records that nginx and the library differ. An unexpected difference is a failure.
     fn differs(&mut self, ours: &Ours, how: How, said: &str) {
         let row = DIFFERENCES
             .iter()
@@ -252,7 +254,8 @@ fn shown(ours: &Ours) -> String {
     format!("{name}: {}", String::from_utf8_lossy(&text))
 }
 
-/// A range of very many ports would be more sockets than a process can have.
+/// Whether the directive has few ports. A large range would need more sockets than a process can
+/// open.
 fn is_narrow(ours: &Ours) -> bool {
     ours.sockets().len() <= 64
 }

@@ -1,4 +1,4 @@
-//! The sockets of nginx, and those that we open for the same words.
+//! Compares the sockets that nginx and the library open for the same directive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,20 +12,20 @@ use test_support::sockets::{self, OPTIONS};
 use crate::real_nginx::Place;
 use crate::{Found, How, Ours, batches, key, shown};
 
-/// What the kernel shows of a socket.
+/// What the kernel reports of a socket.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct View {
     key: String,
     address: String,
     kind: i32,
-    /// Type and permissions of the file of a unix domain socket.
+    /// The type and the permissions of the file of a Unix domain socket.
     mode: Option<u32>,
     backlog: Option<u32>,
     options: BTreeMap<&'static str, Option<i32>>,
 }
 
 impl View {
-    /// None for one that has no address.
+    /// The state of a socket, or None if the socket has no address.
     fn of(socket: &impl AsFd) -> Option<Self> {
         let kernel = SockRef::from(socket);
         let options = OPTIONS
@@ -46,7 +46,7 @@ impl View {
 
 /// Opens the sockets of each directive, and compares them with nginx's.
 pub fn compare<'a>(found: &mut Found, place: &Place, cases: impl Iterator<Item = &'a Ours>) {
-    // Without a port the kernel chooses one.
+    // The kernel chooses the port of a socket without one, so such sockets are not compared.
     let fixed = |socket: &Listening| socket.address.as_socket().is_none_or(|at| at.port() != 0);
     let mut opened = Vec::new();
     for ours in cases.filter(|ours| ours.sockets().iter().all(fixed)) {
@@ -83,7 +83,8 @@ pub fn compare<'a>(found: &mut Found, place: &Place, cases: impl Iterator<Item =
     }
 }
 
-/// Our sockets while nginx is not there, in the order of their addresses.
+/// Opens the library's sockets while nginx does not run. Returns them in the order of their
+/// addresses.
 fn open(ours: &Ours) -> Result<Vec<View>, Error> {
     let mut sockets: Vec<Listening> = ours
         .sockets()
@@ -102,24 +103,24 @@ fn open(ours: &Ours) -> Result<Vec<View>, Error> {
     Ok(views)
 }
 
-/// Those of unix domain sockets, which outlive them.
+/// Removes the files of Unix domain sockets, because they remain when the sockets are closed.
 fn remove_files(ours: &Ours) {
     let sockets = ours.sockets().iter();
     for path in sockets.filter_map(|socket| socket.address.as_path()) {
-        // It is there only if the socket was opened.
+        // The file exists only if the socket was opened.
         let _ = fs::remove_file(path);
     }
 }
 
-/// What we cannot open nginx cannot open either, or it says that it goes on
-/// without an option.
+/// Checks that nginx fails too when the library cannot open a socket, or that nginx reports
+/// that it continues without an option.
 fn fails(found: &mut Found, place: &Place, ours: &Ours, error: &Error) {
     let started = place.start(&[&ours.case]);
     remove_files(ours);
     let Ok(nginx) = started else {
         return;
     };
-    // `setsockopt(TCP_KEEPIDLE, 86400) …`, and nginx the same.
+    // Both errors begin with the call, for example `setsockopt(TCP_KEEPIDLE, 86400)`.
     let (said, text) = (nginx.stderr(), error.to_string());
     let call = text.split_inclusive(')').next().unwrap_or_default();
     let errno = format!("({}: ", error.os_errno());

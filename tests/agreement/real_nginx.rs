@@ -1,4 +1,4 @@
-//! The real nginx, without a module of ours.
+//! The installed nginx without the modules of this project.
 
 use std::env;
 use std::fs;
@@ -22,14 +22,14 @@ pub fn version() -> [u32; 3] {
     program().version.into()
 }
 
-/// A folder with nginx's configuration, and the network of the calling thread.
+/// A folder for nginx's configuration, in the network namespace of the calling thread.
 pub struct Place {
     folder: PathBuf,
 }
 
-/// A directive that nginx refuses, and why.
+/// A directive that nginx refuses, with the reason.
 pub struct Refused {
-    /// Its index.
+    /// The index of the directive.
     pub index: usize,
     pub why: String,
 }
@@ -58,7 +58,7 @@ impl Place {
         assert!(status.success(), "{openssl:?}: {status}");
     }
 
-    /// Writes a configuration with a server for each of the cases, a line each.
+    /// Writes a configuration with a server for each of the cases, each on one line.
     fn write(&self, cases: &[&Case]) {
         let mut text = String::new();
         let subsystem = cases[0].subsystem;
@@ -77,7 +77,7 @@ impl Place {
         let mut text = text.into_bytes();
         for case in cases {
             assert_eq!(case.subsystem, subsystem, "a block at a time");
-            // Each on its line: the first is that of the block itself.
+            // The line number tells the case: the first line begins the block.
             text.extend(b"\nserver { ");
             if case.words.iter().any(|word| word == b"ssl") {
                 text.extend(b"ssl_certificate cert.pem; ssl_certificate_key key.pem; ");
@@ -101,14 +101,14 @@ impl Place {
         command
     }
 
-    /// `nginx -t`: the first directive that it refuses.
+    /// Runs `nginx -t`, and returns the first directive that nginx refuses.
     pub fn check(&self, cases: &[&Case]) -> Option<Refused> {
         self.write(cases);
         let output = self.command().arg("-t").output();
         let output = output.expect("the package nginx is needed");
         let said = String::from_utf8_lossy(&output.stderr);
         let file = format!(" in {}:", self.folder.join("nginx.conf").display());
-        // Of binding and the like nginx says no line.
+        // nginx reports no line for errors of bind() and similar calls.
         let mut lines = said.lines().filter(|line| line.contains("[emerg]"));
         let refusal = lines.find(|line| {
             let why = line.split(&file).next();
@@ -128,11 +128,11 @@ impl Place {
         })
     }
 
-    /// Starts nginx, which opens its sockets; what it says if it cannot.
+    /// Starts nginx, which opens its sockets. The error is the output of nginx.
     pub fn start(&self, cases: &[&Case]) -> Result<Running, String> {
         self.write(cases);
         let pid = self.folder.join("nginx.pid");
-        // It is there if nginx ran before.
+        // The file exists if nginx ran before.
         let _ = fs::remove_file(&pid);
         let running = Running::start(&mut self.command(), &self.folder.join("errors"));
         let mut running = running.expect("nginx can be run");
@@ -141,8 +141,8 @@ impl Place {
     }
 }
 
-/// The folder of the calling thread alone: where a path begins that is not
-/// absolute, as nginx has it too.
+/// Sets the working directory of the calling thread only. Relative paths begin there, as they
+/// do for nginx.
 fn enter(folder: &Path) {
     // SAFETY: unshare(2) takes no pointer.
     let failed = unsafe { libc::unshare(libc::CLONE_FS) };
@@ -150,7 +150,7 @@ fn enter(folder: &Path) {
     env::set_current_dir(folder).expect("the folder is ours");
 }
 
-/// The subsystem of the parser as the one that the tests start.
+/// Converts the parser's subsystem to that of the test support.
 pub fn of_the_tests(subsystem: Subsystem) -> test_support::subsystem::Subsystem {
     use test_support::subsystem::Subsystem as Tested;
     match subsystem {

@@ -1,4 +1,4 @@
-//! Connections, and what is said of them.
+//! Opens connections and queries them.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use test_support::{library, linux, listening};
 
-/// Where to listen, and where to connect to.
+/// The address of the listener, and the address to which the client connects.
 pub const IPV4: (&str, &str) = ("127.0.0.1:80", "127.0.0.1:80");
 pub const IPV6: (&str, &str) = ("[::1]:80", "[::1]:80");
 pub const MAPPED: (&str, &str) = ("[::]:80", "127.0.0.1:80");
@@ -24,7 +24,7 @@ pub fn new(address: &SockAddr, protocol: Protocol) -> Socket {
     socket.expect("the tests need a kernel with MPTCP")
 }
 
-/// An MPTCP listener; one of IPv6 takes IPv4 too.
+/// An MPTCP listener. An IPv6 listener accepts IPv4 too.
 pub fn listen(text: &str) -> Socket {
     let address = listening::inet(text).into();
     let listener = new(&address, Protocol::Mptcp);
@@ -48,14 +48,14 @@ pub fn accept(listener: &Socket) -> Socket {
     listener.accept().expect("somebody connects").0
 }
 
-/// A client and the accepted socket.
+/// The socket of a client and the accepted socket.
 pub fn pair((here, there): (&str, &str), protocol: Protocol) -> (Socket, Socket) {
     let listener = listen(here);
     let client = connect(there, protocol);
     (client, accept(&listener))
 }
 
-/// Sends so many bytes, and waits until all have come.
+/// Sends `count` bytes, and waits until the peer has received all.
 pub fn send(mut from: &Socket, mut to: &Socket, count: usize) {
     from.write_all(&vec![1; count]).expect("it is connected");
     to.read_exact(&mut vec![0; count]).expect("it is connected");
@@ -71,7 +71,7 @@ pub fn subflows(socket: &Socket) -> Vec<Subflow> {
     let (said, subflows) = connection::subflows(fd).expect("it is a socket");
     if let Some(count) = said.subflows {
         let count = count as usize;
-        // A kernel that does not count subflows includes a first one that is
+        // A kernel that does not count subflows includes the first subflow even if it is
         // closed.
         let closed = count - subflows.len();
         assert!(closed == 0 || closed == 1 && !linux::counts_mptcp());
@@ -79,7 +79,7 @@ pub fn subflows(socket: &Socket) -> Vec<Subflow> {
     subflows
 }
 
-/// Waits until something is so: what the kernel does by itself.
+/// Calls `is` until it returns a value, because the kernel works asynchronously.
 pub fn until<T>(what: &str, mut is: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(10);
     loop {

@@ -1,4 +1,4 @@
-//! What the running kernel says of real connections.
+//! What the library reports of real connections on the running kernel.
 
 mod connected;
 mod peer;

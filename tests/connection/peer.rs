@@ -1,4 +1,4 @@
-//! A client in another network.
+//! A client in another network namespace.
 
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,8 +10,9 @@ use socket2::Socket;
 use crate::connected::{accept, connect, run};
 use test_support::namespace;
 
-/// A client in another network, joined to the calling thread's by a cable. It
-/// is 10.0.0.2, 10.0.0.3 and fd00::2; we are 10.0.0.1 and fd00::1.
+/// A client in another network namespace, which a link connects to that of the calling thread.
+/// The client has the addresses 10.0.0.2, 10.0.0.3 and fd00::2. The calling thread has 10.0.0.1
+/// and fd00::1.
 pub struct Peer {
     steps: Sender<String>,
     done: Receiver<libc::pid_t>,
@@ -70,7 +71,7 @@ impl Peer {
         self.wait();
     }
 
-    /// Connects, sends 1,000 bytes, and waits until they are there.
+    /// Connects, sends 1,000 bytes, and waits until the server has received them.
     pub fn connects(&self, listener: &Socket, address: &str) -> Socket {
         self.does(address);
         let server = accept(listener);

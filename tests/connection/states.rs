@@ -1,4 +1,4 @@
-//! What kind of connection it is, what it has carried, and how it ends.
+//! The kind of a connection, its byte counters, and its state after it has ended.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,8 +15,8 @@ use socket2::Socket;
 use crate::connected::{IPV4, IPV6, MAPPED, inet, info, new, pair, send, subflows, until};
 use test_support::{library, linux, listening, namespace};
 
-/// With the times and the state of TCP of another answer, which are nobody's to
-/// foretell.
+/// Replaces the times and the TCP state by those of another query, because a test cannot
+/// predict them.
 pub fn timed(mut said: Connection, other: &Connection) -> Connection {
     said.last_data_sent = other.last_data_sent;
     said.last_data_received = other.last_data_received;
@@ -49,7 +49,7 @@ fn distinguishes_tcp_from_mptcp_and_counts() {
                     assert_eq!(said.bytes_sent, counted.then_some(sent), "{context}");
                     let received = counted.then_some(received);
                     assert_eq!(said.bytes_received, received, "{context}");
-                    // On a slow machine the kernel may send some of it again.
+                    // On a slow machine the kernel may retransmit some of the data.
                     let again = [said.bytes_retransmitted, said.retransmits];
                     for again in again {
                         assert_eq!(again.is_some(), counted, "{context}");
@@ -98,7 +98,7 @@ fn other_sockets_have_only_their_kind() {
         for socket in [udp, Socket::from(OwnedFd::from(unix))] {
             let said = info(&socket);
             assert_eq!(said.kind, Kind::Other);
-            // All else is unknown.
+            // All other values are unknown.
             let text = format!("{said:?}");
             assert_eq!(text.matches(": None").count(), 11, "{text}");
             assert_eq!(subflows(&socket), []);
@@ -191,7 +191,7 @@ fn after_the_end_the_last_state_is_kept() {
             known.update(now.clone());
             let mut last = timed(before, &now);
             if protocol == Protocol::Tcp {
-                // One too many, as documented.
+                // One byte too many, as documented.
                 last.bytes_received = Some(1001);
             }
             assert_eq!(known, last, "{protocol:?}");

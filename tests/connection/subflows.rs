@@ -1,4 +1,4 @@
-//! Subflows and fallbacks, with a client in another network.
+//! Subflows and fallbacks, with a client in another network namespace.
 
 use std::io::Read;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use crate::connected::{accept, inet, info, listen, run, subflows, until};
 use crate::peer::Peer;
 use test_support::{linux, listening};
 
-/// Waits until the subflows are those from 10.0.0.x, with their numbers.
+/// Waits until the subflows come from these addresses 10.0.0.x, and have these address ids.
 fn until_from(socket: &Socket, wanted: &[(u8, u32)]) {
     until(&format!("{wanted:?}"), || {
         let found = subflows(socket);
@@ -30,7 +30,7 @@ fn subflows_come_and_go() {
         run("ip mptcp limits set subflow 8 add_addr_accepted 8");
         peer.does("ip mptcp limits set subflow 8 add_addr_accepted 8");
         peer.does("ip mptcp endpoint add 10.0.0.3 id 3 dev cable subflow");
-        // Subflows join through the listener.
+        // New subflows arrive at the listener, so it stays open.
         let listener = listen("10.0.0.1:80");
         let server = peer.connects(&listener, "10.0.0.1:80");
         until_from(&server, &[(2, 1), (3, 2)]);
@@ -50,13 +50,13 @@ fn subflows_come_and_go() {
         known.update(now);
         assert_eq!((known.subflows, known.subflows_total), (Some(1), total));
 
-        // A first subflow that is closed stays in the kernel's list.
+        // The kernel keeps the first subflow in its list after it is closed.
         peer.does("ip mptcp endpoint add 10.0.0.3 id 3 dev cable subflow");
         until_from(&server, &[(2, 1), (3, 3)]);
         peer.does("ip mptcp endpoint delete id 0 10.0.0.2");
         match linux::counts_mptcp() {
             true => until_from(&server, &[(3, 3)]),
-            // Older kernels list the first subflow also when it is closed.
+            // Older kernels list the first subflow even when it is closed.
             false => until_from(&server, &[(2, 1), (3, 3)]),
         }
         peer.sends(&server);
@@ -71,8 +71,9 @@ fn subflows_come_and_go() {
     });
 }
 
-/// A middlebox takes MPTCP's options out of what follows the handshake. On the
-/// loopback it cannot: there the kernel passes them on beside the packet.
+/// A middlebox strips the MPTCP options from the packets after the handshake. This needs a
+/// second namespace: on the loopback the kernel passes the options together with the packet, so
+/// stripping has no effect.
 #[test]
 fn detects_a_fallback() {
     Peer::with(|peer| {
@@ -100,7 +101,7 @@ fn detects_a_fallback() {
     });
 }
 
-/// Having received 1,000 bytes.
+/// Checks that the connection has fallen back after it received 1,000 bytes.
 fn is_fallback(server: &Socket, known: &mut Connection) {
     assert_eq!(listening::protocol(server), Protocol::Mptcp.number());
     let now = info(server);

@@ -1,4 +1,4 @@
-//! The program in C gets sockets from a service manager.
+//! The C example inherits sockets from a service manager.
 
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
@@ -12,17 +12,17 @@ use socket2::Socket;
 use crate::documented::{PATIENCE, Program, beside_examples, commands, serves, talk, two_paths};
 use test_support::{listening, namespace};
 
-/// What a service manager passes on begins here.
+/// The number of the first descriptor that a service manager passes.
 const FIRST: RawFd = 3;
 
-/// Starts the program in C with sockets from a service manager: only the
-/// process that LISTEN_PID names may take them.
+/// Starts the C example with sockets from a service manager. Only the process that LISTEN_PID
+/// names may use them.
 fn activated(folder: &Path, sockets: &[&Socket], pid: &str) -> Program {
     let build = commands("-std=c99 -o echo examples/echo.c");
     let build = build.lines().next().expect("it is built, then run");
     let mut moves = String::new();
     for (index, socket) in sockets.iter().enumerate() {
-        // Far from those that they become, and not closed by exec.
+        // A number above those that the descriptors get later. The copy is not closed on exec.
         // SAFETY: F_DUPFD takes no pointer.
         let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD, 100) };
         assert!(fd >= 100, "{}", std::io::Error::last_os_error());
@@ -34,7 +34,7 @@ fn activated(folder: &Path, sockets: &[&Socket], pid: &str) -> Program {
     Program::start(&format!("{build}\n{run}"), folder)
 }
 
-/// The inode of a socket: which one it is, whoever has it.
+/// The inode of a socket, which identifies it in every process.
 fn inode(fd: &Path) -> String {
     let link = fs::read_link(fd).unwrap_or_default();
     link.to_string_lossy().into_owned()
@@ -93,14 +93,14 @@ fn leaves_sockets_that_are_for_another_process() {
     });
 }
 
-/// As docs/library.md says, with systemd's own: it listens, and passes the socket on
-/// with the first connection waiting.
+/// Runs the commands of docs/library.md with systemd's tool, which listens itself and passes
+/// the socket when the first connection waits.
 #[test]
 fn takes_a_socket_from_systemd() {
     let folder = beside_examples("systemd");
     let build = commands("-std=c99 -o echo examples/echo.c");
     let build = build.lines().next().expect("it is built, then run");
-    // It passes on nothing of the environment by itself.
+    // The tool passes no environment variables unless its command line names them.
     let run = commands("systemd-socket-activate");
     let run = run.replace("-activate", "-activate -E LD_LIBRARY_PATH");
     namespace::run(|| {
@@ -114,7 +114,7 @@ fn takes_a_socket_from_systemd() {
         assert_eq!(program.line(), "127.0.0.1:7000: TCP, inherited");
         assert_eq!(program.line(), "127.0.0.1:7001: TCP, opened");
         while program.line() != "listening on 4 sockets" {}
-        printed.is_by(&program);
+        printed.check_output_of(&program);
         assert_eq!(program.stop().code(), Some(0));
     });
 }

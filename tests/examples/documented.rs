@@ -1,4 +1,4 @@
-//! Programs that docs/library.md tells how to build and to run, and their clients.
+//! Builds and runs programs with the commands of docs/library.md, and connects clients to them.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,13 +17,13 @@ use socket2::{Domain, Socket, Type};
 use crate::install::{folder, prefix};
 use test_support::{library, listening};
 
-/// Bytes that a client sends, and that come back.
+/// How many bytes a client sends and the program echoes.
 const LENGTH: usize = 100_000;
 
-/// A compiler may have to begin from nothing.
+/// Long enough for a compiler that has to build everything.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A folder where the examples are what they are in the repository.
+/// A folder in which the path of the examples is the same as in the repository.
 pub fn beside_examples(name: &str) -> PathBuf {
     let folder = folder(name);
     let examples = library::root().join("examples");
@@ -31,8 +31,7 @@ pub fn beside_examples(name: &str) -> PathBuf {
     folder
 }
 
-/// The commands of docs/library.md that speak of an example; `which` is what tells
-/// them from others of the same example.
+/// The block of commands in docs/library.md that contains `which`.
 pub fn commands(which: &str) -> String {
     let manual = fs::read_to_string(library::root().join("docs/library.md"));
     let manual = manual.expect("there is a manual");
@@ -42,14 +41,15 @@ pub fn commands(which: &str) -> String {
     block.split("```").next().unwrap_or(block).into()
 }
 
-/// A program that docs/library.md tells how to build and to run.
+/// A running program that was built and started with the commands of docs/library.md.
 pub struct Program {
     pub child: Child,
     lines: Receiver<String>,
 }
 
 impl Program {
-    /// Runs commands in a folder, the last of them in the place of the shell.
+    /// Runs commands in a folder. The last command replaces the shell, so its process id is
+    /// known.
     pub fn start(commands: &str, folder: &Path) -> Self {
         let commands = commands.trim_end();
         let last = commands.rfind('\n').map_or(0, |end| end + 1);
@@ -67,7 +67,7 @@ impl Program {
         let (say, lines) = channel();
         thread::spawn(move || {
             let lines = BufReader::new(stdout).lines();
-            // Until the program ends, or nobody listens any more.
+            // This ends when the program ends or when the receiver is dropped.
             lines
                 .map_while(Result::ok)
                 .try_for_each(|line| say.send(line))
@@ -80,7 +80,7 @@ impl Program {
         line.expect("the program says something")
     }
 
-    /// The next line that is not about a path.
+    /// The next line that does not describe a path.
     fn kind(&self) -> String {
         loop {
             let line = self.line();
@@ -90,7 +90,7 @@ impl Program {
         }
     }
 
-    /// Asks it to end.
+    /// Ends the program by SIGTERM.
     pub fn stop(mut self) -> ExitStatus {
         let pid = self.child.id() as libc::pid_t;
         // SAFETY: kill(2) takes no pointer; the child was not waited for yet.
@@ -102,13 +102,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It has ended already where the test did not fail.
+        // An error is ignored: the program has ended already if the test succeeded.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Lets an MPTCP client have a second path.
+/// Configures a second path for MPTCP clients.
 pub fn two_paths() {
     for words in [
         "mptcp limits set subflow 2 add_addr_accepted 2",
@@ -118,17 +118,16 @@ pub fn two_paths() {
     }
 }
 
-/// What the program has to print of a connection: its kind, and the addresses
-/// of each path.
+/// The output that a connection must cause: its kind, and the addresses of each path.
 pub struct Printed {
     kind: &'static str,
     paths: Vec<String>,
 }
 
 impl Printed {
-    /// Checks the lines of the program. Each byte went over one of the paths, or
-    /// over more than one if MPTCP sent it again.
-    pub fn is_by(&self, program: &Program) {
+    /// Checks the output of the program. The byte counters of the paths add up to at least all
+    /// bytes, because MPTCP may retransmit a byte on another path.
+    pub fn check_output_of(&self, program: &Program) {
         assert_eq!(program.kind(), self.kind);
         let mut sums = [0, 0];
         for path in &self.paths {
@@ -161,7 +160,8 @@ fn figures<'a>(line: &'a str, path: &str) -> Vec<&'a str> {
         .unwrap_or_else(|| panic!("{line}"))
 }
 
-/// Connects and is echoed; returns what the program has to print.
+/// Connects, exchanges data and closes the connection. Returns the output that the program must
+/// print.
 pub fn talk(address: &str, protocol: Protocol) -> Printed {
     let (client, printed) = talking(address, protocol);
     client.shutdown(Shutdown::Write).expect("it is connected");
@@ -169,7 +169,7 @@ pub fn talk(address: &str, protocol: Protocol) -> Printed {
     printed
 }
 
-/// The same, with a reset at the end.
+/// Does the same as [`talk`], but resets the connection.
 fn talk_and_reset(address: &str, protocol: Protocol) -> Printed {
     let (client, printed) = talking(address, protocol);
     let now = Some(Duration::ZERO);
@@ -177,7 +177,7 @@ fn talk_and_reset(address: &str, protocol: Protocol) -> Printed {
     printed
 }
 
-/// A client that was echoed, and is still connected.
+/// A client that has exchanged data and is still connected.
 fn talking(address: &str, protocol: Protocol) -> (Socket, Printed) {
     let number = Some(protocol.number().into());
     let client = Socket::new(Domain::IPV4, Type::STREAM, number).expect("MPTCP is there");
@@ -195,7 +195,7 @@ fn talking(address: &str, protocol: Protocol) -> (Socket, Printed) {
         Protocol::Mptcp => ("MPTCP", 2),
         _ => ("TCP", 1),
     };
-    // The second path comes by itself.
+    // The kernel opens the second path asynchronously.
     let end = Instant::now() + PATIENCE;
     let subflows = loop {
         let said = connection::subflows(client.as_fd());
@@ -213,18 +213,18 @@ fn talking(address: &str, protocol: Protocol) -> (Socket, Printed) {
     (client, Printed { kind, paths })
 }
 
-/// Both clients are served.
+/// Checks that a TCP client and an MPTCP client are served.
 pub fn serves(program: &Program) {
     for (address, protocol) in [
         ("127.0.0.1:7000", Protocol::Tcp),
         ("127.0.0.1:7003", Protocol::Mptcp),
     ] {
-        talk(address, protocol).is_by(program);
+        talk(address, protocol).check_output_of(program);
     }
 }
 
-/// Of clients that reset their connections the program prints the first path at
-/// least, with the figures of an earlier time.
+/// Checks the output for clients that reset their connections: the program prints at least the
+/// first path, with the values of an earlier query.
 pub fn prints_paths_of_reset_connections(program: &Program) {
     for (address, protocol) in [
         ("127.0.0.1:7000", Protocol::Tcp),

@@ -19,7 +19,8 @@ fn make(words: &[&str]) {
     library::run(make.arg("-s").args(words).current_dir(library::root()));
 }
 
-/// The folder where the library is installed for all tests: lib and include.
+/// The folder in which the library is installed for all tests. It has the folders lib and
+/// include.
 pub fn prefix() -> &'static Path {
     static PREFIX: OnceLock<PathBuf> = OnceLock::new();
     PREFIX.get_or_init(|| {
@@ -29,7 +30,7 @@ pub fn prefix() -> &'static Path {
     })
 }
 
-/// All that is no folder, with what links point to, sorted.
+/// All files below a folder, sorted. Symbolic links are listed with their targets.
 fn files(folder: &Path) -> Vec<String> {
     let mut find = Command::new("find");
     find.arg(folder)
@@ -49,7 +50,7 @@ fn installs_what_cargo_c_installs_and_removes_it() {
         "LIBDIR=/opt/mptcp/lib/somewhere",
     ];
     make(&[&["install"], &words[..]].concat());
-    // With SOVERSION as in tests/abi/exports.rs.
+    // The same rule for the version in the soname as in tests/abi/exports.rs.
     let full = concat!("libngx_rs_listen.so.", env!("CARGO_PKG_VERSION"));
     let abi = match env!("CARGO_PKG_VERSION_MAJOR") {
         "0" => concat!("0.", env!("CARGO_PKG_VERSION_MINOR")),
@@ -88,12 +89,12 @@ fn installs_what_cargo_c_installs_and_removes_it() {
     assert_eq!(files(&folder), [""; 0]);
 }
 
-/// What `cargo cinstall` installs, if there is one, is what `make install` has
-/// installed in `made`: names, modes, links, and every text.
+/// Checks that `cargo cinstall`, if it is available, installs the same files as `make install`
+/// has installed in `made`: with the same names, modes, links and texts.
 fn same_as_cargo_c(made: &Path) {
     let path = env::var_os("PATH").unwrap_or_default();
     if !env::split_paths(&path).any(|folder| folder.join("cargo-cinstall").exists()) {
-        // Seen in any case: println!() is captured.
+        // This is visible in each run, because the test harness captures only println!().
         let said = writeln!(
             io::stderr(),
             "make install was not compared with cargo cinstall: there is no cargo-c"

@@ -1,4 +1,4 @@
-//! Each example, built and run as docs/library.md says.
+//! Builds and runs each example with the commands of docs/library.md.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -11,7 +11,7 @@ use crate::documented::{
 use crate::install::{folder, prefix};
 use test_support::{library, namespace};
 
-/// Builds and runs as docs/library.md says, and sees that it serves.
+/// Builds and runs an example with the commands of docs/library.md, and checks that it serves.
 fn check(which: &str, folder: &Path) -> ExitStatus {
     served(&commands(which), folder)
 }
@@ -26,7 +26,7 @@ fn served(commands: &str, folder: &Path) -> ExitStatus {
     })
 }
 
-/// The same of clients that reset their connections.
+/// Builds and runs an example, and checks its output for clients that reset their connections.
 fn check_resets(which: &str, folder: &Path) {
     let commands = commands(which);
     namespace::run(|| {
@@ -48,7 +48,7 @@ fn resets() {
     check_resets("cargo run --example echo", library::root());
 }
 
-/// The shared libraries that a program asks for.
+/// The shared libraries that a program needs.
 fn needed(program: &Path) -> String {
     library::run(Command::new("readelf").args(["-d", "-W"]).arg(program))
 }
@@ -61,8 +61,8 @@ fn c() {
     assert!(needed(&folder.join("echo")).contains("[libngx_rs_listen.so."));
 }
 
-/// Its memory, what it leaks, and undefined behaviour: each would end it with
-/// another status.
+/// The sanitizers check for memory errors, leaks and undefined behaviour. Each of these changes
+/// the exit status of the program.
 #[test]
 fn c_with_sanitizers() {
     let commands = commands("-std=c99 -o echo examples/echo.c");
@@ -99,14 +99,14 @@ fn go() {
     assert_eq!(ended.code(), Some(0));
 }
 
-/// It has nothing to do at the end, and leaves it to the signal.
+/// The program has no handler for SIGTERM, so the signal ends it.
 #[test]
 fn rust() {
     let ended = check("cargo run --example echo", library::root());
     assert_eq!(ended.signal(), Some(libc::SIGTERM));
 }
 
-/// With every warning an error.
+/// Compiles with all warnings as errors.
 #[test]
 fn all_standards_of_c_and_cxx() {
     let folder = folder("standards");
