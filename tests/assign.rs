@@ -1,4 +1,4 @@
-//! Which protocol a socket gets, when several listen directives share it.
+//! The protocol of a socket that several listen directives share.
 
 use std::net::SocketAddr;
 
@@ -30,7 +30,7 @@ fn requested(requests: &[(&str, Request)]) -> Vec<Requested> {
     requested.collect()
 }
 
-/// The requests of the sockets, or the error.
+/// The requests that the sockets get, or the index and the text of the error.
 fn assign(
     at: &[&str],
     requests: &[(&str, Request)],
@@ -82,7 +82,7 @@ fn an_address_without_a_socket_shares_that_of_the_wildcard() {
         let message =
             format!("nginx uses one socket for {wildcard} and {specific}: add \"mptcp\" to both");
         assert_eq!(alone, Err((0, message)));
-        // Plain TCP is what the wildcard has if nobody asks.
+        // A wildcard without a request is plain TCP.
         assert_eq!(assign(&[wildcard], &[(specific, OFF)]), Ok(vec![None]));
     }
 }
@@ -211,7 +211,7 @@ fn only_the_request_is_changed() {
     assert_eq!(sockets[0].request, Some(MPTCP));
 }
 
-/// Quadratic work would take minutes here, and so would a hash that collides.
+/// An algorithm with quadratic time would take minutes here, and so would colliding hashes.
 #[test]
 fn large_configurations_are_assigned_in_linear_time() {
     const PORTS: u16 = 60_000;

@@ -1,6 +1,6 @@
-//! C and C++ programs that use the library: compiled with every warning an
-//! error, linked with the shared and with the static library, and run in a
-//! network of their own, once under valgrind too.
+//! C and C++ programs that use the library. They are compiled with all warnings as errors,
+//! linked with the shared and with the static library, and run in their own network namespace,
+//! also under valgrind.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -23,20 +23,20 @@ const C: [&str; 6] = [
 ];
 const CXX: [&str; 5] = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror"];
 
-/// How a program gets at the library.
+/// How a program is linked with the library.
 #[derive(Clone, Copy, Debug)]
 enum Link {
     Shared,
     Static,
-    /// As static, with a program that watches itself: its memory, that which the
-    /// library has from malloc(), and undefined behaviour.
+    /// Like `Static`, and compiled with sanitizers. They check the memory of the program, the
+    /// memory that the library allocates by malloc(), and undefined behaviour.
     Sanitized,
 }
 
 /// A folder for one test.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("capi-{name}"));
-    // It is there if the test ran before.
+    // The folder exists if the test ran before.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("target/ can be written");
     folder
@@ -58,7 +58,7 @@ fn compile(compiler: &[&str], source: &Path, folder: &Path, link: Link) -> PathB
         }
         Link::Shared => {
             let shared = library::folder().join("libngx_rs_listen.so");
-            // Its soname, as an installation has it.
+            // A link with the soname, as an installation has it.
             let abi = ngx_rs_listen::capi::ngx_rs_abi_version();
             let soname = folder.join(format!("libngx_rs_listen.so.0.{abi}"));
             symlink(&shared, soname).expect("the folder is ours");
@@ -69,7 +69,7 @@ fn compile(compiler: &[&str], source: &Path, folder: &Path, link: Link) -> PathB
     program
 }
 
-/// Runs a program: it has to succeed, and to write nothing on stderr.
+/// Runs a program, and checks that it succeeds and writes nothing to stderr.
 fn succeeds(command: &mut Command) -> String {
     namespace::run(|| {
         let output = command.output();
@@ -86,7 +86,7 @@ fn succeeds(command: &mut Command) -> String {
     })
 }
 
-/// A program of tests/c, both ways, under valgrind, and with sanitizers.
+/// Runs a program of tests/c linked with either library, under valgrind, and with sanitizers.
 fn check(name: &str) -> PathBuf {
     let source = library::root().join(format!("tests/c/{name}.c"));
     let folder = folder(name);
@@ -136,7 +136,7 @@ fn mistakes() {
     check("mistakes");
 }
 
-/// A program of the first version works with the library of today.
+/// A program that was compiled for version 0.1 works with the current library.
 #[test]
 fn version_0_1() {
     check("version_0_1");
@@ -174,7 +174,7 @@ fn the_header_needs_nothing_before_it() {
     }
 }
 
-/// The example of the manual, as it stands there.
+/// The unchanged example of the manual compiles and runs.
 #[test]
 fn the_example_of_the_manual() {
     let manual = fs::read_to_string(library::root().join("docs/library.md"));
@@ -186,7 +186,7 @@ fn the_example_of_the_manual() {
     fs::write(&source, example.expect("the manual has an example in C")).expect("ours");
     for link in [Link::Shared, Link::Static] {
         let program = compile(&C, &source, &folder, link);
-        // Its ports may be in use on this machine.
+        // The ports of the example may be in use on this machine.
         namespace::run(|| {
             let said = succeeds(&mut Command::new(program));
             assert!(said.contains("MPTCP"), "{said}");
@@ -194,8 +194,8 @@ fn the_example_of_the_manual() {
     }
 }
 
-/// The five lines of README.md, in a program around them. Their socket does not
-/// block, so that accept() returns without a client.
+/// The five lines of README.md, inserted into a program. Their socket is non-blocking, so
+/// accept() returns without a client.
 #[test]
 fn the_lines_of_the_readme() {
     let readme = fs::read_to_string(library::root().join("README.md"));
@@ -221,7 +221,7 @@ fn the_lines_of_the_readme() {
     });
 }
 
-/// The program in C over SCTP, as far as the kernel has it.
+/// The C example over SCTP, if the kernel supports SCTP.
 #[test]
 fn the_example_in_c_serves_sctp() {
     let source = library::root().join("examples/echo.c");
@@ -263,13 +263,13 @@ fn the_example_in_c_serves_sctp() {
     });
 }
 
-/// The client in C to the server in C, which has `words`: what it says of the
-/// connection, and what comes back.
+/// Runs the C client against the C server, whose arguments are `words`. Returns the client's
+/// description of the connection, and the data that it received.
 fn client_output(folder: &Path, words: &[&str], input: &[u8]) -> (String, Vec<u8>) {
     let program = |name: &str| {
         let source = library::root().join(format!("examples/{name}.c"));
         let folder = folder.join(name);
-        // It is there for the second server.
+        // The folder exists if this is the second server.
         let _ = fs::create_dir(&folder);
         compile(&C, &source, &folder, Link::Static)
     };

@@ -1,5 +1,5 @@
-//! The packages say the same as Cargo.toml. How they install is asked by
-//! tests/deb.sh.
+//! The files in debian/ agree with Cargo.toml. tests/deb.sh tests the installation of the
+//! packages.
 
 use std::path::Path;
 use std::process::Command;

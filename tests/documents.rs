@@ -1,9 +1,8 @@
-//! The documents tell the truth: their commands exist, and those of the network
-//! run; links have targets; nginx accepts the configurations, and the parser the
-//! parameters; messages are those of the sources; the demo ends as they say.
-//! tests/names.rs checks the files and functions that they name, tests/capi.rs and
-//! tests/examples the programs, and the tests of nginx what docs/nginx.md says of
-//! logs and counters.
+//! Checks the documents: their commands exist, and those that configure the network run; links
+//! have targets; nginx accepts the configurations; the parser accepts the parameters; quoted
+//! messages are in the sources; the demo ends with the quoted output. tests/names.rs checks the
+//! names of files and functions, tests/capi.rs and tests/examples check the programs, and the
+//! tests of nginx check what docs/nginx.md states about logs and counters.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +18,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|_| panic!("{path} can be read"))
 }
 
-/// Every document, by its path.
+/// The path of every document.
 fn documents() -> Vec<String> {
     let names = |folder: &str| {
         let entries = fs::read_dir(root().join(folder)).expect("the folder is there");
@@ -132,7 +131,7 @@ fn links_have_targets() {
     assert!(checked > 20, "{checked}");
 }
 
-/// The text between backticks outside of blocks. A span may go on in the next line.
+/// The text between backticks outside of blocks. A span may continue in the next line.
 fn spans(document: &str) -> Vec<String> {
     let text = read(document);
     let mut fenced = false;
@@ -157,7 +156,7 @@ fn code() -> Vec<String> {
 
 #[test]
 fn each_language_of_blocks_has_its_test() {
-    // c: tests/capi.rs; promql: tests/nginx/status.rs; the others: this file.
+    // tests/capi.rs tests c, tests/nginx/status.rs tests promql, and this file tests the others.
     let known = ["c", "diff", "dockerfile", "nginx", "promql", "sh", "text"];
     for document in documents() {
         let text = read(&document);
@@ -178,14 +177,14 @@ fn make_targets_exist() {
     for code in code() {
         for line in code.lines() {
             let mut words = line.split_whitespace().peekable();
-            // A package of that name is no command.
+            // The `make` in `apt install make` is the name of a package.
             while let Some(word) = words.next().filter(|word| *word != "apt") {
                 let target = words.peek().filter(|_| word == "make");
                 targets.extend(target.map(|target| target.trim_end_matches(';').to_owned()));
             }
         }
     }
-    // With a folder, as in the containers.
+    // The commands for containers name a folder with `make -C`.
     targets.retain(|target| target != "-C");
     for target in ["demo", "test", "kernels", "matrix", "soak", "uninstall"] {
         assert!(targets.iter().any(|named| named == target), "{target}");
@@ -224,7 +223,7 @@ fn commands_can_be_parsed_and_found() {
             for command in line.split(" && ") {
                 let mut words = command.split_whitespace();
                 let program = words.find(|word| *word != "sudo" && !word.contains('='));
-                // What the line before it has built is run by tests/examples.
+                // tests/examples runs the programs that an earlier command has built.
                 let Some(program) = program.filter(|name| !name.starts_with("./")) else {
                     continue;
                 };
@@ -237,14 +236,14 @@ fn commands_can_be_parsed_and_found() {
     assert!(checked > 25, "{checked}");
 }
 
-/// Whether a command looks at, or configures, the network only.
+/// Whether a command only queries or configures the network.
 fn is_of_network(command: &str) -> bool {
     ["ip mptcp ", "ss -", "nstat "]
         .iter()
         .any(|begin| command.starts_with(begin))
 }
 
-/// Runs commands in a network of their own with a second link.
+/// Runs commands in a new network namespace that has a second link.
 fn with_second_link(commands: &str) -> String {
     let script = format!(
         "set -e\nip link set lo up\nip link add eth1 type veth peer name far\n\
@@ -268,7 +267,7 @@ fn commands_of_the_network_run() {
     for code in code() {
         let lines = code.lines().map(str::trim);
         let commands: Vec<_> = lines.filter(|line| is_of_network(line)).collect();
-        // An ellipsis leaves something out.
+        // A command with an ellipsis is incomplete.
         if commands.is_empty() || code.contains('…') {
             continue;
         }
@@ -366,8 +365,8 @@ fn parameters_parse() {
     }
 }
 
-/// The sources of the library and of the modules, without comments and without the
-/// line ends in literals.
+/// The sources of the library and of the modules, without comments and without line breaks
+/// inside of literals.
 fn sources() -> String {
     let mut sources = String::new();
     let mut folders = vec![root().join("src"), root().join("nginx-module")];
@@ -394,8 +393,8 @@ fn sources() -> String {
     parts.fold(first, |text, part| text + part.trim_start())
 }
 
-/// What a message has besides values: names between quotation marks, addresses,
-/// numbers and what is left out.
+/// The parts of a message without its values. Values are names in quotation marks, addresses,
+/// numbers and ellipses.
 fn fixed_parts(message: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     for (number, text) in message.split('"').enumerate() {
@@ -414,7 +413,7 @@ fn fixed_parts(message: &str) -> Vec<String> {
 
 #[test]
 fn messages_are_those_of_the_sources() {
-    // The tests of nginx look for those of nginx and of the loader themselves.
+    // The tests of nginx check the messages of nginx and of the dynamic loader.
     let of_others = [
         "the duplicate \"",
         "undefined symbol: ",
@@ -433,7 +432,7 @@ fn messages_are_those_of_the_sources() {
         .collect();
     assert!(table.len() >= 18, "{table:?}");
     let shown = blocks_of("docs/nginx.md", "text");
-    // The others are samples, not messages.
+    // The other texts are samples, and no messages.
     let shown = shown
         .into_iter()
         .filter(|block| !block.starts_with(|c: char| c.is_ascii_digit()));
@@ -444,7 +443,7 @@ fn messages_are_those_of_the_sources() {
         let parts = fixed_parts(&message);
         assert!(!parts.is_empty(), "{message}");
         for part in parts {
-            // The name of the protocol may be a value as well.
+            // The name of the protocol may be a value too.
             let is_piece =
                 |piece: &str| piece.is_empty() || piece.len() > 7 && sources.contains(piece);
             let is_said = sources.contains(&part) || part.split("MPTCP").all(is_piece);
@@ -494,7 +493,7 @@ fn accept(block: &str) {
     let program = Program::find().unwrap_or_else(|missing| panic!("{missing}"));
     let mut command = Command::new(program.nginx);
     command.arg("-t").arg("-c").arg(&path);
-    // Its port may be in use here, so it gets a network of its own.
+    // The port may be in use on this machine, so nginx runs in a new network namespace.
     let output = namespace::run(|| command.output().expect("nginx can be run"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "nginx -t says:\n{said}\n{text}");
@@ -516,9 +515,8 @@ fn the_demo_ends_as_shown() {
     assert!(said.contains(&shown), "{said:#?}\nREADME.md: {shown:#?}");
 }
 
-/// The words of each line, with `N` for what differs from run to run: ports, the
-/// figures of two paths, and tokens, of which each is said by the kernel, and some
-/// are in the log as well.
+/// The words of each line, with `N` for values that differ between runs: ports, the numbers of
+/// two paths, and tokens.
 fn without_numbers(text: &str) -> String {
     let words = text.split_whitespace();
     let tokens: Vec<_> = words

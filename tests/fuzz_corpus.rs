@@ -1,15 +1,15 @@
-//! Every input of fuzz/corpus, and every line of tests/data, goes through what
-//! the fuzz target does with it: `make fuzz` has found them worth keeping.
+//! Runs each fuzz target with every input of fuzz/corpus and every line of tests/data. `make
+//! fuzz` has collected the inputs, which reach different parts of the code.
 
 #[path = "../fuzz/bodies/mod.rs"]
 mod bodies;
 
 use test_support::table;
 
-/// The inputs of a target: a line of hexadecimal digits each.
+/// Runs a target with its inputs. Each input is a line of hexadecimal digits.
 fn replay(corpus: &str, run: fn(&[u8])) {
     for line in corpus.lines() {
-        // A failure that aborts leaves no other trace of its input.
+        // If the target aborts the process, this line is the only record of the input.
         println!("{line}");
         run(&bytes(line).expect("hexadecimal digits"));
     }
@@ -22,7 +22,7 @@ fn bytes(line: &str) -> Option<Vec<u8>> {
     (0..line.len()).step_by(2).map(pair).collect()
 }
 
-/// The lines of tests/data as inputs.
+/// Runs a target with the lines of tests/data.
 fn lines(run: fn(&[u8])) {
     for text in [
         include_str!("data/accepted.txt"),

@@ -1,5 +1,5 @@
-//! `include/ngx_rs_listen.h` is what `make header` makes of src/capi, and says
-//! enough of each function.
+//! `include/ngx_rs_listen.h` is the output of `make header`, and documents each function
+//! completely.
 
 use std::fs;
 
@@ -36,7 +36,7 @@ fn exports(header: &str) -> Vec<Export<'_>> {
 }
 
 impl Export<'_> {
-    /// What the comment says of a parameter: a line, and those that are indented.
+    /// The documentation of a parameter: its line, and the indented lines after it.
     fn parameter_comment(&self, parameter: &str) -> String {
         let begins = |line: &&str| {
             let rest = line.strip_prefix(parameter).unwrap_or_default();
@@ -67,7 +67,8 @@ fn every_export_documents_its_results_threads_and_source() {
     }
 }
 
-/// In words of which each has one meaning; numbers have none.
+/// The ownership of each pointer is documented with one of the defined terms. Numbers have no
+/// owner.
 #[test]
 fn every_pointer_has_an_owner() {
     let header = header::text();

@@ -1,6 +1,5 @@
-//! The manual pages: mandoc accepts them, each function, parameter, directive and
-//! variable is in them, their prototypes are those of the header, and their
-//! examples work.
+//! Checks the manual pages: mandoc accepts them; they describe each function, parameter,
+//! directive and variable; their prototypes are those of the header; their examples work.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +27,7 @@ fn arguments<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
     found.collect()
 }
 
-/// The displays of a page, as a reader sees them.
+/// The literal displays of a page, in the form that a reader sees.
 fn displays(page: &str) -> Vec<String> {
     let parts = page.split("\n.Bd -literal").skip(1);
     let inner = parts.map(|part| {
@@ -39,7 +38,7 @@ fn displays(page: &str) -> Vec<String> {
     inner.collect()
 }
 
-/// What stands between the quotation marks of `before"..."`.
+/// The texts between the quotation marks of `before"..."`.
 fn quoted<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
     let parts = text.split(before).skip(1);
     let inner = parts.map(|part| part.split_once('"').expect("a literal ends").0);
@@ -65,7 +64,7 @@ fn mandoc_accepts_both() {
             .output()
             .expect("mandoc is installed");
         let said = String::from_utf8_lossy(&output.stdout);
-        // Which other pages this machine has says nothing about ours.
+        // Ignored, because other manual pages may not be installed on this machine.
         let about_ours = |line: &&str| !line.contains("referenced manual not found");
         let problems: Vec<_> = said.lines().filter(about_ours).collect();
         assert!(problems.is_empty(), "{problems:#?}");
@@ -190,7 +189,7 @@ fn each_directive_and_variable_is_described() {
             false => name.to_owned(),
         });
     }
-    // It has no row in a table.
+    // This variable has no row in a table of the sources.
     if sources.contains("= ngx_string(\"upstream_mptcp\")") {
         found.insert("$upstream_mptcp".into());
     }
@@ -200,7 +199,8 @@ fn each_directive_and_variable_is_described() {
         "{found:?}"
     );
     for name in found {
-        // The page describes the parameters of "listen", and nginx the rest.
+        // The page describes only the parameters of "listen", because the directive is
+        // nginx's.
         let described = tagged(&name) || name == "listen" && page.contains("\n.Ql listen\n");
         assert!(described, "{name} is not described");
     }
@@ -243,7 +243,7 @@ fn nginx_accepts_the_examples() {
         "pid {};\nerror_log stderr;\nevents {{ }}\n{text}",
         place("pid")
     );
-    // "load_module" comes before any block.
+    // "load_module" has to precede all blocks.
     let (first, rest) = text.split_once("events { }\n").expect("as written above");
     let (load, rest) = rest.split_once('\n').expect("a line that loads the module");
     fs::write(

@@ -1,4 +1,4 @@
-//! What `make module` makes, and what it says when it cannot.
+//! The modules that `make module` builds, and its errors.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -23,10 +23,10 @@ fn module(subsystem: &str) -> PathBuf {
     module
 }
 
-/// A folder below target/, emptied.
+/// An empty folder below target/.
 fn folder(name: &str) -> PathBuf {
     let folder = root().join("target/test-module").join(name);
-    // It may not be there yet.
+    // Fails if the folder does not exist yet.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder can be made below target/");
     folder
@@ -40,8 +40,8 @@ fn build(variables: &[(&str, &Path)]) -> Output {
         .expect("build.sh can be run")
 }
 
-/// The message of a build that has to fail: it names the program and what the
-/// program says it is.
+/// The message of a build that has to fail. The message must name the program and the version
+/// that the program prints.
 fn refusal(nginx: &Path, is: &str, source: &Path, out: &str) -> String {
     let output = build(&[
         ("NGINX", nginx),
@@ -56,7 +56,7 @@ fn refusal(nginx: &Path, is: &str, source: &Path, out: &str) -> String {
 }
 
 fn accepted(nginx: &Path, source: &Path, out: &Path) {
-    // cargo works once for all
+    // all builds share one build of the library
     let library = root().join("target/test-module/library");
     fs::create_dir_all(&library).expect("a folder can be made below target/");
     let objects = out.join("build/objs");
@@ -80,13 +80,14 @@ fn program() -> Program {
     Program::find().unwrap_or_else(|missing| panic!("{missing}"))
 }
 
-/// What `nginx -V` says of its options.
+/// The configure options that `nginx -V` prints.
 fn options() -> String {
     program().options().to_owned()
 }
 
-/// The installed nginx under another name and with other options. Its own bytes
-/// are behind those of the script, where its signature is looked for.
+/// Writes a script that prints another name, version and options and then runs the installed
+/// nginx. The bytes of nginx follow the script, because the build searches the file for nginx's
+/// signature.
 fn fork(name: &str, version: &str, options: &str) -> PathBuf {
     let path = folder(&format!("program-{name}")).join("nginx");
     let real = program().nginx;
@@ -110,7 +111,7 @@ fn fork(name: &str, version: &str, options: &str) -> PathBuf {
     path
 }
 
-/// A copy of the headers of Debian, as a fork has them.
+/// A copy of Debian's headers in the layout of a fork.
 fn headers(name: &str, inside: &str) -> PathBuf {
     let tree = folder(&format!("source-{name}"));
     let copy = tree.join(inside);
@@ -149,7 +150,7 @@ fn symbols(module: &Path) -> Vec<String> {
     names
 }
 
-/// What nginx looks for in a module, and nothing of the library.
+/// The symbols that nginx needs from a module. No symbol of the library is exported.
 fn wanted(subsystem: &str) -> Vec<String> {
     // mail has neither variables nor upstreams, and only http sends files
     let parts = match subsystem {
@@ -257,7 +258,8 @@ fn missing_source_is_named() {
     }
 }
 
-/// Four numbers, and nginx's source inside of a bundle with another configure.
+/// OpenResty has a version of four numbers, and nginx's source is inside of a bundle with another
+/// configure script.
 #[test]
 fn openresty_and_its_bundle_are_accepted() {
     let version = "nginx version: openresty/1.22.1.3";
@@ -269,7 +271,7 @@ fn openresty_and_its_bundle_are_accepted() {
     assert_eq!(modules(&out).len(), SUBSYSTEMS.len());
 }
 
-/// The name and version of a fork, and a checkout, where configure is in auto/.
+/// Angie has another name and version, and a checkout of nginx has configure in auto/.
 #[test]
 fn angie_and_a_checkout_are_accepted() {
     let version = "Angie version: Angie/1.13.0";
@@ -282,7 +284,7 @@ fn angie_and_a_checkout_are_accepted() {
     assert_eq!(modules(&out).len(), SUBSYSTEMS.len());
 }
 
-/// The options that this nginx names have neither stream nor mail.
+/// This nginx was configured with neither stream nor mail.
 #[test]
 fn subsystems_that_nginx_lacks_get_no_module() {
     let options = options();
@@ -297,7 +299,7 @@ fn subsystems_that_nginx_lacks_get_no_module() {
     assert_eq!(modules(&out), [file("http")]);
 }
 
-/// nginx's own source, and its own `--add-dynamic-module`.
+/// A build from nginx's full source, and one with nginx's own `--add-dynamic-module`.
 #[test]
 fn the_full_source_is_accepted() {
     let built = root().join("target/nginx-static");
@@ -308,7 +310,7 @@ fn the_full_source_is_accepted() {
     );
     let out = folder("full");
     let relative = out.strip_prefix(root()).expect("it is below the root");
-    // A running nginx may have the file mapped that is there already.
+    // A running nginx may have mapped the existing file, so the build must not write to it.
     fs::write(out.join(file("stream")), "mapped").expect("a file can be written");
     let mapped = File::open(out.join(file("stream"))).expect("it is there");
     accepted(&nginx, &source, relative);

@@ -1,5 +1,4 @@
-//! What the documents name exists: files, and functions of the library and of the
-//! modules.
+//! The files, functions and constants that the documents name exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ const DOCUMENTS: [&str; 7] = [
     "docs/nginx.md",
 ];
 
-/// Folders of the repository that a path begins with.
+/// The folders of the repository with which a path may begin.
 const FOLDERS: [&str; 11] = [
     ".ci/",
     "benches/",
@@ -37,7 +36,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What stands between backticks, outside of blocks of code.
+/// The texts between backticks, outside of code blocks.
 fn terms(text: &str) -> Vec<String> {
     let mut fenced = false;
     let lines = text.lines().filter(|line| {
@@ -45,7 +44,7 @@ fn terms(text: &str) -> Vec<String> {
         fenced ^= fence;
         !fenced && !fence
     });
-    // A term may go on in the next line.
+    // A term may continue in the next line.
     let text = lines.collect::<Vec<_>>().join(" ");
     let parts = text.split('`').skip(1).step_by(2);
     let words = parts.flat_map(str::split_whitespace);
@@ -97,7 +96,7 @@ fn each_function_and_constant_is_in_the_sources() {
     for document in DOCUMENTS {
         let text = read(&root().join(document));
         for term in terms(&text) {
-            // The functions of nginx and of the kernel are not here.
+            // Functions of nginx and of the kernel are not in these sources.
             let ours = ["ngx_rsm_", "ngx_rs_", "NGX_RS_"];
             let rust = term
                 .strip_suffix("()")
@@ -106,12 +105,12 @@ fn each_function_and_constant_is_in_the_sources() {
                 Some((_, name)) => format!("fn {name}("),
                 None if ours.iter().any(|prefix| term.starts_with(prefix)) => {
                     let name = term.split(|c| !is_word(c)).next().unwrap_or_default();
-                    // A family of names: its common part has to be there.
+                    // A name with `*` stands for several names, so its common part has to exist.
                     name.trim_end_matches('_').to_owned()
                 }
                 None => continue,
             };
-            // Variables of the environment of tests and scripts, and files.
+            // Names of environment variables of tests and scripts, and of files.
             let elsewhere = ["NGX_RS_SOAK", "ngx_rs_listen"];
             if elsewhere.iter().any(|other| name == *other) {
                 continue;
@@ -154,7 +153,7 @@ fn the_map_of_the_modules_is_complete() {
                 .to_string_lossy()
                 .into_owned();
             let inside = format!("{name}/");
-            // The crate has no logic of its own.
+            // src/lib.rs has no logic, so the map need not list it.
             let is_named = named
                 .iter()
                 .any(|term| term.trim_end_matches(',') == name || term.starts_with(&inside));

@@ -1,5 +1,5 @@
-//! The grammar of the listen directive: tests/data/accepted.txt and
-//! tests/data/rejected.txt, and what does not fit into a line.
+//! The grammar of the listen directive: the cases of tests/data/accepted.txt and
+//! tests/data/rejected.txt, and cases that cannot be written as one line.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -47,7 +47,7 @@ fn refusal(words: &[&str], subsystem: Subsystem) -> String {
     }
 }
 
-/// A directive as accepted.txt writes it.
+/// A directive in the format of accepted.txt.
 fn print(listen: &Listen) -> String {
     let mut words = Vec::new();
     match &listen.address {
@@ -221,7 +221,7 @@ fn ours_only_leaves_other_parameters_unread() {
     let left = ["80", "foo", "backlog=x", "setfib=1", "", "mptcp", "rcvbuf="];
     let listen = parse(&left).expect("other words are not ours to judge");
     assert_eq!(print(&listen), "0.0.0.0 80 mptcp");
-    // nginx itself will refuse this, or not.
+    // The library accepts this, because nginx checks its own parameters.
     let listen = parse(&["80", "udp", "ssl", "backlog=1"]).expect("nginx's to judge");
     assert_eq!(listen.options.socket_type(), socket2::Type::DGRAM);
 
@@ -298,7 +298,7 @@ fn names_become_their_addresses_each_once() {
 
 #[test]
 fn names_without_an_address_are_not_found() {
-    // Without a network no name server is asked, and nothing is waited for.
+    // Without a network the resolver queries no name server, so the test does not wait.
     test_support::namespace::run(|| {
         for name in ["no-such-name.invalid:80", "a b", "\0", "255.255.255.256"] {
             let listen = parse(&[name, "mptcp"], Subsystem::Http).expect("it is a name");

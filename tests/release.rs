@@ -1,11 +1,11 @@
-//! `make release-check` finds what would be wrong in a release: each test changes
-//! one thing in a copy of the files that it reads.
+//! `make release-check` finds errors in a release. Each test introduces one error into a copy
+//! of the files that the check reads.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the quick checks read.
+/// The files that the fast checks read.
 const FILES: [&str; 12] = [
     "tests/release-check.sh",
     "Cargo.toml",
@@ -23,13 +23,13 @@ const FILES: [&str; 12] = [
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// A copy of the repository, as far as the checks read it.
+/// A copy of those files of the repository that the checks read.
 struct Copy(PathBuf);
 
 impl Copy {
     fn new(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("release-{name}"));
-        // It is there if the test ran before.
+        // The folder exists if the test ran before.
         let _ = fs::remove_dir_all(&folder);
         for file in FILES {
             let to = folder.join(file);
@@ -67,7 +67,7 @@ impl Copy {
         fs::write(&path, text.replacen(old, new, 1)).expect("it can be written");
     }
 
-    /// Whether the checks succeed, and what they write on stderr.
+    /// Whether the checks succeed, and their stderr.
     fn check(&self, checks: &[&str]) -> (bool, String) {
         let output = Command::new("bash")
             .arg("tests/release-check.sh")
@@ -177,7 +177,7 @@ fn rejects_a_changed_abi_without_a_changed_version() {
     copy.git(&["tag", "v0.0.1"]);
     copy.accepts(&["abi"]);
 
-    // A struct that grows, and a new constant, are no break.
+    // A longer struct and a new constant do not break the ABI.
     copy.change(LIST, "NGX_RS_KEPT = 1", "NGX_RS_KEPT = 1\nNGX_RS_NEW = 1");
     copy.accepts(&["abi"]);
     copy.change("CHANGELOG.md", "### ABI", "### Changed");

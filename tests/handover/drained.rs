@@ -1,4 +1,4 @@
-//! Superseded sockets drain until nothing is under way on them.
+//! Superseded sockets drain until their queues are empty and no handshake is in progress.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -19,17 +19,17 @@ use test_support::seccomp::{Argument, SOCKET_DOMAIN, refuse};
 
 const CLIENTS: usize = 60;
 
-/// How long a socket drains at most, as docs/nginx.md says.
+/// The longest time of a drain, as documented in docs/nginx.md.
 const TIME: Duration = Duration::from_secs(5);
 
-/// When the first poll may end something, and a bit more.
+/// A little more than the time after which a poll may end a drain.
 const INTERVAL: Duration = Duration::from_millis(550);
 
 fn new() -> Drain {
     Drain::new().expect("shared memory")
 }
 
-/// `count` sockets to open at one address; several share it by SO_REUSEPORT.
+/// `count` sockets to open at one address. If there are several, they share it by SO_REUSEPORT.
 fn requested(text: &str, request: Request, count: usize) -> Vec<Listening> {
     let socket = |_| {
         let mut socket = stream(text, Some(request));
@@ -41,7 +41,7 @@ fn requested(text: &str, request: Request, count: usize) -> Vec<Listening> {
     (0..count).map(socket).collect()
 }
 
-/// Opens and commits; returns the addresses where a drain ended.
+/// Opens and commits. Returns the addresses at which a drain ended.
 fn hand_over(
     drain: &mut Drain,
     sockets: &mut [Listening],
@@ -63,7 +63,7 @@ fn hand_over(
     ended
 }
 
-/// Gives an address another protocol; the superseded sockets drain.
+/// Changes the protocol of an address, and begins to drain the superseded sockets.
 fn supersede(
     drain: &mut Drain,
     text: &str,
@@ -104,7 +104,8 @@ fn duplicate(socket: &Listening) -> Socket {
     fd(socket).try_clone().expect("a descriptor").into()
 }
 
-/// Old and new sockets at `text`, where clients come to `client`.
+/// Supersedes sockets at the address `text` while clients connect to `client`, and checks that
+/// none is lost.
 fn drains(text: &str, client: &str, from: Protocol, old: usize, new_count: usize) {
     let share = new_count > 1;
     let to = match from {
@@ -179,7 +180,7 @@ fn nothing_ends_before_processes_of_the_old_configuration_have_stopped_accepting
     });
 }
 
-/// A listener that serves IPv4 as well.
+/// An IPv6 listener that also accepts IPv4.
 fn dual_stack(text: &str) -> Socket {
     let address = inet(text);
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("IPv6");
@@ -203,7 +204,7 @@ fn a_drain_waits_for_a_handshake_in_progress() {
                 "[::]:81" => dual_stack(text),
                 _ => listener(text, Protocol::Tcp, false),
             }];
-            // Holds the handshake until the client has sent something.
+            // TCP_DEFER_ACCEPT delays the end of the handshake until the client sends data.
             set(&old[0], libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 60);
             let mut client = connect(client, 1).remove(0);
             let mut drain = new();
@@ -227,7 +228,7 @@ fn a_drain_waits_for_a_handshake_in_progress() {
     });
 }
 
-/// Polls until the socket ends, and returns when that was.
+/// Polls until the drain of the only socket ends, and returns the time since `begin`.
 fn time_until_end(drain: &mut Drain, begin: Instant) -> Duration {
     loop {
         let now = ended(drain);
@@ -264,7 +265,7 @@ fn a_later_begin_does_not_extend_the_time() {
         let begin = Instant::now();
         let sockets = supersede(&mut drain, text, &old, MPTCP, 1);
         thread::sleep(TIME / 2);
-        // A reload that changes nothing here.
+        // A reload that does not change this address.
         let mut inherited = [Inherited::new(fd(&sockets[0]))];
         let mut again = requested(text, MPTCP, 1);
         let ended = hand_over(&mut drain, &mut again, &mut inherited);
@@ -353,7 +354,7 @@ fn a_process_ends_a_socket_for_all() {
         });
         child.finish();
         assert!(!listens(&old[0]));
-        // The one that did not end it notices.
+        // The process that did not end the socket notices the end soon.
         assert!(worker.delay().is_some_and(|delay| delay <= TIME / 10));
         assert_eq!(ended(&mut worker), [true]);
         assert_eq!(worker.delay(), None);
@@ -404,10 +405,10 @@ fn a_worker_of_an_earlier_configuration_only_notices() {
     });
 }
 
-/// Makes a descriptor number refer to another socket, as if it had been closed
-/// and opened again.
+/// Makes a descriptor number refer to another socket, as if the program had closed the
+/// descriptor and then opened another socket with this number.
 fn reuse(number: i32, with: &Socket) {
-    // SAFETY: takes numbers; the owner of `number` goes on to own it.
+    // SAFETY: takes numbers. The owner of `number` still owns the descriptor.
     let result = unsafe { libc::dup2(with.as_raw_fd(), number) };
     assert_eq!(result, number);
 }
@@ -478,7 +479,7 @@ fn refused(room: Room) {
 #[test]
 fn nothing_drains_without_enough_free_descriptors() {
     namespace::run(|| {
-        // The descriptors below 3 are open.
+        // Descriptors 0, 1 and 2 are open, so none is free below this limit.
         refused(Room { spare: 1, limit: 3 });
         let limited = child::fork(|| {
             let limit = libc::rlimit {
@@ -533,7 +534,7 @@ fn changes_again(text: &str) {
     begun.expect("new connections can be directed");
     let _clients = connect(text, CLIENTS);
     assert_eq!(served(&third), [CLIENTS], "{text}");
-    // The caller was not told of the first yet.
+    // No poll has reported the end of the first drain to the caller yet.
     assert_eq!(ended(&mut drain), [true, false]);
     thread::sleep(INTERVAL);
     assert_eq!(ended(&mut drain), [true, true]);
@@ -613,7 +614,7 @@ fn more_workers_during_a_drain_end_it() {
     });
 }
 
-/// Gives all privileges of the process up.
+/// Gives up all privileges of the process.
 fn become_nobody() {
     // SAFETY: takes a number.
     assert_eq!(unsafe { libc::setuid(65534) }, 0);
@@ -636,7 +637,8 @@ fn without_privileges(text: &str) {
     let first = [listener(text, Protocol::Tcp, false)];
     let mut drain = new();
     let second = supersede(&mut drain, text, &first, MPTCP, 1);
-    // The kernel lets nobody bind a socket to an interface twice.
+    // Without privileges the kernel does not let a process change the interface of a bound
+    // socket.
     let mut inherited = [Inherited::new(fd(&second[0]))];
     let mut again = requested(text, MPTCP, 1);
     hand_over(&mut drain, &mut again, &mut inherited);

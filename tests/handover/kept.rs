@@ -1,4 +1,5 @@
-//! Inherited sockets that go on: same address, type and protocol.
+//! Inherited sockets that are kept, because a requested socket has the same address, type and
+//! protocol.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -28,7 +29,7 @@ fn with_reuseport(mut socket: Listening) -> Listening {
     socket
 }
 
-/// Opens beside inherited sockets, and returns what was reported.
+/// Opens sockets together with inherited ones, and returns the reports.
 fn reported(sockets: &mut [Listening], inherited: &mut [Inherited<'_>]) -> Vec<String> {
     let mut said = Vec::new();
     let mut report = |report: Report<'_>| {
@@ -133,7 +134,7 @@ fn tcp_and_udp_on_one_port_are_told_apart() {
             [Outcome::Inherited(1), Outcome::Inherited(0)]
         );
 
-        // Without its TCP socket, UDP is no substitute.
+        // A UDP socket is not used in place of a missing TCP socket.
         drop(old_tcp);
         let mut inherited = [Inherited::new(&old_udp)];
         let mut sockets = [mptcp(text)];
@@ -345,9 +346,9 @@ fn a_socket_that_another_process_may_use_keeps_its_protocol_in_any_case() {
             ([None, None], vec![]),
             ([Some(OFF), Some(MPTCP)], vec![]),
             ([Some(OFF), Some(Request::AUTO)], vec![]),
-            // Plain TCP is what "auto" accepts.
+            // "auto" accepts plain TCP, so there is no report.
             ([Some(Request::AUTO), None], vec![]),
-            // Once for all sockets.
+            // One report for all sockets.
             (
                 [Some(MPTCP), Some(OFF)],
                 vec!["127.0.0.1:80 is tcp, not mptcp"],
@@ -384,7 +385,7 @@ fn added_workers_get_the_protocol_of_the_passed_sockets() {
     });
 }
 
-/// As libmptcpwrap.so of `mptcpize`.
+/// A library that does the same as libmptcpwrap.so of `mptcpize`.
 const WRAPPER: &str = r#"
 #define _GNU_SOURCE
 #include <netinet/in.h>
@@ -405,8 +406,8 @@ int socket(int family, int type, int protocol)
 }
 "#;
 
-/// Runs a test of this program once more, with the wrapper preloaded; true in
-/// the program that has it.
+/// Runs a test of this program again in a process with the preloaded library. Returns true in
+/// that process, and false in the first one.
 fn is_preloaded(test: &str) -> bool {
     const PRELOADED: &str = "NGX_RS_PRELOADED";
     if std::env::var_os(PRELOADED).is_some() {
@@ -437,7 +438,8 @@ fn a_socket_that_a_preload_made_mptcp_is_kept_as_tcp() {
         for old in &old {
             assert_eq!(protocol(old), Protocol::Mptcp.number());
         }
-        // One report for all that request plain TCP, none without.
+        // One report for all sockets that request plain TCP, and none if no protocol is
+        // requested.
         for (request, said) in [(Some(OFF), "127.0.0.1:80 is not TCP"), (None, "")] {
             let mut inherited = old.each_ref().map(Inherited::new);
             let mut sockets = texts.map(|text| stream(text, request));
@@ -448,7 +450,7 @@ fn a_socket_that_a_preload_made_mptcp_is_kept_as_tcp() {
         let mut fresh = [stream("127.0.0.1:90", Some(OFF))];
         let reports = reported(&mut fresh, &mut []);
         assert_eq!(reports, ["127.0.0.1:90 is not TCP"]);
-        // MPTCP that is requested is the same socket.
+        // A request for MPTCP keeps the same socket.
         let mut inherited = [Inherited::new(&old[0])];
         let mut sockets = [mptcp(texts[0])];
         assert!(reported(&mut sockets, &mut inherited).is_empty());

@@ -1,5 +1,5 @@
-//! Sockets that are there already: kept, or superseded by those of another protocol. Each
-//! test has a network of its own.
+//! Inherited sockets, which are kept or superseded by sockets of another protocol. Each test
+//! runs in its own network namespace.
 
 mod drained;
 mod kept;

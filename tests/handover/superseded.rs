@@ -1,5 +1,5 @@
-//! An address changes its protocol: the old socket serves until the commit,
-//! the new one from then on.
+//! An address changes its protocol: the old socket serves until the commit, and the successor
+//! afterwards.
 
 use ngx_rs_listen::{
     Disposition, Inherited, Listening, Open, Outcome, Protocol, Request, flag, open,
@@ -19,7 +19,8 @@ fn prepare(sockets: &mut [Listening], inherited: &mut [Inherited<'_>]) {
     open::listening(sockets, inherited, &mut how).expect("both protocols are there");
 }
 
-/// Switches the protocol of one address, and watches who is served by whom.
+/// Changes the protocol of one address, and checks which socket accepts the clients before and
+/// after the commit.
 fn switch(text: &str, old: Socket, request: Request) -> Listening {
     let mut inherited = [Inherited::new(&old)];
     let mut sockets = [stream(text, Some(request))];
@@ -204,7 +205,7 @@ fn groups_of_workers_are_superseded_as_a_whole() {
 #[test]
 fn the_inherited_socket_of_the_requested_protocol_is_kept() {
     namespace::run(|| {
-        // A handover that is not finished: both protocols are there.
+        // The state during an unfinished handover: there are sockets of both protocols.
         let text = "127.0.0.1:80";
         let old = [
             listener(text, Protocol::Tcp, true),

@@ -1,4 +1,4 @@
-//! A handover that does not come to its end leaves everything as it was.
+//! A handover that fails or is rolled back restores the old sockets.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -43,7 +43,7 @@ fn rollback_restores_the_old_socket() {
                 assert_eq!(namespace::descriptors(), before);
                 let _clients = connect(text, 100);
                 assert_eq!(waiting(&old), 100);
-                // Once more changes nothing.
+                // A second rollback changes nothing.
                 open::rollback(&mut inherited);
                 assert!(!shares(&old));
             }
@@ -84,7 +84,7 @@ fn a_later_failure_undoes_what_came_before() {
         for prepare in [true, false] {
             let before = namespace::descriptors();
             let mut inherited: Vec<_> = old.iter().map(Inherited::new).collect();
-            // Two change their protocol, one goes on, one is not asked for.
+            // Two inherited sockets are superseded, one is kept, and one is unused.
             let mut sockets = vec![
                 mptcp("127.0.0.1:80"),
                 mptcp("127.0.0.1:81"),
@@ -139,7 +139,7 @@ fn a_group_of_workers_is_undone_as_a_whole() {
 fn a_socket_that_cannot_listen_is_replaced_by_the_old_one() {
     namespace::run(|| {
         let texts = ["127.0.0.1:80", "127.0.0.1:81", "127.0.0.1:82"];
-        // UDP at the same port is no substitute.
+        // A UDP socket on the same port is not used in place of the TCP socket.
         let udp_socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("UDP");
         let bound = udp_socket.bind(&inet(texts[1]).into());
         bound.expect("the port is free");
@@ -174,7 +174,7 @@ fn a_socket_that_cannot_listen_is_replaced_by_the_old_one() {
             [unused, superseded, Disposition::Kept, superseded]
         );
 
-        // Both others drain, and this one has nothing to do with that.
+        // The other two superseded sockets drain. The old socket that was kept does not.
         let mut drain = Drain::new().expect("shared memory");
         let begun = drain.begin(&sockets, &mut inherited, Room::default());
         begun.expect("new connections can be directed");

@@ -1,4 +1,4 @@
-//! A call that fails has opened nothing.
+//! A call that fails leaves no socket open.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,8 @@ fn at(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// Opens sockets of which one must fail, and looks for what is left.
+/// Opens sockets of which one must fail, and checks that no descriptor and no bound address is
+/// left.
 fn fails(mut sockets: Vec<Listening>) -> Error {
     let before = namespace::descriptors();
     let error = open(&mut sockets).expect_err("one of them cannot be opened");
@@ -69,7 +70,7 @@ fn fails_for_the_same_address_twice() {
 fn a_port_below_1024_as_an_ordinary_user() {
     namespace::run(|| {
         const NOBODY: libc::uid_t = 65534;
-        // Not setresuid(3), which changes every thread of the process.
+        // The system call, because setresuid(3) changes every thread of the process.
         // SAFETY: the call takes no pointer.
         let failed = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
         assert_eq!(failed, 0, "{}", io::Error::last_os_error());
@@ -121,7 +122,7 @@ fn a_path_without_its_directory() {
     });
 }
 
-/// The kernel would take it for its end, or for an abstract name.
+/// The kernel would end the path at the 0, or use an abstract name.
 #[test]
 fn a_path_with_a_zero() {
     namespace::run(|| {

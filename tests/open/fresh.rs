@@ -1,4 +1,4 @@
-//! What a new socket is.
+//! The properties of a new socket.
 
 use std::fs;
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ fn flags(fd: &impl AsFd, command: i32) -> i32 {
     flags
 }
 
-/// Non-blocking, and kept across exec.
+/// Whether the socket is non-blocking and inherited across exec.
 fn is_as_nginx_wants_it(fd: &impl AsFd) -> bool {
     flags(fd, libc::F_GETFL) & libc::O_NONBLOCK != 0
         && flags(fd, libc::F_GETFD) & libc::FD_CLOEXEC == 0
@@ -81,7 +81,7 @@ fn without_a_requested_protocol_a_socket_is_plain_tcp() {
 #[test]
 fn udp_sockets_are_bound_and_need_no_listen() {
     namespace::run(|| {
-        // A TCP socket on the same port is no obstacle.
+        // A TCP socket may be on the same port.
         let mut sockets = [udp("127.0.0.1:53"), udp("[::1]:53"), mptcp("127.0.0.1:53")];
         open(&mut sockets).expect("the ports are free");
         assert_eq!(protocol(fd(&sockets[0])), libc::IPPROTO_UDP);

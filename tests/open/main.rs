@@ -1,4 +1,4 @@
-//! Opening sockets, on real ones. Each test has a network of its own.
+//! Opening sockets on the running kernel. Each test runs in its own network namespace.
 
 mod all_or_nothing;
 mod fresh;

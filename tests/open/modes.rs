@@ -1,4 +1,4 @@
-//! Only looking, and leaving to the caller what the caller can do.
+//! Checking sockets without opening them, and leaving plain TCP sockets to the caller.
 
 use ngx_rs_listen::{Open, Outcome, Protocol, Request, open};
 
@@ -18,7 +18,7 @@ fn checking_opens_nothing() {
             .collect();
         sockets.push(udp("127.0.0.1:80"));
         sockets.push(tcp("unix:/no-such-directory/x"));
-        // What is in use is none of its business.
+        // A check ignores that an address is in use.
         let _holder = listener("127.0.0.1:80", Protocol::Tcp, false);
         let mut how = Open {
             check: true,

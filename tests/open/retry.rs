@@ -1,4 +1,4 @@
-//! An address that is in use may become free.
+//! Opening an address that is in use is retried, because the address may become free.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use test_support::seccomp;
 
 const DELAY: Duration = Duration::from_millis(20);
 
-/// A report in a few words.
+/// A short text for a report.
 fn brief(report: &Report<'_>) -> String {
     match report {
         Report::InUse(error) => format!("{error}, {}", error.os_errno()),
@@ -85,7 +85,7 @@ fn every_address_in_use_is_reported_before_a_wait() {
         let mut report = |report: Report<'_>| {
             said.push(brief(&report));
             if matches!(report, Report::Waiting(_)) {
-                // One leaves before the second try, one before the third.
+                // One address becomes free before the second try, and one before the third.
                 let next = holders.iter_mut().find(|holder| holder.is_some());
                 drop(next.and_then(Option::take));
             }
@@ -135,7 +135,8 @@ fn once_is_the_default_and_other_errors_are_never_retried() {
 #[test]
 fn an_address_that_is_in_use_at_listen_is_bound_anew() {
     namespace::run(|| {
-        // As after a suspended virtual machine: see nginx's comment there.
+        // listen() can fail so after a virtual machine was suspended. nginx's
+        // ngx_open_listening_sockets() has a comment on this case.
         seccomp::refuse(seccomp::LISTEN_BACKLOG, 77, libc::EADDRINUSE);
         let before = namespace::descriptors();
         let mut said = Vec::new();

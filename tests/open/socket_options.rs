@@ -1,4 +1,4 @@
-//! Every option of a listen directive is on the socket.
+//! The socket has every option of its listen directive.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -11,7 +11,7 @@ use ngx_rs_listen::{Error, Listening, Protocol, Request, parse, resolve};
 use test_support::listening::*;
 use test_support::{linux, namespace};
 
-/// The sockets of a directive, opened.
+/// Parses a directive and opens its sockets.
 fn opened(directive: &str) -> Vec<Listening> {
     try_open(directive).unwrap_or_else(|error| panic!("{directive}: {error}"))
 }
@@ -24,7 +24,7 @@ fn try_open(directive: &str) -> Result<Vec<Listening>, Error> {
     Ok(sockets)
 }
 
-/// The limit of a listener's queue, which the kernel shows as "sacked".
+/// The limit of a listener's queue, which the kernel reports as `tcpi_sacked`.
 fn backlog(fd: &impl AsFd) -> u32 {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -39,7 +39,7 @@ fn backlog(fd: &impl AsFd) -> u32 {
 
 #[test]
 fn options_are_on_the_socket_of_either_protocol() {
-    // The kernel doubles the sizes of buffers, for its own bookkeeping.
+    // The kernel doubles the sizes of buffers to have room for its own data.
     let cases = [
         ("bind", SOL_SOCKET, libc::SO_REUSEADDR, 1),
         ("bind", SOL_SOCKET, libc::SO_REUSEPORT, 0),

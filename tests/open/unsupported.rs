@@ -12,7 +12,7 @@ const FORBIDDEN: &str = "a security policy forbids MPTCP (SELinux, seccomp or BP
 const SANDBOXED: &str = "MPTCP is not supported by this kernel, container or sandbox";
 const NOT_BUILT_IN: &str = "this kernel was built without MPTCP, CONFIG_MPTCP is needed";
 
-/// Opens, and gives back what was reported.
+/// Opens sockets, and returns the reports.
 fn reports(sockets: &mut [Listening]) -> Result<Vec<String>, Error> {
     let mut said = Vec::new();
     let mut report = |report: Report<'_>| {
@@ -28,7 +28,8 @@ fn reports(sockets: &mut [Listening]) -> Result<Vec<String>, Error> {
     open::listening(sockets, &mut [], &mut how).map(|()| said)
 }
 
-/// What a thread finds in which `prepare` has changed the kernel.
+/// Checks the errors and reports in a thread for which `prepare` has made the kernel refuse
+/// MPTCP.
 fn without_mptcp(prepare: impl FnOnce() + Send, errno: i32, why: &str) {
     namespace::run(|| {
         prepare();
@@ -48,7 +49,7 @@ fn without_mptcp(prepare: impl FnOnce() + Send, errno: i32, why: &str) {
         assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
         assert!(error.to_string().ends_with(why), "{error}");
 
-        // `auto` says so once, whatever the number of sockets and families.
+        // `auto` reports the reason once for all sockets and address families.
         let auto = Some(Request::AUTO);
         let texts = ["127.0.0.1:80", "[::1]:80", "127.0.0.1:81", "[::1]:81"];
         let mut sockets = texts.map(|text| stream(text, auto));
