@@ -1,31 +1,27 @@
-//! What `mptcp` on an http listener costs the clients that speak plain TCP:
-//! connections per second and throughput, against the same nginx without our
-//! module.
+//! Measures what `mptcp` on an http listener costs plain TCP clients: connections per second and
+//! throughput, compared with the same nginx without the module.
 //!
-//! Both nginx share one processor, and a wrk for each of them the other one.
-//! They are asked at the same time, for a second in each round: the kernel gives
-//! them equal shares of the processor, so the one that needs more time for a
-//! connection serves fewer, and what else the machine does takes from both alike.
-//! The ratio is the median of the rounds' ratios, of as many rounds as it takes
-//! to know it well.
+//! Both nginx share one processor. The two wrk, one for each nginx, share the other processor.
+//! In each round both run at the same time for a second, and the kernel gives both equal shares
+//! of the processor. So the nginx that needs more time for a connection serves fewer, and other
+//! work of the machine slows both down equally. The result is the median of the ratios of all
+//! rounds. Rounds are added until the error of the median is small.
 //!
-//! MPTCP clients whose connections are closed are measured against `tcp_nopush
-//! off`, where nginx corks no connection: the configuration is Debian's default
-//! otherwise, and a cork that nginx does not remove would be a wait for a timer.
+//! MPTCP clients with a connection for each request are compared with `tcp_nopush off`, where
+//! nginx corks no connection. The rest of the configuration is Debian's default, in which a
+//! cork that nginx does not remove would delay the end of the response until a timer expires.
 //!
 //! `mptcp_status` is measured against the same nginx without it, with clients of
 //! both kinds.
 //!
-//! `mptcp` in `upstream` is measured with requests that nginx passes to a backend
-//! of MPTCP, over connections that are kept alive; and, for comparison, over a new
-//! one for each request, also by an nginx whose sockets a preloaded library makes
-//! MPTCP.
+//! `mptcp` in `upstream` is measured with requests that nginx proxies to an MPTCP backend over
+//! keep-alive connections. For comparison the benchmark also measures a new connection for each
+//! request, and an nginx for which a preloaded library makes all sockets MPTCP.
 //!
-//! With `--native`, on nginx 1.29.7 or later: what it costs clients of both kinds
-//! against the `multipath` that nginx has of its own.
+//! With `--native`, on nginx 1.29.7 or later, the module is compared with nginx's own
+//! `multipath`, for clients of both kinds.
 //!
-//! Run by `make bench` and `make native`, as root: it makes a network namespace
-//! of its own.
+//! `make bench` and `make native` run this as root, because it creates a network namespace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,12 +37,12 @@ use machine::{Result, against_native, children, is_bench, middle, processor_ms, 
 
 mod machine;
 
-/// How well a ratio has to be known, and the rounds that are spent on it.
+/// The standard error at which the rounds end, and the limits of their number.
 const ERROR: f64 = 0.005;
 const LEAST_ROUNDS: usize = 20;
 const MOST_ROUNDS: usize = 90;
 
-/// In a server: nginx corks no connection.
+/// A directive for a server with which nginx corks no connection.
 const NOPUSH_OFF: &str = "tcp_nopush off;";
 
 const METRICS: [Metric; 2] = [
@@ -55,7 +51,7 @@ const METRICS: [Metric; 2] = [
         wrk: &["-c64", "-HConnection: close"],
         file: "small",
         amount: |requests, _| requests,
-        // To remove the cork is a system call, and a packet more over TCP.
+        // Removing the cork costs a system call, and over TCP one more packet.
         bound: 0.92,
     },
     Metric {
@@ -67,7 +63,7 @@ const METRICS: [Metric; 2] = [
     },
 ];
 
-/// Writes the numbers that wrk rounds.
+/// A script for wrk that prints exact numbers, because wrk itself rounds them.
 const REPORT: &str = r#"
 done = function(all)
     local e = all.errors
@@ -125,7 +121,7 @@ fn bench(folder: &Path) -> Result<()> {
     }
 }
 
-/// Requests that are passed to the server `mptcp`.
+/// Measures requests that nginx proxies to the server `mptcp`.
 fn upstreams(folder: &Path, load: &str) -> Result<bool> {
     let start = |name: &str, port, lines: &str, runner: &[&str]| {
         let upstream = format!("upstream back {{ server 127.0.0.1:8082; {lines} }}");
@@ -151,8 +147,8 @@ fn upstreams(folder: &Path, load: &str) -> Result<bool> {
         name: "connections per second to a backend",
         ..requests
     };
-    // Connections of the rounds before would use up the ports, and the search for
-    // a free one would be all that is measured.
+    // Without this limit, connections in TIME_WAIT would occupy nearly all ports, and most of the
+    // measured time would be the kernel's search for a free port.
     fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1000")?;
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65000")?;
     let tcp = start("tcp-each", 8087, "", &[])?;
@@ -163,10 +159,10 @@ fn upstreams(folder: &Path, load: &str) -> Result<bool> {
     Ok(failed)
 }
 
-/// Who asks.
+/// A kind of client.
 struct Client {
     name: &'static str,
-    /// What runs wrk.
+    /// The arguments of taskset that run wrk.
     runner: &'static [&'static str],
 }
 
@@ -181,21 +177,21 @@ const CLIENTS: [Client; 2] = [
     },
 ];
 
-/// What wrk can find out.
+/// A value that wrk measures.
 struct Metric {
     name: &'static str,
-    /// How it asks.
+    /// The options of wrk.
     wrk: &'static [&'static str],
     file: &'static str,
-    /// What counts, of requests and bytes.
+    /// Computes the measured amount from the numbers of requests and bytes.
     amount: fn(f64, f64) -> f64,
-    /// The least ratio of ours to the other.
+    /// The least acceptable ratio of the module to the other nginx.
     bound: f64,
 }
 
 impl Metric {
-    /// Asks both, prints the ratio of the second to the first, and returns
-    /// whether it is below its bound.
+    /// Measures both servers, prints the ratio of the second to the first, and returns whether
+    /// the ratio is below `bound`.
     fn compare(
         &self,
         client: &Client,
@@ -233,7 +229,7 @@ impl Metric {
         Ok(ratio < bound)
     }
 
-    /// Asks both at the same time.
+    /// Measures both servers at the same time.
     fn round(&self, client: &Client, first: &Server, second: &Server) -> Result<[Report; 2]> {
         let runs = [first.run_wrk(client, self)?, second.run_wrk(client, self)?];
         let [first, second] = runs.map(|run| run.report(self));
@@ -241,7 +237,7 @@ impl Metric {
     }
 }
 
-/// Two numbers of each round.
+/// The values of both servers in each round.
 #[derive(Default)]
 struct Sides {
     first: Vec<f64>,
@@ -260,15 +256,15 @@ impl Sides {
         self.ratios.len()
     }
 
-    /// The medians of both sides and of their ratios.
+    /// The medians of both servers and of their ratios.
     fn middle(&mut self) -> (f64, f64, f64) {
         let [first, second, ratio] =
             [&mut self.first, &mut self.second, &mut self.ratios].map(|values| middle(values));
         (first, second, ratio)
     }
 
-    /// The standard error of the median ratio: that of a normal distribution
-    /// with the same quartiles.
+    /// The standard error of the median ratio, as for a normal distribution with the same
+    /// quartiles.
     fn error(&self) -> f64 {
         let mut ratios = self.ratios.clone();
         ratios.sort_by(f64::total_cmp);
@@ -299,8 +295,7 @@ impl Server {
         Self::start_with(folder, name, load, port, parameter, more, "", &[])
     }
 
-    /// With more directives in the server and in http, and a program that runs
-    /// nginx.
+    /// Starts nginx under another program, with more directives in the server and in http.
     #[allow(clippy::too_many_arguments)]
     fn start_with(
         folder: &Path,
@@ -340,10 +335,10 @@ impl Server {
         })
     }
 
-    /// Lets wrk ask for a second.
+    /// Starts a wrk that sends requests for a second.
     fn run_wrk(&self, client: &Client, metric: &Metric) -> Result<Run<'_>> {
         let before_ms = processor_ms(self.worker)?;
-        // On a busy machine a second can last for some.
+        // On a busy machine the run can last several seconds, so the timeout is long.
         let wrk = Command::new("taskset")
             .args(client.runner)
             .args(["wrk", "-t1", "-d1s", "--timeout=60s"])
@@ -361,23 +356,23 @@ impl Server {
     }
 }
 
-/// A wrk that is running.
+/// A running wrk.
 struct Run<'server> {
     server: &'server Server,
     wrk: Child,
     before_ms: f64,
 }
 
-/// What one run has shown.
+/// The result of one run.
 struct Report {
-    /// How much in a second.
+    /// The measured amount in one second.
     rate: f64,
-    /// Microseconds of the worker for each.
+    /// The processor time of the worker for each unit of the amount, in microseconds.
     cost_us: f64,
 }
 
 impl Run<'_> {
-    /// Waits for its end.
+    /// Waits until wrk has ended.
     fn report(self, metric: &Metric) -> Result<Report> {
         let output = self.wrk.wait_with_output()?;
         let cost_ms = processor_ms(self.server.worker)? - self.before_ms;

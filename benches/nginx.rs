@@ -1,17 +1,15 @@
-//! What thousands of `mptcp` listeners cost nginx: start, `nginx -t` and
-//! reload, against the same file without `mptcp`, in one run.
+//! Measures what thousands of `mptcp` listeners cost nginx: its start, `nginx -t` and a reload,
+//! compared with the same configuration without `mptcp` in the same run.
 //!
-//! The kernel needs more time for an MPTCP socket than for a TCP socket; a bare
-//! loop of both says how much more, and that is not counted as ours. A reload
-//! that changes the protocol of them all is measured against one that changes
-//! nothing and a bare loop. Times of nginx are processor times of its master,
-//! from the scheduler.
+//! The kernel needs more time for an MPTCP socket than for a TCP socket. A bare loop of system
+//! calls measures this difference, which is subtracted. A reload that changes the protocol of
+//! all listeners is compared with the sum of a reload without changes and a bare loop. The
+//! times of nginx are processor times of its master, as the scheduler reports them.
 //!
-//! With `--native`, on nginx 1.29.7 or later: start, `nginx -t` and reload
-//! against the `multipath` that nginx has of its own.
+//! With `--native`, on nginx 1.29.7 or later, the start, `nginx -t` and the reload are compared
+//! with nginx's own `multipath`.
 //!
-//! Run by `make bench` and `make native`, as root: it makes a network namespace
-//! of its own.
+//! `make bench` and `make native` run this as root, because it creates a network namespace.
 
 use std::fs;
 use std::io;
@@ -30,7 +28,7 @@ mod machine;
 
 const ROUNDS: usize = 11;
 const PORT: u16 = 8080;
-/// Of the bare loop, while nginx has the other.
+/// The port of the bare loop, because nginx uses [`PORT`].
 const BARE_PORT: u16 = 8081;
 
 fn main() -> Result<()> {
@@ -60,13 +58,14 @@ fn bench(folder: &Path, few: u32) -> Result<()> {
 
         let (mut with, mut without) = (Times::default(), Times::default());
         in_turns((&mut without, &plain), (&mut with, &ours))?;
-        // The library reads each directive once more: about a microsecond.
+        // The library reads each directive in addition to nginx: about a microsecond.
         for (name, with, without, extra, bound) in [
             ("start", &mut with.start, &mut without.start, extra, 1.05),
             ("nginx -t", &mut with.test, &mut without.test, 0.0, 1.1),
             ("reload", &mut with.reload, &mut without.reload, 0.0, 1.1),
         ] {
-            // Of neighbours, so that a busy machine slows both sides down.
+            // The ratio of runs that follow each other, so that other work of the machine slows
+            // both down.
             let pairs = with.iter().zip(without.iter());
             let mut ratios: Vec<_> = pairs
                 .map(|(with, without)| with / (without + extra))
@@ -95,14 +94,14 @@ fn bench(folder: &Path, few: u32) -> Result<()> {
     }
 }
 
-/// Ours against nginx's own.
+/// Compares `mptcp` of the module with `multipath` of nginx.
 fn beside_native(folder: &Path, count: u32) -> Result<()> {
     let native = Files::without_module(folder, count, "native", " multipath")?;
     let ours = Files::write(folder, count, "mptcp", " mptcp")?;
     let (mut with, mut without) = (Times::default(), Times::default());
     in_turns((&mut without, &native), (&mut with, &ours))?;
     let mut failed = false;
-    // Reading the words is a larger part of `nginx -t`, which does the least.
+    // `nginx -t` does the least work, so reading the parameters is a larger part of its time.
     for (name, with, without, bound) in [
         ("start", &mut with.start, &mut without.start, 1.05),
         ("nginx -t", &mut with.test, &mut without.test, 1.1),
@@ -126,7 +125,7 @@ fn beside_native(folder: &Path, count: u32) -> Result<()> {
 
 type Side<'a> = (&'a mut Times, &'a Files);
 
-/// One after the other in each round, each as often first as second.
+/// Runs both sides in each round. Each of them is as often the first as the second.
 fn in_turns(one: Side<'_>, two: Side<'_>) -> Result<()> {
     let mut sides = [one, two];
     for _ in 0..2 * ROUNDS {
@@ -138,10 +137,10 @@ fn in_turns(one: Side<'_>, two: Side<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Changes of protocol, for twice as many listeners, too. A listener that changes
-/// takes five system calls that neither the reload nor the bare loop has: the old
-/// and the new socket get SO_REUSEPORT, the new one loses it again, and the old one
-/// is identified and gets FD_CLOEXEC.
+/// Measures changes of protocol with `count` listeners, and with half as many. A listener that
+/// changes needs five system calls that neither the reload nor the bare loop makes: SO_REUSEPORT
+/// is set on the old and on the new socket and later cleared on the new one, and the old socket is
+/// identified and gets FD_CLOEXEC.
 fn switches(folder: &Path, count: u32) -> Result<()> {
     let half = Switch::measure(folder, count / 2)?;
     let whole = Switch::measure(folder, count)?;
@@ -156,7 +155,7 @@ fn switches(folder: &Path, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// What a change of protocol costs.
+/// The times of a change of protocol.
 struct Switch {
     ratio: f64,
     reload_ms: f64,
@@ -164,7 +163,7 @@ struct Switch {
 }
 
 impl Switch {
-    /// Medians of changes to and fro.
+    /// Measures changes in both directions, and returns the medians.
     fn measure(folder: &Path, count: u32) -> Result<Self> {
         let files = Files::write(folder, count, "switch", "")?;
         let master = files.start()?;
@@ -176,7 +175,7 @@ impl Switch {
                 Files::write(folder, count, "switch", word)?;
                 switch += files.reload(master)?;
                 workers.push(drained(master, count)?);
-                // The first closes the sockets that have been replaced.
+                // The first reload makes the master close the superseded sockets.
                 files.reload(master)?;
                 same += files.reload(master)?;
                 bare += bare_loop(count, protocol)?;
@@ -200,8 +199,8 @@ impl Switch {
     }
 }
 
-/// Waits until the only worker has closed what was replaced, and returns its
-/// processor time in milliseconds.
+/// Waits until the only worker has closed the superseded sockets. Returns the processor time of
+/// the worker in milliseconds.
 fn drained(master: u32, count: u32) -> Result<f64> {
     let workers = children(master)?;
     let [worker] = workers[..] else {
@@ -212,7 +211,7 @@ fn drained(master: u32, count: u32) -> Result<f64> {
     processor_ms(worker)
 }
 
-/// Processor time in milliseconds for socket, setsockopt, bind, listen of each
+/// The processor time in milliseconds of socket(), setsockopt(), bind() and listen() for each
 /// address.
 fn bare_loop(count: u32, protocol: Option<Protocol>) -> Result<f64> {
     let before = processor_ms(std::process::id())?;
@@ -227,7 +226,8 @@ fn bare_loop(count: u32, protocol: Option<Protocol>) -> Result<f64> {
     Ok(processor_ms(std::process::id())? - before)
 }
 
-/// Distinct addresses of one port: nginx compares every pair of ports.
+/// Distinct addresses for one port. Distinct ports would make nginx slow, because it compares
+/// every pair of ports.
 fn addresses(count: u32) -> impl Iterator<Item = Ipv4Addr> {
     (0..count).map(|index| Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + index))
 }
@@ -307,7 +307,7 @@ impl Files {
         Ok(fs::read_to_string(&self.pid)?.trim().parse()?)
     }
 
-    /// Processor time in milliseconds of the master.
+    /// Reloads, and returns the processor time of the master for this in milliseconds.
     fn reload(&self, master: u32) -> Result<f64> {
         let before = processor_ms(master)?;
         let old = children(master)?;
@@ -322,8 +322,8 @@ impl Files {
         wait_until(|| Ok(!Path::new(&format!("/proc/{master}")).exists()))
     }
 
-    /// Processor time in milliseconds of the process that is started, without
-    /// those that it leaves behind.
+    /// Runs nginx, and returns the processor time of the started process in milliseconds. The
+    /// daemon that it starts is not included.
     fn run(&self, arguments: &[&str]) -> Result<f64> {
         let before = waited_for_ms()?;
         let status = Host::get()
@@ -338,7 +338,7 @@ impl Files {
     }
 }
 
-/// Processor time of all children that have been waited for.
+/// The processor time in milliseconds of all children that have been reaped.
 fn waited_for_ms() -> Result<f64> {
     // SAFETY: all fields of `rusage` may be zero.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -355,7 +355,7 @@ fn median(rounds: usize, mut measure: impl FnMut() -> Result<f64>) -> Result<f64
     Ok(middle(&mut times))
 }
 
-/// Allows as many descriptors as can be had, and says how many.
+/// Raises the limit of descriptors to its maximum, and returns it.
 fn descriptors() -> Result<u32> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

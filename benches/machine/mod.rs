@@ -1,4 +1,4 @@
-//! What every benchmark does with the machine.
+//! Functions that all benchmarks use to measure processes.
 
 use std::fs;
 use std::thread;
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Whether this is `cargo bench`: `cargo test --all-targets` runs benches too,
-/// with other arguments.
+/// Whether `cargo bench` runs this program. `cargo test --all-targets` also runs benchmarks,
+/// but with other arguments.
 pub fn is_bench() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
 
-/// Whether to measure against the `multipath` that nginx has of its own.
+/// Whether to compare the module with nginx's own `multipath`.
 pub fn against_native() -> bool {
     std::env::args().any(|argument| argument == "--native")
 }
 
-/// The processes that a process has started.
+/// The child processes of a process.
 pub fn children(pid: u32) -> Result<Vec<u32>> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     Ok(text
@@ -33,7 +33,7 @@ pub fn processor_ms(pid: u32) -> Result<f64> {
     Ok(ns / 1e6)
 }
 
-/// Waits until `done` says so, for a minute at most.
+/// Waits until `done` returns true, for at most a minute.
 pub fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done()? {
@@ -45,7 +45,7 @@ pub fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// The median.
+/// The median of the values.
 pub fn middle(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -1,4 +1,4 @@
-//! An input, read from the front. Behind its end there are zeros.
+//! Reads values from the bytes of an input. After its end all values are zero.
 
 pub struct Bytes<'a>(pub &'a [u8]);
 
@@ -30,14 +30,14 @@ impl<'a> Bytes<'a> {
         choice[self.below(choice.len())].clone()
     }
 
-    /// At most so many bytes.
+    /// The next `length` bytes, or fewer at the end of the input.
     pub fn take(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// A small number, one at an edge, or any.
+    /// A small number, a number at a limit, or any number.
     pub fn int(&mut self) -> i64 {
         const EDGES: [i64; 8] = [
             -1,

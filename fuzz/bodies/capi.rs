@@ -1,5 +1,5 @@
-//! The C ABI with arbitrary sizes, lengths and versions of its structs: what a
-//! caller can do wrong without a pointer to nowhere.
+//! Calls the C ABI with arbitrary sizes, lengths and versions of its structs: all mistakes that a
+//! caller can make without an invalid pointer.
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
@@ -44,7 +44,8 @@ struct Call {
 }
 
 impl Call {
-    /// Calls a function with the rest of the input as its kernel.
+    /// Calls a function with the simulated kernel, which reads the rest of the input, and
+    /// checks the returned error.
     fn call(
         &mut self,
         function: impl FnOnce(*mut ngx_rs_error_t) -> ngx_rs_status_t,
@@ -69,7 +70,7 @@ impl Call {
         words.shrink_to_fit();
         let first = match owned {
             254 => ptr::null(),
-            // Not aligned.
+            // A pointer that is not aligned.
             253 if count == real && real > 0 => words.as_ptr().wrapping_byte_add(1),
             _ => words.as_ptr(),
         };
@@ -152,7 +153,7 @@ impl Call {
         });
     }
 
-    /// An array of sockets, and how many are there.
+    /// An array of sockets with their number.
     fn sockets(
         &mut self,
         bytes: &mut Bytes<'_>,
@@ -199,7 +200,7 @@ impl Call {
         self.memory.array(bytes, &[how])
     }
 
-    /// Opens, and commits or takes back.
+    /// Opens sockets, and commits them or rolls them back.
     fn open(&mut self, bytes: &mut Bytes<'_>) {
         if bytes.bool() {
             self.begin(ptr::null_mut(), 0, ptr::null());
@@ -244,7 +245,7 @@ impl Call {
         status
     }
 
-    /// Drains what was superseded, if anything was.
+    /// Drains the superseded sockets, if there are any.
     fn drain(
         &mut self,
         bytes: &mut Bytes<'_>,
@@ -277,13 +278,13 @@ impl Call {
         }
     }
 
-    /// Whether these are open, and nothing else.
+    /// Checks that exactly these descriptors are open.
     fn has(&self, before: &BTreeSet<i32>) {
         assert!(self.kernel.sockets.keys().eq(before), "a leak");
         assert!(!self.kernel.closed_twice);
     }
 
-    /// Commits or takes back what was never opened so.
+    /// Commits or rolls back sockets that the library has not opened.
     fn opened_elsewhere(&mut self, bytes: &mut Bytes<'_>) {
         let (sockets, real) = self.sockets(bytes, |kernel, element| {
             element.fd = match element.inherited {
@@ -345,7 +346,7 @@ impl Call {
             ngx_rs_connection_subflows(fd, paths, room, counted, info, error)
         });
         assert!(status == OK || count == 77);
-        // The kernel reads the input from the front.
+        // The simulated kernel reads the input from its beginning, so this uses the end.
         let tail = bytes.0.len().saturating_sub(32);
         self.history(fd, &mut Bytes(&bytes.0[tail..]));
     }
@@ -417,7 +418,7 @@ impl Call {
     }
 }
 
-/// Whether it may be many sockets, which takes its time.
+/// Whether the directive may have many sockets, which would take too long.
 fn is_wide(words: &[ngx_rs_str_t]) -> bool {
     let real = |word: &&ngx_rs_str_t| word.len < 1000 && !word.data.is_null();
     words.first().filter(real).is_some_and(|first| {
@@ -426,7 +427,7 @@ fn is_wide(words: &[ngx_rs_str_t]) -> bool {
     })
 }
 
-/// A socket that was bound somewhere.
+/// A socket that is bound to an arbitrary address.
 fn bound(bytes: &mut Bytes<'_>, protocol: i32) -> Socket {
     let address = kernel::sockaddr(bytes);
     Socket {

@@ -1,5 +1,5 @@
-//! Memory as a caller of the C ABI has it: each struct is exactly as long as it
-//! says, so that nothing can be read or written beside it unseen.
+//! Allocates the structs of a caller of the C ABI. Each allocation is exactly as long as the
+//! `size` of its struct, so AddressSanitizer detects every access beyond the end.
 
 use std::mem::size_of;
 use std::ptr;
@@ -9,7 +9,7 @@ use ngx_rs_listen::capi::*;
 use super::bytes::Bytes;
 use super::simulated_kernel as kernel;
 
-/// Everything that is pointed to.
+/// Owns all memory to which the structs point.
 #[derive(Default)]
 pub struct Memory(Vec<Box<[u8]>>);
 
@@ -19,7 +19,7 @@ impl Memory {
         self.0.last_mut().expect("just pushed").as_mut_ptr()
     }
 
-    /// `count` structs of one size, which may be wrong: their `size` is set.
+    /// An array of structs. All have the same `size`, which may be wrong.
     pub fn array<T: Copy>(&mut self, bytes: &mut Bytes<'_>, elements: &[T]) -> *mut T {
         let ours = size_of::<T>();
         let size = match bytes.u8() {
@@ -30,8 +30,8 @@ impl Memory {
             245..250 => 4096 - bytes.below(64),
             _ => ours + bytes.below(64),
         };
-        // The size itself can always be read; where it cannot be one, nothing
-        // more than a caller has who did not set it.
+        // The field `size` is always readable. If its value is not possible, the struct is as
+        // long as that of a caller who did not set the field.
         let stride = match size {
             4097.. => ours,
             _ => size.max(4),
@@ -44,12 +44,12 @@ impl Memory {
             let length = stride.min(ours);
             place[..length].copy_from_slice(&from[..length]);
             place[..4].copy_from_slice(&(size as u32).to_ne_bytes());
-            // What a later version knows may be asked for.
+            // The fields that only a later version has may be set.
             if let Some(tail) = place.get_mut(ours..).and_then(<[u8]>::first_mut) {
                 *tail = bytes.below(2) as u8;
             }
         }
-        // Now and then one of them differs.
+        // Sometimes one element has another size.
         if let [_, _, ..] = elements {
             if bytes.u8() > 250 {
                 block[stride] ^= 4;
@@ -61,7 +61,7 @@ impl Memory {
         }
     }
 
-    /// How many elements the caller says there are.
+    /// The number of elements that the caller passes.
     pub fn count(bytes: &mut Bytes<'_>, real: usize, size: usize) -> usize {
         match bytes.u8() {
             255 => usize::MAX,
@@ -102,7 +102,7 @@ impl Memory {
         self.array(bytes, &[rules])
     }
 
-    /// An address, of the length that it has or of less.
+    /// An address with its length, which may be too short.
     pub fn address(&mut self, bytes: &mut Bytes<'_>) -> (*const libc::sockaddr, u32) {
         let mut address = kernel::sockaddr(bytes);
         match bytes.u8() {
@@ -186,7 +186,7 @@ impl Memory {
     }
 }
 
-/// The caller's place for an error, of any size.
+/// The caller's error struct, of any size.
 pub struct Answer(Option<Vec<u8>>);
 
 impl Answer {
@@ -206,7 +206,7 @@ impl Answer {
         block.map_or(ptr::null_mut(), |block| block.as_mut_ptr().cast())
     }
 
-    /// What a call left there fits its status; a panic is never one.
+    /// Checks that the error agrees with the status of the call, and that the call did not panic.
     pub fn check(&mut self, status: ngx_rs_status_t) {
         assert_ne!(
             status,
@@ -224,7 +224,7 @@ impl Answer {
             assert_eq!(block[4..8], (status as i32).to_ne_bytes());
             let text = self.text();
             assert!(!text.is_empty() && !text.contains('\n'), "{text}");
-            // As it was, for the next call.
+            // Restores the struct for the next call.
             let block = self.0.as_mut().expect("there is one");
             block[4..].fill(0xee);
         } else {

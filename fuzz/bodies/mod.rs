@@ -1,6 +1,6 @@
-//! What the fuzz targets do with an input. tests/fuzz_corpus.rs does the same
-//! with every input of fuzz/corpus. Each program compiles it, because it has
-//! functions that stand in front of libc's in the whole program.
+//! Runs the fuzz targets with an input. tests/fuzz_corpus.rs does the same with every input of
+//! fuzz/corpus. Each program compiles this module itself, because its functions replace those
+//! of libc in the whole program.
 #![allow(dead_code, reason = "a target uses one of them")]
 
 pub mod capi;

@@ -1,12 +1,12 @@
-//! Name servers, in front of libc's functions like the kernel.
+//! Simulates name resolution, by functions that replace those of libc.
 
 use std::os::raw::{c_char, c_int};
 use std::ptr;
 
 use super::simulated_kernel as kernel;
 
-/// Every name is found, or none, by its length. Without a kernel of this
-/// thread's no name is.
+/// The length of a name determines whether it has addresses, and how many. A thread without a
+/// simulated kernel finds no name.
 #[unsafe(no_mangle)]
 extern "C" fn getaddrinfo(
     node: *const c_char,
@@ -48,7 +48,7 @@ struct Resolved {
 }
 
 impl Resolved {
-    /// IPv4, IPv6, or neither.
+    /// An IPv4 address, an IPv6 address, or neither of them.
     fn new(index: usize) -> Self {
         // SAFETY: all bytes of it may be 0.
         let mut zero: Self = unsafe { std::mem::zeroed() };

@@ -1,4 +1,5 @@
-//! Arbitrary arrays against a kernel whose calls fail: all or nothing.
+//! Opens arbitrary arrays of sockets on a simulated kernel whose calls fail. The library must
+//! open all sockets or none.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -91,7 +92,7 @@ fn how<'a>(switches: u8) -> Open<'a> {
     }
 }
 
-/// Whether the kernel has what it had before.
+/// Checks that the sockets of the kernel are the same as before.
 fn undone(kernel: &Kernel, before: &std::collections::BTreeMap<c_int, Socket>) {
     assert!(kernel.sockets.keys().eq(before.keys()), "a leak");
     assert!(kernel.stuck || kernel.sockets == *before, "not undone");
@@ -160,7 +161,8 @@ fn commit(
     }
 }
 
-/// No descriptor is closed, and nothing listens that has ended.
+/// Drains sockets. Checks that the library closes no descriptor, and that no ended socket
+/// listens.
 fn drains(
     kernel: &mut Kernel,
     mut drain: Drain,
@@ -237,7 +239,7 @@ fn inherited(bytes: &mut Bytes<'_>) -> Socket {
         domain: address.domain().into(),
         kind: kind(bytes).into(),
         protocol: bytes.one_of(&PROTOCOLS).number(),
-        // One that is not bound has a family at least.
+        // A socket that is not bound still has an address family.
         address: bytes_of.map_or_else(|| vec![1, 0], <[u8]>::to_vec),
         listens: true,
         shared: bytes.bool(),

@@ -1,9 +1,10 @@
-//! Arbitrary words: no panic, and errors that can be shown.
+//! Parses arbitrary words. The parser must not panic, and its errors must be printable.
 
 use ngx_rs_listen::parse::{self, Owner, Rules, Subsystem};
 use ngx_rs_listen::{Error, Listen, resolve};
 
-/// Rules and words: one byte, then words separated by newlines.
+/// The rules and the words of an input. The first byte selects the rules, and the words after
+/// it are separated by newlines.
 pub fn read(data: &[u8]) -> Option<(Rules, Vec<&[u8]>)> {
     const SUBSYSTEMS: [Subsystem; 3] = [Subsystem::Stream, Subsystem::Http, Subsystem::Mail];
     let (&first, text) = data.split_first()?;

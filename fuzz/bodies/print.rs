@@ -1,4 +1,4 @@
-//! What was parsed and is written out means the same when it is parsed again.
+//! Parses a directive, prints it and parses the result. Both must have the same meaning.
 
 use ngx_rs_listen::parse::{self, Rules};
 use ngx_rs_listen::{Address, Listen};
@@ -23,7 +23,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(words::of(&again), printed);
 }
 
-/// All but how it was written.
+/// The directive without the details of its notation.
 fn meaning(listen: &Listen) -> Listen {
     let mut listen = listen.clone();
     if let Address::Inet { text, .. } = &mut listen.address {

@@ -1,8 +1,8 @@
-//! A kernel for one thread: its calls fail where the input says so, and it
-//! knows which descriptors are open.
+//! Simulates the kernel for one thread. The input selects the calls that fail, and the simulation
+//! records which descriptors are open.
 //!
-//! The functions at the end stand in front of libc's in every program that this
-//! is compiled into; without [`Kernel::run`] they are system calls as ever.
+//! The functions at the end of this file replace those of libc in every program that contains
+//! it. In a thread that is not inside of [`Kernel::run`] they make the real system calls.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use libc::{sockaddr, socklen_t};
 
 use super::bytes::Bytes;
 
-/// A socket of this kernel.
+/// A socket of the simulated kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Socket {
     pub domain: c_int,
@@ -30,9 +30,9 @@ pub struct Socket {
 
 #[derive(Default)]
 pub struct Kernel {
-    /// What is open.
+    /// The open descriptors.
     pub sockets: BTreeMap<c_int, Socket>,
-    /// Whether SO_REUSEPORT could not be taken back.
+    /// Whether a call that clears SO_REUSEPORT has failed.
     pub stuck: bool,
     /// Whether a descriptor was closed that was not open.
     pub closed_twice: bool,
@@ -44,7 +44,7 @@ thread_local! {
     static KERNEL: RefCell<Option<Kernel>> = const { RefCell::new(None) };
 }
 
-/// Descriptors that no real kernel has given out.
+/// The first number of simulated descriptors. It is larger than any real descriptor.
 const FIRST: c_int = 1_000_000;
 
 impl Kernel {
@@ -68,12 +68,12 @@ impl Kernel {
         Ok(0)
     }
 
-    /// From now on the calls go as the input says.
+    /// Sets the input that controls the following calls.
     pub fn plan(&mut self, bytes: &[u8]) {
         self.plan = bytes.iter().rev().copied().collect();
     }
 
-    /// Runs a function with this kernel.
+    /// Runs a function whose system calls go to this kernel.
     pub fn run<T>(&mut self, inside: impl FnOnce() -> T) -> T {
         KERNEL.set(Some(std::mem::take(self)));
         let result = inside();
@@ -122,7 +122,7 @@ impl Kernel {
         name: c_int,
         to: &mut [u8],
     ) -> Result<usize, c_int> {
-        // What identifies a socket, a kernel always has.
+        // Every kernel has this option, so the library relies on it.
         if (level, name) == (libc::SOL_SOCKET, libc::SO_COOKIE) {
             let cookie = self.socket(fd)?.cookie;
             to.copy_from_slice(&cookie.to_ne_bytes());
@@ -130,7 +130,7 @@ impl Kernel {
         }
         self.fails(&[libc::ENOTSOCK, libc::EINVAL])?;
         let lacks = match (level, name) {
-            // What has fallen back has none of them.
+            // A connection that has fallen back has no MPTCP options.
             (SOL_MPTCP, MPTCP_FULL_INFO) => era() != Era::Linux6_5 || self.byte() >= 200,
             (SOL_MPTCP, MPTCP_INFO) => era() != Era::Linux5_16 || self.byte() >= 200,
             (SOL_MPTCP, _) => self.byte() >= 200,
@@ -155,7 +155,7 @@ impl Kernel {
         Ok(length)
     }
 
-    /// Any answer, of any length.
+    /// Fills the result of a query with an arbitrary value of arbitrary length.
     fn answer(&mut self, to: &mut [u8]) -> usize {
         let length = match self.byte() {
             byte @ 0..100 => to.len().min(byte.into()),
@@ -165,13 +165,14 @@ impl Kernel {
             *byte = self.byte();
         }
         if let Some(count) = to[..length].get_mut(5..8) {
-            // Of MPTCP_SUBFLOW_ADDRS: as many subflows as there is memory for.
+            // The upper bytes of the number of subflows in the result of MPTCP_SUBFLOW_ADDRS.
+            // Clearing them limits the number to 255, so the library can allocate as many.
             count.fill(0);
         }
         length
     }
 
-    /// `struct mptcp_full_info`: it has two arrays, and says how long they are.
+    /// Fills `struct mptcp_full_info`, which points to two arrays and contains their lengths.
     fn full_info(&mut self, to: &mut [u8]) -> usize {
         let header = |to: &[u8], at: usize| {
             u32::from_ne_bytes(std::array::from_fn(|index| to[at + index])) as usize
@@ -181,7 +182,7 @@ impl Kernel {
         };
         let (tcp, subflow, room) = (header(to, 4), header(to, 12), header(to, 20));
         let count = u32::from(self.byte());
-        // Both arrays are longer than an input.
+        // The input may be shorter than the arrays, so a pattern of 24 bytes is repeated.
         let pattern: [u8; 24] = std::array::from_fn(|_| self.byte());
         for (array, size) in [(pointer(to, 24), subflow), (pointer(to, 32), tcp)] {
             let array: *mut u8 = ptr::with_exposed_provenance_mut(array);
@@ -205,8 +206,8 @@ const SOL_MPTCP: c_int = 284;
 const MPTCP_INFO: c_int = 1;
 const MPTCP_FULL_INFO: c_int = 4;
 
-/// How much a kernel says of MPTCP: the library finds that out once in the life
-/// of a process.
+/// The MPTCP queries that the kernel supports. This is fixed for a process, because the library
+/// checks it only once.
 #[derive(Clone, Copy, PartialEq)]
 enum Era {
     Linux5_6,
@@ -223,7 +224,7 @@ fn era() -> Era {
     })
 }
 
-/// Asks the kernel of this thread, where it has one.
+/// Makes a call to the simulated kernel of this thread, or returns None if it has none.
 pub fn call_simulated(call: impl FnOnce(&mut Kernel) -> Result<c_int, c_int>) -> Option<c_int> {
     let answer = KERNEL.try_with(|kernel| {
         let mut kernel = kernel.try_borrow_mut().ok()?;
@@ -241,7 +242,7 @@ pub fn call_simulated(call: impl FnOnce(&mut Kernel) -> Result<c_int, c_int>) ->
     }
 }
 
-/// Asks it, or the real one.
+/// Makes a call to the simulated kernel, or to the real one if the thread has none.
 macro_rules! call {
     ($simulated:expr, $number:ident $(, $argument:expr)*) => {
         call_simulated($simulated).unwrap_or_else(|| {
@@ -327,8 +328,8 @@ extern "C" fn close(fd: c_int) -> c_int {
     call!(|kernel| kernel.close(fd), SYS_close, fd)
 }
 
-/// std with debug assertions asks whether what it closes is open, and aborts if
-/// it is not: that is seen in [`Kernel::close`] as well.
+/// With debug assertions, std checks by fcntl() that a descriptor is open before it closes it,
+/// and aborts if not. [`Kernel::close`] detects this too.
 #[unsafe(no_mangle)]
 extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     let simulated = |kernel: &mut Kernel| match command {
@@ -425,7 +426,7 @@ extern "C" fn unlink(path: *const c_char) -> c_int {
     call!(simulated, SYS_unlinkat, libc::AT_FDCWD, path, 0)
 }
 
-/// `struct sockaddr_in` and its kin, as bytes.
+/// The bytes of a `struct sockaddr_in`, `sockaddr_in6` or another address.
 pub fn sockaddr(bytes: &mut Bytes<'_>) -> Vec<u8> {
     let port = bytes.one_of(&[80_u16, 81]).to_be_bytes();
     let family = bytes.one_of(&[libc::AF_INET, libc::AF_INET6, libc::AF_UNIX]);

@@ -1,4 +1,4 @@
-//! fuzz/bodies/capi.rs, with libFuzzer's input.
+//! Runs fuzz/bodies/capi.rs with the inputs of libFuzzer.
 #![no_main]
 
 #[path = "../bodies/mod.rs"]

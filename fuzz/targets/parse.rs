@@ -1,4 +1,4 @@
-//! fuzz/bodies/parse.rs, with libFuzzer's input.
+//! Runs fuzz/bodies/parse.rs with the inputs of libFuzzer.
 #![no_main]
 
 #[path = "../bodies/mod.rs"]

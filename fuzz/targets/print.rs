@@ -1,4 +1,4 @@
-//! fuzz/bodies/print.rs, with libFuzzer's input.
+//! Runs fuzz/bodies/print.rs with the inputs of libFuzzer.
 #![no_main]
 
 #[path = "../bodies/mod.rs"]
