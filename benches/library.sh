@@ -1,6 +1,7 @@
 #!/bin/bash
 #
-# Measures the library: opening against a bare loop, and parsing.
+# Measures the library: opening sockets, compared with a bare loop of system
+# calls, and parsing.
 
 set -eu -o pipefail
 
@@ -20,7 +21,8 @@ for name in open parse; do
         -o "$out/$name" -lpthread -ldl
 done
 
-# What valgrind counts in N and in 2N rounds: the difference is N rounds.
+# Valgrind counts the instructions of N and of 2N rounds. The difference is the
+# number for N rounds without start and end of the program.
 instructions() {
     valgrind --tool=callgrind --callgrind-out-file=/dev/null \
         "$out/parse" "$1" 2>&1 | sed -n 's/.*Collected : \([0-9]*\).*/\1/p'

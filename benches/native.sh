@@ -1,7 +1,7 @@
 #!/bin/sh
-# Compares our module with the `multipath` that nginx has of its own from
-# 1.29.7 on, in one run: inside of a release of Debian that has such an nginx,
-# see tests/root.sh.
+# Compares the module with the `multipath` of nginx 1.29.7 and later in one
+# run. This runs inside of a Debian release that has such an nginx, see
+# tests/root.sh.
 
 set -eu
 

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Fuzzes the targets that are named, or all, for FUZZ_SECONDS each, beginning
-# with fuzz/corpus and the lines of tests/data, and says how many inputs that
-# were: all targets in all of the usual time have to execute 10 million. What
-# makes a target fail is kept in fuzz/artifacts. With FUZZ_SAVE=1 fuzz/corpus is
-# made anew: as few inputs as reach all that was reached, a line each.
+# Fuzzes the named targets, or all of them, for FUZZ_SECONDS each, and prints
+# the number of executed inputs. The first inputs are fuzz/corpus and the
+# lines of tests/data. If all targets run for the default time, they must
+# execute 10 million inputs. An input that makes a target fail is stored in
+# fuzz/artifacts. FUZZ_SAVE=1 replaces fuzz/corpus by the smallest set of
+# inputs that reaches the same code, with one input on each line.
 
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# libFuzzer's instrumentation is an unstable option of rustc; a stable rustc has
-# it with this.
+# The instrumentation for libFuzzer is an unstable option of rustc, which a
+# stable rustc accepts with this variable.
 export RUSTC_BOOTSTRAP=1
-# A later version may need a later Rust.
+# The version is fixed, because a later one may need a later Rust.
 command -v cargo-fuzz > /dev/null \
     || cargo install --quiet --locked cargo-fuzz --version 0.13.2
 
@@ -21,7 +22,7 @@ least=0
 [ $# -gt 0 ] || [ "$seconds" -lt $usual ] || least=10000000
 executed=0
 
-# Writes each input of a corpus to a file of its own.
+# Writes each input of a corpus file to a separate file.
 unpack() {
     local number=0
     sed 's/../\\x&/g' "$1" | while read -r bytes; do
@@ -30,7 +31,7 @@ unpack() {
     done
 }
 
-# The other way round.
+# Writes separate input files to a corpus file.
 pack() {
     for file in "$1"/*; do
         od -An -v -tx1 "$file" | tr -d ' \n'
@@ -38,7 +39,8 @@ pack() {
     done | sort
 }
 
-# The lines of tests/data, quotes aside: the subsystem, then a word a line.
+# Makes inputs of the lines of tests/data without quotes: the subsystem, then
+# one word on each line.
 seed() {
     local number=0
     sed -n 's/^[a-z,]*: \(.*\) => .*/\1/p' ../tests/data/*.txt | tr -d '"' \
@@ -54,7 +56,7 @@ for target in ${*:-parse print capi open}; do
     unpack "corpus/$target.hex" "$found"
     case $target in parse | print) seed "$found" ;; esac
     cargo fuzz build --fuzz-dir . "$target"
-    # What the kernel says of MPTCP connections depends on its version.
+    # What the kernel reports of MPTCP connections depends on its version.
     case $target in capi) kernels="5.6 5.16 6.5" ;; *) kernels=6.5 ;; esac
     for kernel in $kernels; do
         FUZZ_KERNEL=$kernel cargo fuzz run --fuzz-dir . "$target" "$found" -- \

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds FOLDER/nginx from Debian's source, with stream and mail linked in, by
-# nginx's own ./configure: with our modules linked in as well, or beside it, to
-# be loaded.
+# Builds FOLDER/nginx from Debian's source by nginx's own ./configure, with
+# stream and mail linked in. The modules of this project are linked in too, or
+# built as files that nginx can load.
 #
 #   build-nginx.sh FOLDER --add-module|--add-dynamic-module
 
@@ -30,7 +30,7 @@ cd "$folder/source"
     exit 1
 }
 
-# As new files: a running nginx may have the old ones mapped.
+# Installs new files, because a running nginx may have mapped the old ones.
 for file in objs/*.so objs/nginx; do
     [ ! -f "$file" ] || install "$file" "$folder"
 done

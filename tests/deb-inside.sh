@@ -1,9 +1,9 @@
 #!/bin/bash
-# What tests/deb.sh does inside of a Debian.
+# The steps of tests/deb.sh that run inside of a Debian release.
 #
-#   deb-inside.sh build     ours, twice, where nothing is installed
-#   deb-inside.sh fetch     the packages that ours depend on, from the network
-#   deb-inside.sh use       ours installed, used and removed, without network
+#   deb-inside.sh build     builds the packages twice on a minimal system
+#   deb-inside.sh fetch     downloads the packages on which they depend
+#   deb-inside.sh use       installs, uses and removes them without a network
 
 set -euo pipefail
 
@@ -18,7 +18,7 @@ die() {
     exit 1
 }
 
-# apt, which is heard only if it fails.
+# Runs apt, and shows its output only if it fails.
 quietly() {
     "$@" > /tmp/apt.log 2>&1 || {
         cat /tmp/apt.log >&2
@@ -30,12 +30,14 @@ build() {
     local module package abi
     tests/fresh-inside.sh deb
 
-    # The bug to be closed is Debian's request for a new package.
+    # The suppressed tag concerns only packages in Debian, whose first
+    # changelog entry closes the request to package the software.
     tests/packages.sh lintian
     lintian --allow-root --fail-on error,warning \
         --suppress-tags initial-upload-closes-no-bugs target/deb/*.changes
 
-    # A release is upgraded to the next one, and then to unstable.
+    # The version ends in the release, so that an upgrade of the system to the
+    # next release also upgrades the packages. unstable has no VERSION_ID.
     . /etc/os-release
     for package in target/deb/*.deb; do
         [[ ${VERSION_ID:-} = "" \
@@ -43,8 +45,8 @@ build() {
             || die "$package is not for Debian $VERSION_ID"
     done
 
-    # That of the nginx that they were built for: with another they would not
-    # load.
+    # The ABI of the nginx for which the packages were built. Another nginx
+    # would not load the modules.
     abi=$(dpkg-query -W -f '${Provides}' nginx | grep -o 'nginx-abi-[^ ,]*')
     for module in stream http mail; do
         dpkg-deb -f target/deb/libnginx-mod-$module-rs-listen_*.deb Depends \
@@ -64,9 +66,9 @@ fetch() {
         && apt-get -q -y --download-only install $library $compiler
 }
 
-# What an answer begins with, and whether the connection is MPTCP: to ask this
-# of one that has fallen back to TCP fails.
-ask() {
+# Prints whether a connection is MPTCP, and the first line of the answer.
+# MPTCP_INFO fails on a connection that has fallen back to TCP.
+request() {
     perl -MSocket -e '
         my ($protocol, $port, $words) = @ARGV;
         alarm 10;
@@ -83,11 +85,12 @@ ask() {
 
 answers() {
     local answer
-    answer=$(ask "$1" "$2" "$3" | tr -d '\r')
+    answer=$(request "$1" "$2" "$3" | tr -d '\r')
     [ "$answer" = "$4" ] || die "port $2 answers \"$answer\", not \"$4\""
 }
 
-# Clients of both kinds are served; those of MPTCP over what is given.
+# Checks that TCP and MPTCP clients are served. The argument is the protocol
+# that MPTCP clients get: MPTCP or TCP.
 serves() {
     local request=$'HEAD / HTTP/1.0\r\n\r\n' mptcp=$1
     answers 6 80 "$request" "TCP: HTTP/1.1 200 OK"
@@ -99,7 +102,7 @@ serves() {
     echo "http, stream and mail answer over $mptcp"
 }
 
-# The ports of the listening MPTCP sockets, as soon as they are as given.
+# Waits until exactly the given ports have a listening MPTCP socket.
 listening() {
     local ports tries
     for tries in {1..100}; do
@@ -111,8 +114,8 @@ listening() {
     die "MPTCP sockets listen on \"$ports\", not on \"$1\": $(nginx -t 2>&1)"
 }
 
-# nginx loads what ends in .conf; what was removed and is not purged yet has
-# another ending there.
+# Checks which modules are enabled. nginx loads the files that end in .conf.
+# The file of a package that was removed but not purged has another ending.
 enabled() {
     [ "$(cd $folder && find . -name '*rs-listen.conf' | sort | xargs)" = "$*" ] \
         || die "$folder has $(ls $folder)"
@@ -129,7 +132,7 @@ case $1 in
         exit
         ;;
     fetch)
-        # Later runs find all of it there.
+        # Later runs use the downloaded packages.
         fetch > /tmp/apt.log 2>&1 || {
             quietly apt-get -q update
             quietly fetch
@@ -138,7 +141,8 @@ case $1 in
         ;;
 esac
 
-# Where there is no init, packages start their service only if this allows it.
+# Without an init system, packages start their service only if this program
+# allows it.
 printf '#!/bin/sh\nexit 0\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Builds the packages on a minimal Debian, and installs them on a clean one, in
-# folders that are made once below target/matrix and that a run leaves as they
-# were; for what is checked there see deb-inside.sh. The network is used only
-# to fetch packages of Debian.
+# Builds the packages on a minimal Debian, and installs them on a clean one.
+# Both systems are folders below target/matrix, which the first run creates
+# and which no run changes. deb-inside.sh has the checks. The network is used
+# only to download packages of Debian.
 #
 #   deb.sh [RELEASE...]
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs a target of the Makefile on a Debian that has neither make nor, perhaps,
+# Runs a target of the Makefile on a Debian without make and possibly without
 # Rust.
 #
 #   fresh-inside.sh TARGET

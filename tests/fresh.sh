@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs targets of the Makefile on a minimal Debian, each in a folder of its own
-# that nothing was installed into but `make`: on Debian 12 with the machine's
-# Rust, on later releases with the Rust that apt installs.
+# Runs targets of the Makefile on a minimal Debian with nothing installed
+# except `make`, each target in its own folder. Debian 12 uses the Rust of
+# this machine, later releases use the Rust that apt installs.
 #
 #   fresh.sh [RELEASE...]       with TARGETS in the environment
 

@@ -1,13 +1,14 @@
 #!/bin/bash
 # Runs a command as root on the kernel of another release of Debian. QEMU boots
-# that kernel over the machine's own files: the guest sees all of them, and
-# whatever it writes is lost when it ends, which it does with the command.
+# that kernel with the files of this machine. The guest can read all files, and
+# its changes are discarded when the command, and with it the guest, ends.
 #
 #   kernel.sh RELEASE COMMAND...
 #
-# The kernel is fetched once, to a folder below target/kernels, and is not
-# installed; to fetch it anew, remove the folder. The guest is ended by force
-# after KERNEL_SECONDS. Install nothing meanwhile: it uses the same libraries.
+# The first run downloads the kernel to a folder below target/kernels. The
+# kernel is not installed. To download it again, remove the folder. After
+# KERNEL_SECONDS the guest is killed. Do not install packages while the guest
+# runs, because it uses the libraries of this machine.
 
 set -euo pipefail
 
@@ -22,7 +23,7 @@ die() {
     exit 1
 }
 
-# apt with one release as its only source, and no package installed.
+# Runs apt with one release as its only source and without installed packages.
 apt_of_release() {
     apt-get -q -o Dir::State="$kernel.new/apt" -o Dir::Cache="$kernel.new/apt" \
         -o Dir::State::status=/dev/null -o APT::Sandbox::User=root \
@@ -54,7 +55,7 @@ fetch_kernel() {
     mkdir -p "$kernel.new/apt/lists/partial" "$kernel.new/apt/archives/partial"
     echo "deb [target=Packages] $mirror $release main" \
         > "$kernel.new/apt/sources.list"
-    # As a program of its own: in a condition, set -e is without effect.
+    # A separate shell, because set -e has no effect within a condition.
     export -f fetch_packages apt_of_release
     kernel=$kernel release=$release bash -euo pipefail -c fetch_packages \
         > "$kernel.fetched" 2>&1 || {
@@ -66,7 +67,8 @@ fetch_kernel() {
     mv "$kernel.new" "$kernel"
 }
 
-# Mounts the machine's files, read-only, below a file system in memory.
+# Mounts the files of the machine read-only, with a file system in memory above
+# them that receives all changes.
 init='#!/bin/busybox sh
 PATH=/bin
 /bin/busybox mount -t proc proc /proc
@@ -111,7 +113,7 @@ make_initramfs() {
     mv "$(find "$1/boot" "$1/lib/" -name 'vmlinuz*')" "$1/vmlinuz"
 }
 
-# The rest of the boot, over the machine's files, and the command.
+# Completes the boot with the files of the machine, and runs the command.
 inside='
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
@@ -123,7 +125,7 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount --bind "$kernel/lib/modules" /lib/modules
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
-# No udev runs that would make /dev/net/tun.
+# No udev runs in the guest, so the module is loaded to get /dev/net/tun.
 modprobe tun
 stty -F /dev/ttyS1 $terminal
 ulimit -n 20000
@@ -147,7 +149,7 @@ rust=$(rustc --print sysroot)
 cargo=${CARGO_HOME:-$HOME/.cargo}
 term=${TERM:-dumb}
 command=("$@")
-# What is no terminal gets the lines as they are.
+# If this is no terminal, the lines are written unchanged.
 if [ -t 0 ]; then
     terminal=$(stty size | sed 's/\(.*\) \(.*\)/rows \1 cols \2/')
 else

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A line of tests/kernels.sh, inside the guest: runs the test programs of a
-# list, each line of which is a name and a path.
+# The part of tests/kernels.sh that runs inside of the guest: runs the test
+# programs of a list. Each line of the list is a name and a path.
 #
 #   kernels-inside.sh LIST [ARGUMENT OF THE TEST PROGRAMS...]
 
@@ -10,7 +10,7 @@ list=$1
 shift
 status=0
 
-# Most tests wait more than they compute.
+# More threads than processors, because most tests wait more than they compute.
 threads=4
 run() {
     echo "suite: $1"
@@ -21,8 +21,8 @@ leave_out() {
     printf 'left out: %s\n' "$@"
 }
 
-# On a kernel without MPTCP these can only fail: they open MPTCP sockets
-# themselves, or clients in threads of their own.
+# Leaves out the tests that can only fail on a kernel without MPTCP, because
+# they or threads that they start open MPTCP sockets.
 run_without_mptcp() {
     case $1 in
         ngx_rs_listen)
@@ -41,7 +41,7 @@ run_without_mptcp() {
     esac
 }
 
-# Of the tests that ended early, without their subsystem.
+# The names of the tests that ended early in this way, without the subsystem.
 ended() {
     sed -n "s/^$1: //p" "$NGX_RS_WITHOUT_MPTCP" \
         | sed 's/::\(stream\|http\|mail\)$//' | sort -u
@@ -59,12 +59,12 @@ if [ ! -e /proc/sys/net/mptcp ]; then
     touch "$NGX_RS_WITHOUT_MPTCP"
 fi
 
-# As in tests/support/src/linux.rs.
+# Compares the version as tests/support/src/linux.rs does.
 is_before() {
     [ "$(printf '%s\n' "$1" "$(uname -r)" | sort -V | head -n 1)" != "$1" ]
 }
 
-# What tests must find: SMC sockets by their number are new in Linux 6.11.
+# The features that this kernel must have. IPPROTO_SMC is new in Linux 6.11.
 export NGX_RS_KERNEL_HAS="sctp vrf"
 is_before 6.11 || NGX_RS_KERNEL_HAS+=" smc"
 

@@ -1,20 +1,22 @@
 #!/bin/bash
 # Runs the tests of the library and of nginx on the kernels of several releases
 # of Debian, one after the other, each in QEMU: see tests/kernel.sh. The tests
-# are built before, on the machine's own kernel. Whatever cannot be fetched,
-# booted or tested is in the table, and fails the whole.
+# are built before, on the kernel of this machine. If a kernel cannot be
+# downloaded, booted or tested, the table at the end reports it, and the script
+# fails.
 #
 #   kernels.sh [RELEASE...]
 #
-# TESTS are the arguments of the test programs, for example a part of a name.
+# TESTS are arguments for the test programs, for example a part of a test name.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The version of each, until Debian's unstable release moves on.
+# The kernel version of each release. sid changes with Debian's unstable
+# release.
 declare -A versions=([bullseye]=5.10 [bookworm]=6.1 [trixie]=6.12 [sid]=7.)
 
-# The tests that use the kernel. The others would say the same on each.
+# The tests that depend on the kernel. The others have the same result on each.
 suites='ngx_rs_listen|agreement|capi|connection|handover|nginx|open'
 # The emulated processor is too slow for these.
 skipped="memory:: soak:: sweep:: threads two_links_carry_a_download_faster
@@ -28,12 +30,12 @@ table=
 left_out=
 failed=0
 
-# The sum of what a pattern captures in a log.
+# The sum of the numbers that a pattern captures in a log.
 sum() {
     sed -n "s/$2/\1/p" "$1" | awk '{ n += $1 } END { print NR ? n : "-" }'
 }
 
-# What shows that it goes on: each failed test, each suite, some of the others.
+# Shows progress: each suite, each failed test, and some of the other tests.
 progress() {
     awk '{ sub(/\r$/, "") }
          /^suite: / { suite = $2; tests = 0 }
@@ -69,7 +71,8 @@ run() {
 
 mkdir -p "$logs"
 TESTS=${TESTS:-}
-# What the tests link, and would else build in the guest.
+# The libraries that the tests link. The tests would otherwise build them in
+# the guest.
 cargo rustc --quiet --locked --release --lib --crate-type cdylib,staticlib
 cargo test --locked --no-run --message-format=json \
     | sed -n 's/.*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' \

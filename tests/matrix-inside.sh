@@ -1,10 +1,11 @@
 #!/bin/sh
-# A line of tests/matrix.sh, inside of its release: the nginx tests with the
-# modules loaded into the packaged nginx, or linked into one from its source.
-# Or only a build with the release's own Rust; that of Debian 13 is the oldest
-# supported. On an emulated arm64 the same, whether nginx accepts the modules,
-# and the tests of the library that need no MPTCP socket, which the emulator
-# does not have.
+# The part of tests/matrix.sh that runs inside of a release: runs the nginx
+# tests with modules that the packaged nginx loads, or with modules that are
+# linked into an nginx from Debian's source. With "built" it only builds the
+# library with the Rust of the release. The Rust of Debian 13 is the oldest
+# supported. With "arm64" it builds on an emulated arm64, checks that nginx
+# accepts the modules, and runs the tests of the library that need no MPTCP
+# socket, because the emulator has none.
 #
 #   matrix-inside.sh loaded|linked|built|arm64
 
@@ -38,8 +39,8 @@ END
     exit
 fi
 
-# Debian 11 has no package of nginx's headers, whose needs are these, and none
-# of mptcpize.
+# Debian 11 has no package of nginx's headers, so the packages that the headers
+# need are listed. It has no mptcpize either.
 . /etc/os-release
 case $VERSION_CODENAME in
     bullseye) more="libpcre3-dev libssl-dev zlib1g-dev" ;;
@@ -64,7 +65,7 @@ case $1 in
         ;;
 esac
 
-# Before its version 1.0.2, nft cannot take an option from a packet.
+# nft cannot remove an option from a packet before version 1.0.2.
 skip=
 if [ "$VERSION_CODENAME" = bullseye ]; then
     skip="--skip fallback:: --skip falls_back --skip never_mptcp --skip preload::"

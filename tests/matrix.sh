@@ -1,22 +1,24 @@
 #!/bin/bash
-# Runs the nginx tests on the nginx of several releases of Debian, each in a
-# folder of its own below target/matrix, which later runs find there; to have
-# a release anew, remove its folder. Whatever cannot be fetched, built or
-# tested stands in the table, and fails the whole.
+# Runs the nginx tests with the nginx of several releases of Debian. Each
+# release is a folder below target/matrix, which later runs use again. To
+# download a release again, remove its folder. If a release cannot be
+# downloaded, built or tested, the table at the end reports it, and the script
+# fails.
 #
 #   matrix.sh [RELEASE...]
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The version of each, until Debian's unstable release moves on.
+# The nginx version of each release. sid changes with Debian's unstable
+# release.
 declare -A versions=([bullseye]=1.18 [bookworm]=1.22 [trixie]=1.26 [sid]=1.30)
 logs=target/matrix
 format='%-9s %-9s %-8s %7s %7s %6s  %s\n'
 table=
 failed=0
 
-# What a pattern captures in the last line of a log that has it.
+# Prints what a pattern captures in the last matching line of a log.
 captured() {
     sed -n "s,$2,\1,p" "$1" | tail -n 1
 }

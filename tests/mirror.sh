@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the mirror of Debian that the machine's own apt uses, or the one that
-# DEBIAN_MIRROR names.
+# Prints the Debian mirror that DEBIAN_MIRROR names, or else the mirror that
+# apt uses on this machine.
 
 set -eu
 

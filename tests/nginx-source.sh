@@ -1,8 +1,8 @@
 #!/bin/sh
-# Unpacks Debian's source of the installed nginx into a folder, once: where the
-# packages come from, the source comes from.
+# Unpacks Debian's source of the installed nginx into a folder, unless the
+# folder exists. The source comes from the same mirrors as the packages.
 #
-#   nginx-source.sh FOLDER      makes FOLDER/configure and all the rest
+#   nginx-source.sh FOLDER      creates FOLDER with configure and the source
 
 set -eu
 
@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 chmod 755 "$work"
 
-# The machine's own sources, as sources of source packages.
+# The package sources of this machine, changed to sources of source packages.
 apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)' \
     'Created-By: Packages' | sed -n 's/^Debian /deb-src /p' | sort -u \
     > "$work/sources.list"
@@ -27,7 +27,7 @@ apt="apt-get -q -o Dir::Etc::SourceList=$work/sources.list
 cd "$work"
 mkdir -p lists/partial
 $apt update > log 2>&1 || { tail log >&2; exit 1; }
-# The upstream part alone: it is what nginx's own configure works on.
+# Only the upstream tar file, because nginx's own configure needs nothing else.
 $apt source --download-only --tar-only "nginx=$version" > log 2>&1 \
     || {
         tail log >&2

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs those of the given Debian packages that are missing, and starts no
-# service: a web server that runs already goes on undisturbed. On a system
-# without apt the names are printed, and what is really missing fails later.
+# Installs the given Debian packages that are missing, but starts no service,
+# so a web server that runs already is not disturbed. On a system without apt
+# this only prints the names, and a command that is missing fails later.
 
 set -eu
 
@@ -24,7 +24,7 @@ if [ "$(id -u)" != 0 ]; then
     exec sudo "$0" "$@"
 fi
 
-# Packages ask this program whether they may start their service.
+# Packages run this program to find out whether they may start their service.
 policy=/usr/sbin/policy-rc.d
 aside=
 restore() {

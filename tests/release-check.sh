@@ -1,14 +1,14 @@
 #!/bin/bash
-# Checks that the version in Cargo.toml can be released. Every check runs, also
-# after one has failed; the script fails if one of them does.
+# Checks that the version in Cargo.toml can be released. All checks run, even
+# after one has failed. The script fails if a check fails.
 #
 #   release-check.sh [CHECK...]     all of them, or some of these:
 #
 #   versions   the version is the same in every file
 #   changelog  CHANGELOG.md describes this version, in the usual sections
-#   abi        the ABI is that of the last release, or the version says so
+#   abi        a changed ABI has a changed version
 #   docs       cargo doc has no warning
-#   package    cargo package builds what it packs, with all that belongs in it
+#   package    cargo package has all files, and they can be built
 #   install    pkg-config and the soname of an installation have the version
 #   deb        the Debian packages build, and have the version
 
@@ -21,7 +21,8 @@ version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
 tag=v$version
 IFS=. read -r major minor patch <<< "$version"
 
-# The soname and the ABI version: as build.rs and src/capi/types.rs have them.
+# The soname and the ABI version by the rules of build.rs and
+# src/capi/types.rs.
 if [ "$major" = 0 ]; then
     soname=0.$minor
     abi=$minor
@@ -37,7 +38,7 @@ problem() {
     problems=$((problems + 1))
 }
 
-# Of a file: what it says, and what it should say.
+# Compares a value in a file with the expected value.
 same() {
     [ "$2" = "$3" ] || problem "$1 has \"$2\" instead of \"$3\""
 }
@@ -79,12 +80,12 @@ versions() {
             "the header of the first release with this soname"
 }
 
-# What CHANGELOG.md says of its first version.
+# Prints the section of CHANGELOG.md on its first version.
 newest() {
     awk '/^## /{ n++ } n == 1' CHANGELOG.md
 }
 
-# The lines of it below a heading.
+# Prints the lines of that section below a heading.
 section() {
     newest | awk -v name="### $1" '/^#/{ on = $0 == name; next } on && NF'
 }
@@ -118,8 +119,9 @@ changelog() {
     fi
 }
 
-# Prints what the second list lacks of the first. Sizes grow and initializers
-# with them, which programs of the older header do not notice.
+# Prints the lines of the first list that the second one lacks. Lines on sizes
+# and initializers are left out: they may grow, and programs with an older
+# header do not depend on that.
 lacks() {
     grep -v '^Size of \|^#define [A-Z_]*_INIT ' "$1" | grep -vxFf "$2" || true
 }

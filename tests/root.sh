@@ -1,18 +1,17 @@
 #!/bin/bash
-# Runs a command in another release of Debian, as root: in a folder below
-# target/matrix that is made once, with a kernel, a checkout, a Rust and crates
-# that are the machine's own.
+# Runs a command as root in another release of Debian. The release is a folder
+# below target/matrix, which the first run creates. The kernel, the checkout,
+# the Rust and the crates are those of this machine.
 #
 #   root.sh [-f] [-n] RELEASE[-NAME] COMMAND...
 #
-#   -f  changes to the folder, but for target/, are gone when the command ends
-#   -n  without the machine's Rust, where that of the release is new enough
+#   -f  discards changes to the folder, except target/, when the command ends
+#   -n  uses the Rust of the release, which must be new enough
 #
-# With a NAME it is a folder of its own, apart from others of the release. The
-# folder RELEASE-arm64 has the programs of another architecture, which
-# qemu-user-static emulates.
-# What runs in there finds a target/ of its own, and ends with the command.
-# Downloaded packages stay in a folder beside it.
+# With a NAME the command gets a separate folder of the release. The folder
+# RELEASE-arm64 has the programs of another architecture, which qemu-user-static
+# emulates. Each folder has its own target/. All processes in the folder end
+# with the command. Downloaded packages stay in a neighbouring folder.
 
 set -euo pipefail
 
@@ -86,7 +85,7 @@ if [ -z "$lend" ]; then
     [ "$rust" != /usr ] || die "the Rust of /usr cannot be lent: get rustup's"
 fi
 
-# All of it goes with the command: the processes, the mounts and /tmp.
+# The processes, the mounts and /tmp disappear when the command ends.
 inside='
 set -e
 root=$1 target=$2 checkout=$3 rust=$4 cargo=$5 fresh=$6
