@@ -4,7 +4,7 @@
 #   NGINX         its binary (default: the nginx on PATH)
 #   NGINX_SOURCE  its source or headers: a release, a checkout, or OpenResty's
 #                 bundle (default: those of Debian's package nginx-dev)
-#   OUT           where the modules go (default: target/nginx)
+#   OUT           the folder for the modules (default: target/nginx)
 
 set -eu
 
@@ -31,7 +31,8 @@ binary=$("$NGINX" -v 2>&1 | sed -n 's,^[^ ]* version: *,,p' | head -n 1)
     || die "$NGINX -v prints no version, so it is not an nginx:" \
            "pass NGINX=/path/to/nginx"
 
-# a release, the headers of Debian, a checkout or the bundle of OpenResty
+# the source may be a release, Debian's headers, a checkout, or inside of
+# OpenResty's bundle
 
 source=
 for tree in "$NGINX_SOURCE" "$NGINX_SOURCE"/bundle/nginx-*; do
@@ -53,8 +54,8 @@ versions="$versions ${headers:-an unknown version}"
 remedy="install nginx-dev of the same version as $binary, or pass the source"
 remedy="$remedy of $binary as NGINX_SOURCE"
 
-# the options of the binary, but for other modules: those that are not nginx's
-# own, and those that are loaded and want libraries that we do not need
+# the options of the binary, without third-party modules and without dynamic
+# modules, which may need libraries that are not installed
 
 eval "set -- $("$NGINX" -V 2>&1 | sed -n 's/^configure arguments: //p')"
 
@@ -70,7 +71,7 @@ for option do
     esac
 done
 
-# modules of nginx that were built apart from the binary, as in Debian 11
+# modules of nginx that were built separately from the binary, as in Debian 11
 
 for option do
     case $option in
@@ -84,7 +85,7 @@ for name in stream mail; do
         || set -- "$@" "--with-$name=dynamic"
 done
 
-# configure writes where it runs: never into the source
+# configure writes to its working directory, which must not be the source
 
 mkdir -p "$OUT/build"
 OUT=$(cd "$OUT" && pwd)
@@ -102,8 +103,8 @@ bash "./${configure##*/}" "$@" --with-cc-opt="${CFLAGS:--O2} -fPIC" \
         die "configure failed. $versions: if these differ, $remedy"
     }
 
-# nginx compares its nginx_version and its signature with those in a module.
-# An empty module has both, so nginx itself can answer before the real build.
+# nginx compares its nginx_version and its signature with those of a module. An
+# empty module has both, so nginx can check them before the modules are built.
 
 signature() {
     grep -a -o '[0-9],[0-9],[0-9],[01]\{30,\}' "$1" | head -n 1 | grep . \
@@ -122,7 +123,7 @@ pid $work/objs/probe.pid;
 events { }
 END
 
-# nginx would read sockets to inherit from NGINX
+# without NGINX in its environment, where nginx would look for inherited sockets
 case $("$NGINX" -h 2>&1) in *" -e "*) log="-e stderr" ;; *) log= ;; esac
 answer=$(env -u NGINX "$NGINX" -t $log -p "$work/objs" \
              -c "$work/objs/probe.conf" 2>&1) || {
@@ -138,7 +139,7 @@ answer=$(env -u NGINX "$NGINX" -t $log -p "$work/objs" \
     esac
 }
 
-# only our modules, as there may be headers alone
+# builds only these modules, because there may be headers without sources
 
 modules=$(sed -n 's,^modules:.*\(objs/ngx_[a-z]*_rs_listen_module\.so\),\1,p' \
               objs/Makefile)
@@ -149,7 +150,7 @@ echo "building $(echo $modules | sed 's,objs/,,g')"
 make -f objs/Makefile $modules > make.log 2>&1 \
     || { tail -n 20 make.log >&2; die "make failed"; }
 
-# A running nginx may have the old file mapped: never write into that one.
+# A running nginx may have mapped the old file, so a new file replaces it.
 for module in $modules; do
     name=${module#objs/}
     strip --strip-unneeded -o "$OUT/.$name.new" "$module"

@@ -1,4 +1,4 @@
-# for auto/make of nginx: the Rust library; NGX_CARGO is the cargo to use
+# Read by nginx's auto/make: builds the Rust library with the cargo of NGX_CARGO
 
 cat << END                                                    >> $NGX_MAKEFILE
 

@@ -12,9 +12,10 @@
 
 /*
  * With "sendfile" and "tcp_nopush" nginx corks a connection before it sends
- * a file, and closes the connection without removing the cork: close() of
- * a TCP socket does that.  close() and shutdown() of an MPTCP socket do not,
- * and Linux then keeps the end of the response for 200 ms or more.
+ * a file, and closes the connection without removing the cork, because close()
+ * of a TCP socket sends the corked data.  close() and shutdown() of an MPTCP
+ * socket do not, and Linux then delays the end of the response by 200 ms or
+ * more.  So this module removes the cork first.
  */
 
 
@@ -46,8 +47,9 @@ static ngx_http_module_t  ngx_http_rs_push_module_ctx = {
 
 
 /*
- * The filters have to run right before those of ngx_http_header_filter_module
- * and ngx_http_write_filter_module, so the module comes right after these.
+ * The filters must run directly before those of ngx_http_header_filter_module
+ * and ngx_http_write_filter_module.  Filters run in reverse order, so this
+ * module is directly after these two in the list of modules.
  */
 
 ngx_module_t  ngx_http_rs_push_module = {
@@ -70,7 +72,7 @@ static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
 static ngx_http_output_body_filter_pt    ngx_http_next_body_filter;
 
 
-/* a configuration that requests nothing but TCP gets neither filter */
+/* the filters are not installed if all listeners request TCP */
 
 static ngx_int_t
 ngx_rsm_push_init(ngx_conf_t *cf)
@@ -114,7 +116,10 @@ ngx_rsm_push_init(ngx_conf_t *cf)
 }
 
 
-/* a response without a body ends here; a pipelined one may find a cork */
+/*
+ * A response without a body ends here.  The connection may still be corked by
+ * the previous one of several pipelined requests.
+ */
 
 static ngx_int_t
 ngx_rsm_push_header_filter(ngx_http_request_t *r)
@@ -135,7 +140,7 @@ ngx_rsm_push_header_filter(ngx_http_request_t *r)
 }
 
 
-/* the context of a request is set once the end of its response was seen */
+/* a request gets a context when the last buffer of its response arrives */
 
 static ngx_int_t
 ngx_rsm_push_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
@@ -151,7 +156,7 @@ ngx_rsm_push_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 
     rc = ngx_http_next_body_filter(r, in);
 
-    /* NGX_AGAIN: some of the response is not sent yet */
+    /* after NGX_AGAIN a part of the response is not sent yet */
 
     if (rc == NGX_OK
         && ngx_http_get_module_ctx(r, ngx_http_rs_push_module))
@@ -164,9 +169,9 @@ ngx_rsm_push_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 
 
 /*
- * The whole response has been sent.  Where ngx_http_finalize_connection() keeps
- * the connection, nginx removes the cork itself; where it begins a lingering
- * close, the log phase would be too late.
+ * The whole response has been sent.  If ngx_http_finalize_connection() keeps
+ * the connection, nginx itself removes the cork.  If it begins a lingering
+ * close, the cork must be removed here, because the log phase runs too late.
  */
 
 static void
@@ -184,9 +189,10 @@ ngx_rsm_push_response(ngx_http_request_t *r)
 
 
 /*
- * A connection may also be closed that was to be kept, or in the middle of
- * a response.  ngx_http_close_request() runs the log phase with a count of 0,
- * ngx_http_set_keepalive() with 1.
+ * nginx may also close a keep-alive connection, or close a connection before
+ * the end of the response.  When a connection is closed,
+ * ngx_http_close_request() runs the log phase with a count of 0.  When it is
+ * kept, ngx_http_set_keepalive() runs the log phase with a count of 1.
  */
 
 static ngx_int_t
@@ -203,7 +209,7 @@ ngx_rsm_push_log_handler(ngx_http_request_t *r)
 static void
 ngx_rsm_push(ngx_connection_t *c)
 {
-    /* close() of a TCP socket sends what is corked */
+    /* a TCP socket needs no push, because its close() sends corked data */
 
     if (c->tcp_nopush != NGX_TCP_NOPUSH_SET
         || c->listening->handler != ngx_http_rs_subsystem.mptcp_handler)

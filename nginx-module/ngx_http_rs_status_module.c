@@ -163,7 +163,7 @@ ngx_http_rs_status_handler(ngx_http_request_t *r)
 }
 
 
-/* the numbers may get longer while they are written */
+/* other workers may make the numbers longer meanwhile, so this repeats */
 
 static ngx_buf_t *
 ngx_http_rs_status_text(ngx_http_request_t *r, uint32_t format)

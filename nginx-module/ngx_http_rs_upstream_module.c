@@ -82,7 +82,10 @@ ngx_http_rs_upstream_add_variable(ngx_conf_t *cf)
 }
 
 
-/* all other modules have set up their upstreams: ours is the outermost */
+/*
+ * All other modules have set the init functions of their upstreams, so the
+ * function of this module calls theirs.
+ */
 
 static ngx_int_t
 ngx_http_rs_upstream_init(ngx_conf_t *cf)
@@ -100,7 +103,7 @@ ngx_http_rs_upstream_init(ngx_conf_t *cf)
 
     for (i = 0; i < umcf->upstreams.nelts; i++) {
 
-        /* one without "upstream" */
+        /* an implicit upstream without an "upstream" block */
 
         if (us[i]->srv_conf == NULL) {
             continue;
@@ -166,7 +169,7 @@ ngx_http_rs_upstream_init_peer(ngx_http_request_t *r,
 }
 
 
-/* the time of connect() is set before its result is known */
+/* nginx sets connect_time before it knows whether connect() has succeeded */
 
 static ngx_uint_t
 ngx_http_rs_upstream_connected(void *state)

@@ -38,9 +38,9 @@ static ngx_http_module_t  ngx_http_rs_variables_module_ctx = {
 
 
 /*
- * has to come after ngx_http_core_module, which makes the table of
- * variables, and before ngx_http_log_module, whose lines are to have the
- * last state of the connection
+ * Must be loaded after ngx_http_core_module, which creates the table of
+ * variables, and before ngx_http_log_module, so that the values are updated
+ * before nginx logs them.
  */
 
 ngx_module_t  ngx_http_rs_variables_module = {
@@ -81,7 +81,7 @@ ngx_http_rs_variables_add(ngx_conf_t *cf)
 }
 
 
-/* a configuration without the variables costs nothing per connection */
+/* no handlers are installed unless the variables are used */
 
 static ngx_int_t
 ngx_http_rs_variables_init(ngx_conf_t *cf)
@@ -165,7 +165,7 @@ ngx_http_rs_variable(ngx_http_request_t *r,
 }
 
 
-/* requests of HTTP/2 have connections that stand for the one */
+/* each HTTP/2 stream has a fake connection; this returns the real one */
 
 static ngx_connection_t *
 ngx_http_rs_connection(ngx_http_request_t *r)

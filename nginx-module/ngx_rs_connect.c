@@ -21,8 +21,10 @@ static ngx_int_t ngx_rsm_upstream_add_events(ngx_connection_t *c,
 
 
 /*
- * As ngx_event_connect_peer(), which does not let others open the socket.  It
- * returns what this function returns, as long as that is not NGX_OK.
+ * Does the same as ngx_event_connect_peer(), but with an MPTCP socket.
+ * ngx_event_connect_peer() cannot use a socket that others have opened.  It
+ * calls this in the "get" callback of the peer, and returns the result
+ * unchanged unless it is NGX_OK.
  */
 
 ngx_int_t
@@ -153,7 +155,7 @@ failed:
 }
 
 
-/* once in each worker, unless nginx has said so of the configuration */
+/* warns once in each worker, unless nginx warned when it read the directive */
 
 static void
 ngx_rsm_upstream_warn(ngx_rsm_upstream_main_conf_t *main, ngx_log_t *log)
@@ -215,7 +217,7 @@ ngx_rsm_upstream_set_options(ngx_peer_connection_t *pc, ngx_socket_t s)
 }
 
 
-/* "proxy_bind" and its kin */
+/* for "proxy_bind" and similar directives such as "fastcgi_bind" */
 
 static ngx_int_t
 ngx_rsm_upstream_bind(ngx_peer_connection_t *pc, ngx_socket_t s)
@@ -293,7 +295,7 @@ ngx_rsm_upstream_set_transparent(ngx_peer_connection_t *pc, ngx_socket_t s)
 }
 
 
-/* methods of events that cannot add both at once: select, poll */
+/* for event methods that cannot add both events at once: select, poll */
 
 static ngx_int_t
 ngx_rsm_upstream_add_events(ngx_connection_t *c, ngx_uint_t connected)

@@ -7,7 +7,7 @@
 #include "ngx_rs_module.h"
 
 
-/* a client's connection, in its pool */
+/* the state of a counted client connection, allocated in its pool */
 
 typedef struct {
     ngx_connection_t   *connection;
@@ -31,11 +31,11 @@ static void ngx_rsm_count_end(ngx_rsm_counted_t *counted, ngx_socket_t fd);
 static ngx_str_t  ngx_rsm_count_name = ngx_string("ngx_rs_counters");
 
 
-/* of the running cycle; NULL: nothing is counted */
+/* the counters of the running cycle, or NULL if connections are not counted */
 
 static ngx_rs_counters_t  *ngx_rsm_counters;
 static ngx_cycle_t        *ngx_rsm_count_cycle;
-static uint32_t           *ngx_rsm_count_rows;  /* of each listener */
+static uint32_t           *ngx_rsm_count_rows;  /* one for each listener */
 static uint32_t            ngx_rsm_count_seat;
 
 static ngx_int_t         (*ngx_rsm_next_del_conn)(ngx_connection_t *c,
@@ -43,8 +43,8 @@ static ngx_int_t         (*ngx_rsm_next_del_conn)(ngx_connection_t *c,
 
 
 /*
- * The zone that all modules of ours share, whichever of them is loaded: its tag
- * is a module of nginx.
+ * The stream, http and mail modules share one zone.  Its tag is a module of
+ * nginx, because any of the three may be missing.
  */
 
 ngx_int_t
@@ -53,7 +53,7 @@ ngx_rsm_count_add_zone(ngx_conf_t *cf)
     size_t           size;
     ngx_shm_zone_t  *shm_zone;
 
-    /* with room for what ngx_slab.c keeps of each page */
+    /* ngx_slab.c needs additional memory to describe each page */
 
     size = ngx_rs_counters_size();
     size += size / 64 + 16 * ngx_pagesize;
@@ -81,7 +81,7 @@ ngx_rsm_count_init_zone(ngx_shm_zone_t *shm_zone, void *data)
         return NGX_OK;
     }
 
-    /* new pages are 0 */
+    /* new pages are filled with 0, so the counters need no initialization */
 
     shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
 
@@ -126,8 +126,9 @@ ngx_rsm_count_zone(ngx_cycle_t *cycle)
 
 
 /*
- * In init_module: each listener of the new cycle gets its row. Modules that are
- * linked in share these variables, so the first one of a cycle sets them.
+ * Called in init_module: assigns a row to each listener of the new cycle.
+ * Modules that are linked into nginx share the static variables, so only the
+ * first module of a cycle initializes them.
  */
 
 void
@@ -193,8 +194,9 @@ ngx_rsm_count_begin_cycle(ngx_cycle_t *cycle)
 
 
 /*
- * A connection is queried once more before it is closed, and the method of
- * events is the last that nginx calls before close().
+ * The kind of a connection is queried again before it is closed.  del_conn()
+ * of the event method is the last callback that nginx calls before close(), so
+ * it is replaced.
  */
 
 ngx_int_t
@@ -239,7 +241,7 @@ ngx_rsm_exit_process(ngx_cycle_t *cycle)
 }
 
 
-/* in the handler of a listener */
+/* called in the handler of a listener for each accepted connection */
 
 void
 ngx_rsm_count(ngx_connection_t *c, ngx_rsm_subsystem_t *subsystem,
@@ -281,7 +283,7 @@ ngx_rsm_count(ngx_connection_t *c, ngx_rsm_subsystem_t *subsystem,
 }
 
 
-/* a draining socket counts for its successor */
+/* connections of a draining socket are counted for its successor */
 
 static uint32_t
 ngx_rsm_count_row(ngx_rsm_subsystem_t *subsystem, ngx_listening_t *ls)

@@ -20,7 +20,7 @@ static void ngx_rsm_report(void *data, uint32_t event,
 static void ngx_rsm_rollback(void *data);
 
 
-/* of each subsystem: the configuration of the running cycle */
+/* the configuration of the running cycle, for each subsystem */
 
 static ngx_rsm_conf_t  *ngx_rsm_running[NGX_RS_SUBSYSTEM_MAIL + 1];
 
@@ -47,7 +47,7 @@ ngx_rsm_create_conf(ngx_cycle_t *cycle, ngx_rsm_subsystem_t *subsystem)
     conf->subsystem = subsystem;
     conf->cycle = cycle;
 
-    /* there will be about as many again */
+    /* the new configuration has about as many listeners as the old one */
 
     n = ngx_max(cycle->old_cycle->listening.nelts, 4);
 
@@ -63,8 +63,9 @@ ngx_rsm_create_conf(ngx_cycle_t *cycle, ngx_rsm_subsystem_t *subsystem)
 
 
 /*
- * After the whole configuration has been read, before nginx opens its sockets:
- * opens those that nginx would not open, or not with the right protocol.
+ * Called after nginx has read the configuration and before nginx opens its
+ * sockets: opens the sockets that nginx cannot open with the requested
+ * protocol.
  */
 
 char *
@@ -168,7 +169,7 @@ ngx_rsm_collect(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         conf->indices[conf->nsockets] = i;
         socket = &conf->sockets[conf->nsockets++];
 
-        /* all other options are set by ngx_configure_listening_sockets() */
+        /* ngx_configure_listening_sockets() sets all other options */
 
         *socket = init;
 
@@ -262,7 +263,7 @@ ngx_rsm_collect_old(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         }
 #endif
 
-        /* nginx before 1.19.1 does not say so itself */
+        /* nginx before 1.19.1 does not set this for inherited sockets */
 
         if (ngx_is_init_cycle(cycle->old_cycle)) {
             ls[i].inherited = 1;
@@ -337,7 +338,7 @@ ngx_rsm_assign(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 }
 
 
-/* passes to nginx what was opened, and what is kept */
+/* stores the opened and the kept sockets in the listeners of the cycle */
 
 static void
 ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
@@ -377,7 +378,10 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 
         case NGX_RS_INHERITED:
 
-            /* ngx_init_cycle() pairs both, and compares their protocols */
+            /*
+             * ngx_init_cycle() keeps the old socket only if the protocols of
+             * both listeners are equal.
+             */
 
             old = cycle->old_cycle->listening.elts;
             old += conf->old_indices[socket->inherited];
@@ -401,7 +405,7 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 
 #if (NGX_HAVE_DEFERRED_ACCEPT && defined TCP_DEFER_ACCEPT)
 
-        /* nginx sets this only for sockets that it opens itself */
+        /* nginx sets this only for sockets that nginx itself opens */
 
         if (ls->deferred_accept) {
             ls->add_deferred = 1;
@@ -412,9 +416,9 @@ ngx_rsm_apply(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 
 
 /*
- * nginx would pair old and new sockets by address and type alone.  It skips
- * those to ignore once for each new listener, so the array ends before them
- * where it can.
+ * nginx matches old and new sockets by address and type only, so superseded
+ * sockets are marked as ignored.  nginx skips ignored sockets again for each
+ * new listener, so the array is shortened if they are at its end.
  */
 
 static void
@@ -482,7 +486,7 @@ ngx_rsm_report(void *data, uint32_t event, const ngx_rs_error_t *error)
 }
 
 
-/* in init_module: nothing of the new cycle can fail any more */
+/* called in init_module, when the new cycle can no longer fail */
 
 ngx_int_t
 ngx_rsm_commit(ngx_cycle_t *cycle, void *data)
@@ -536,7 +540,7 @@ ngx_rsm_init_process(ngx_cycle_t *cycle, ngx_rsm_subsystem_t *subsystem)
 }
 
 
-/* the pool of a cycle is destroyed: of one that failed, or of an old one */
+/* called when nginx destroys the pool of a failed or of an old cycle */
 
 static void
 ngx_rsm_rollback(void *data)
@@ -561,7 +565,7 @@ ngx_rsm_rollback(void *data)
 
     for (i = 0; i < conf->nsockets; i++) {
 
-        /* ngx_init_cycle() has closed these */
+        /* ngx_init_cycle() has closed this socket */
 
         if (ls[conf->indices[i]].open) {
             conf->sockets[i].outcome = NGX_RS_UNTOUCHED;

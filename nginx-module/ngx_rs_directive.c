@@ -14,7 +14,7 @@ static char *ngx_rsm_call_core(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf, ngx_rs_listen_t *listen, u_char *owners);
 
 
-/* the arguments of a directive are passed on as they are */
+/* the arguments are passed without a copy, so both types must be the same */
 
 typedef char  ngx_rsm_str_is_ngx_str[
     sizeof(ngx_rs_str_t) == sizeof(ngx_str_t)
@@ -23,8 +23,9 @@ typedef char  ngx_rsm_str_is_ngx_str[
 
 
 /*
- * the "listen" directive: our parameters are read and removed; nginx's own
- * handler gets the rest, which is untouched if there are none of ours
+ * The handler of "listen": reads and removes the parameters of the module, and
+ * calls nginx's own handler with the others.  Without parameters of the module
+ * the arguments are unchanged.
  */
 
 char *
@@ -114,7 +115,7 @@ ngx_rsm_core_command(ngx_module_t *core)
 }
 
 
-/* remembers which protocol is requested at which addresses */
+/* stores the requested protocol for each address of the directive */
 
 static ngx_int_t
 ngx_rsm_request(ngx_conf_t *cf, ngx_rsm_conf_t *rmcf,
@@ -160,8 +161,9 @@ ngx_rsm_request(ngx_conf_t *cf, ngx_rsm_conf_t *rmcf,
 
 
 /*
- * A host name may have several addresses, and different ones a moment later:
- * nginx gets the addresses that the library found, one call for each.
+ * A host name may have several addresses, and another query may return others.
+ * So nginx's handler is called for each address that the library has found,
+ * and does not get the name.
  */
 
 static char *

@@ -7,27 +7,27 @@
 #include "ngx_rs_module.h"
 
 
-/* descriptors that a worker opens for itself, and for its first clients */
+/* the descriptors that a worker needs for itself and for its first clients */
 
 #define NGX_RSM_DRAIN_SPARE  16
 
 
 /*
- * Superseded sockets.  The listeners are in no cycle's array, so that nginx
- * neither pairs them with those of the next configuration nor passes them to a
- * new binary.
+ * The draining sockets of a subsystem.  Their listeners are not in the array
+ * of a cycle, so that nginx neither matches them with listeners of the next
+ * configuration nor passes them to a new binary.
  */
 
 typedef struct {
     ngx_rs_drain_t      *handle;
 
     ngx_rs_draining_t   *sockets;
-    ngx_listening_t     *listening;     /* of each; fd -1: closed */
+    ngx_listening_t     *listening;     /* for each socket; fd -1: closed */
     size_t               n;
     uint32_t             delay;         /* milliseconds to the next poll */
 
     ngx_uint_t           subsystem;
-    ngx_listening_t    **successors;    /* of each */
+    ngx_listening_t    **successors;    /* for each socket */
 
     ngx_event_t          timer;
     ngx_connection_t     dumb;          /* for nginx's debug log */
@@ -50,12 +50,15 @@ static void ngx_rsm_drain_close(ngx_listening_t *ls);
 static void ngx_rsm_drain_cleanup(void *data);
 
 
-/* of each subsystem: in the master that of the running cycle */
+/* the drain of each subsystem; in the master that of the running cycle */
 
 static ngx_rsm_drain_t  *ngx_rsm_drains[NGX_RS_SUBSYSTEM_MAIL + 1];
 
 
-/* before a reload: descriptors of sockets that have ended are free again */
+/*
+ * Called before a reload: closes the sockets that have ended, so that their
+ * descriptors are free.
+ */
 
 ngx_rs_drain_t *
 ngx_rsm_drain_running(ngx_uint_t subsystem, ngx_log_t *log)
@@ -75,8 +78,9 @@ ngx_rsm_drain_running(ngx_uint_t subsystem, ngx_log_t *log)
 
 
 /*
- * The new cycle has succeeded, and its sockets listen: the superseded sockets
- * move here, and the workers of the new cycle accept from both.
+ * Called when the new cycle has succeeded and its sockets listen: takes over
+ * the superseded sockets.  The workers of the new cycle accept from these and
+ * from the new sockets.
  */
 
 void
@@ -103,13 +107,16 @@ ngx_rsm_drain_begin(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         }
     }
 
-    /* a single process starts no workers */
+    /* without a master there are no workers to accept from the sockets */
 
     if (n == 0 || !ccf->master) {
         return;
     }
 
-    /* what cannot move here is closed by nginx or ends with its cycle */
+    /*
+     * On failure nginx closes the superseded sockets, and the old drain ends
+     * with its cycle.
+     */
 
     drain = ngx_rsm_drain_create(cycle, conf->subsystem->subsystem, n);
     if (drain == NULL) {
@@ -123,7 +130,7 @@ ngx_rsm_drain_begin(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
 
     ngx_rsm_drains[drain->subsystem] = drain;
 
-    /* of the sockets that nginx opened, too */
+    /* the descriptors, also those of sockets that nginx has opened */
 
     ls = cycle->listening.elts;
 
@@ -131,7 +138,7 @@ ngx_rsm_drain_begin(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         conf->sockets[i].fd = ls[conf->indices[i]].fd;
     }
 
-    /* channels to the workers, and what each of them opens */
+    /* for the channels to the workers, and for what each worker opens */
 
     spare = 2 * ccf->worker_processes + NGX_RSM_DRAIN_SPARE;
     limit = (ccf->rlimit_nofile == NGX_CONF_UNSET) ? 0 : ccf->rlimit_nofile;
@@ -143,7 +150,7 @@ ngx_rsm_drain_begin(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf)
         ngx_rsm_log_error(NGX_LOG_NOTICE, cycle->log, &error);
     }
 
-    /* ownership moves here, so nginx must not close them */
+    /* the drain owns these descriptors now, so nginx must not close them */
 
     ls = cycle->old_cycle->listening.elts;
 
@@ -197,7 +204,7 @@ ngx_rsm_drain_create(ngx_cycle_t *cycle, ngx_uint_t subsystem, ngx_uint_t n)
 }
 
 
-/* a superseded socket has the listener of its successor */
+/* the listener of a draining socket is a copy of that of its successor */
 
 static void
 ngx_rsm_drain_fill(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf,
@@ -229,7 +236,7 @@ ngx_rsm_drain_fill(ngx_cycle_t *cycle, ngx_rsm_conf_t *conf,
             ngx_rsm_set_handler(ls, conf, drain->sockets[i].protocol);
 
 #if (NGX_HAVE_REUSEPORT)
-            /* nginx is not to add it to the event loop anew for fairness */
+            /* prevents nginx from adding the event again for fairness */
             ls->reuseport = 1;
 #endif
         }
@@ -281,7 +288,7 @@ ngx_rsm_drain_successor(ngx_rsm_subsystem_t *subsystem, ngx_listening_t *ls)
 }
 
 
-/* a worker accepts from the superseded sockets, too */
+/* makes a worker accept from the draining sockets, too */
 
 ngx_int_t
 ngx_rsm_drain_init_process(ngx_cycle_t *cycle, ngx_rsm_subsystem_t *subsystem)
@@ -297,7 +304,7 @@ ngx_rsm_drain_init_process(ngx_cycle_t *cycle, ngx_rsm_subsystem_t *subsystem)
 
     if (ngx_process != NGX_PROCESS_WORKER) {
 
-        /* the cache manager only closes its copies */
+        /* the cache manager does not accept, so it closes its descriptors */
 
         for (i = 0; i < drain->n; i++) {
             ngx_rsm_drain_close(&drain->listening[i]);
@@ -343,7 +350,7 @@ ngx_rsm_drain_watch(ngx_cycle_t *cycle, ngx_rsm_drain_t *drain,
     ngx_event_t       *rev;
     ngx_connection_t  *c;
 
-    /* most connections are for clients */
+    /* leaves most of the free connections for clients */
 
     if (cycle->free_connection_n < cycle->connection_n / 4) {
         ngx_log_error(NGX_LOG_NOTICE, cycle->log, 0,
@@ -363,14 +370,17 @@ ngx_rsm_drain_watch(ngx_cycle_t *cycle, ngx_rsm_drain_t *drain,
     c->listening = ls;
     c->data = drain;
 
-    /* when this worker is told to quit, nginx calls the handler */
+    /* nginx calls the handler of idle connections when the worker quits */
     c->idle = 1;
 
     ls->connection = c;
 
     rev = c->read;
 
-    /* another process may end it between the check and accept() */
+    /*
+     * Another process may end the socket between the check and accept(), so
+     * the log of the drain suppresses the error.
+     */
     rev->log = &drain->log;
 
     rev->accept = 1;
@@ -407,7 +417,7 @@ ngx_rsm_drain_accept(ngx_event_t *ev)
 
     if (!ngx_rsm_drain_listens(c->fd)) {
 
-        /* the next poll closes it */
+        /* the socket has ended, and the next poll closes it */
 
         if (ev->active) {
             (void) ngx_del_event(ev, NGX_READ_EVENT, 0);
@@ -424,7 +434,10 @@ ngx_rsm_drain_accept(ngx_event_t *ev)
 
     ngx_event_accept(ev);
 
-    /* without descriptors nginx lets its own listeners wait for a timer */
+    /*
+     * Without free descriptors ngx_event_accept() disables nginx's own
+     * listeners until a timer expires, but not this one.
+     */
 
     if (ev->timer_set && ev->active) {
         (void) ngx_del_event(ev, NGX_READ_EVENT, 0);
@@ -467,7 +480,7 @@ ngx_rsm_drain_timer(ngx_event_t *ev)
 }
 
 
-/* this process quits, or the module is removed */
+/* called when the process quits or the module is removed */
 
 static void
 ngx_rsm_drain_end(ngx_rsm_drain_t *drain)
@@ -508,7 +521,7 @@ ngx_rsm_drain_close(ngx_listening_t *ls)
             ngx_delete_posted_event(rev);
         }
 
-        /* nginx's own listeners wait for this timer */
+        /* nginx's own listeners are disabled until this timer expires */
 
         waits = (rev->timer_set || rev->timedout);
 
@@ -516,7 +529,7 @@ ngx_rsm_drain_close(ngx_listening_t *ls)
             ngx_del_timer(rev);
         }
 
-        /* while another process has it open, epoll would go on to report it */
+        /* epoll reports the socket as long as any process has it open */
 
         if (rev->active) {
             (void) ngx_del_event(rev, NGX_READ_EVENT, 0);
@@ -542,7 +555,10 @@ ngx_rsm_drain_close(ngx_listening_t *ls)
 }
 
 
-/* the pool of a cycle is destroyed; a later cycle may have what drains */
+/*
+ * Called when nginx destroys the pool of a cycle.  A later cycle may own the
+ * draining sockets already.
+ */
 
 static void
 ngx_rsm_drain_cleanup(void *data)
@@ -553,7 +569,7 @@ ngx_rsm_drain_cleanup(void *data)
         return;
     }
 
-    /* what one worker leaves on SIGTERM the others go on with */
+    /* when SIGTERM ends one worker, the others keep the sockets draining */
 
     if (ngx_process == NGX_PROCESS_WORKER && !ngx_exiting) {
         return;

@@ -11,7 +11,7 @@ static ngx_uint_t ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls,
     int protocol, uint32_t option);
 
 
-/* connections of plain TCP cost nothing unless they are counted */
+/* plain TCP keeps nginx's own handler unless connections are counted */
 
 void
 ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_conf_t *conf, int protocol)
@@ -38,7 +38,7 @@ ngx_rsm_set_handler(ngx_listening_t *ls, ngx_rsm_conf_t *conf, int protocol)
 }
 
 
-/* nginx is not to set options that sockets of the protocol do not have */
+/* clears options that the protocol lacks, so that nginx does not set them */
 
 void
 ngx_rsm_ignore_options(ngx_rsm_conf_t *conf, ngx_listening_t *ls, int protocol)
@@ -92,7 +92,7 @@ ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls, int protocol,
 
     if (protocol == NGX_RS_IPPROTO_MPTCP) {
 
-        /* a newer kernel has it; once for all listeners */
+        /* a newer kernel has the option, so one notice for all is enough */
 
         if (conf->ignored & (1 << option)) {
             return 1;
@@ -110,8 +110,8 @@ ngx_rsm_ignored(ngx_rsm_conf_t *conf, ngx_listening_t *ls, int protocol,
 
 
 /*
- * SCTP has neither TCP_NODELAY nor TCP_CORK, and nginx closes a connection for
- * which it cannot set them.  SMC is as TCP.
+ * SCTP has neither TCP_NODELAY nor TCP_CORK, and nginx closes a connection if
+ * it cannot set them, so both are disabled.  SMC has the options of TCP.
  */
 
 void
@@ -135,7 +135,7 @@ ngx_rsm_prepare_other(ngx_connection_t *c)
 }
 
 
-/* a defect of the library is never a mere notice */
+/* a panic is a defect of the library, so it is logged as an alert at least */
 
 void
 ngx_rsm_log_error(ngx_uint_t level, ngx_log_t *log, ngx_rs_error_t *error)

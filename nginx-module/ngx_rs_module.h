@@ -15,14 +15,15 @@
 
 
 /*
- * nginx loads modules with RTLD_GLOBAL, and each of ours has a copy of what is
- * declared here: hidden symbols keep the copies apart.
+ * Each of the modules contains its own copy of the functions and variables
+ * declared here.  nginx loads modules with RTLD_GLOBAL, so the symbols are
+ * hidden: otherwise one module would use the copy of another.
  */
 
 #pragma GCC visibility push(hidden)
 
 
-/* what the modules of one subsystem (stream, http, mail) share */
+/* the description of a subsystem: stream, http or mail */
 
 typedef struct {
     ngx_uint_t                  subsystem;  /* NGX_RS_SUBSYSTEM_* */
@@ -30,18 +31,20 @@ typedef struct {
     /* the module that has the "listen" directive of the subsystem */
     ngx_module_t               *core;
 
-    /* identifies the listeners of the subsystem */
+    /* nginx's handler, which identifies the listeners of the subsystem */
     ngx_connection_handler_pt   handler;
 
-    /* in its place: for listeners of TCP if connections are counted, of MPTCP,
-       and of what is not TCP at all */
+    /*
+     * replace nginx's handler: for TCP listeners if connections are counted,
+     * for MPTCP listeners, and for listeners of other protocols
+     */
     ngx_connection_handler_pt   tcp_handler;
     ngx_connection_handler_pt   mptcp_handler;
     ngx_connection_handler_pt   other_handler;
 } ngx_rsm_subsystem_t;
 
 
-/* the protocol that a directive requests, for which address, and its place */
+/* a requested protocol, its address, and the place of the directive */
 
 typedef struct {
     union {
@@ -60,7 +63,7 @@ typedef struct {
 } ngx_rsm_request_t;
 
 
-/* the configuration of a core module of ours, one per cycle */
+/* the configuration of one of the core modules, one for each cycle */
 
 typedef struct {
     ngx_rsm_subsystem_t        *subsystem;
@@ -73,17 +76,17 @@ typedef struct {
     ngx_uint_t                 *indices;
     ngx_uint_t                  nsockets;
 
-    /* open.inherited: those of the old cycle, likewise */
+    /* open.inherited: the listeners of the old cycle, with their indices */
     ngx_rs_open_t               open;
     ngx_uint_t                 *old_indices;
     ngx_uint_t                  nold;       /* listeners of the old cycle */
 
-    ngx_uint_t                  ignored;    /* options, in bits: logged */
+    ngx_uint_t                  ignored;    /* bits of the logged options */
 
     unsigned                    opened:1;
-    unsigned                    waiting:1;  /* some listen after the commit */
+    unsigned                    waiting:1;  /* sockets wait for the commit */
     unsigned                    committed:1;
-    unsigned                    counted:1;  /* connections are */
+    unsigned                    counted:1;  /* connections are counted */
 } ngx_rsm_conf_t;
 
 

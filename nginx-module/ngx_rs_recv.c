@@ -21,10 +21,10 @@ static void ngx_rsm_sctp_received(ngx_connection_t *c, ssize_t n);
 
 
 /*
- * nginx reads as many bytes as FIONREAD has told, and takes it for granted that
- * an event follows if there are more.  That does not hold for MPTCP: recv()
- * itself moves data of the subflows to the queue that it reads from, and such a
- * move is no event.
+ * nginx reads as many bytes as FIONREAD has reported, and expects an event if
+ * more data arrives.  With MPTCP that event may be missing: recv() itself
+ * moves data from the subflows to the receive queue, and the kernel reports no
+ * event for this data.  So nginx must read until recv() returns EAGAIN.
  */
 
 void
@@ -67,7 +67,7 @@ ngx_rsm_mptcp_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
 }
 
 
-/* "available" is what FIONREAD has told, less what has been read since */
+/* "available" is the value of FIONREAD minus the bytes read since */
 
 static void
 ngx_rsm_mptcp_received(ngx_connection_t *c, int available, ssize_t n)
@@ -80,9 +80,10 @@ ngx_rsm_mptcp_received(ngx_connection_t *c, int available, ssize_t n)
 
 
 /*
- * One recv() returns one message of SCTP at most, and FIONREAD knows the next
- * message only: nginx takes either for all that there is to read, and waits for
- * an event that does not come.
+ * recv() of SCTP returns at most one message, and FIONREAD reports only the
+ * length of the next message.  nginx takes either for all available data, and
+ * would wait for an event that does not come.  So nginx must read until recv()
+ * returns EAGAIN.
  */
 
 void

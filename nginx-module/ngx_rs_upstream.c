@@ -8,7 +8,7 @@
 #include "ngx_rs_upstream.h"
 
 
-/* nginx's own callbacks of a peer, which ours call */
+/* the original callbacks of a peer, which those of this module call */
 
 typedef struct {
     ngx_event_get_peer_pt           get;
@@ -21,7 +21,7 @@ typedef struct {
     void                           *data;
 
     ngx_rsm_upstream_conf_t        *conf;
-    ngx_rsm_upstream_ctx_t         *ctx;    /* NULL: nobody reads the kinds */
+    ngx_rsm_upstream_ctx_t         *ctx;    /* NULL if no variable is used */
 } ngx_rsm_upstream_peer_t;
 
 
@@ -145,7 +145,7 @@ ngx_rsm_upstream_wrapped(ngx_rsm_upstream_conf_t *conf)
 }
 
 
-/* after the configuration has been read: whether $upstream_mptcp is in it */
+/* called after the configuration is read: is $upstream_mptcp used in it? */
 
 void
 ngx_rsm_upstream_set_used(ngx_rsm_upstream_main_conf_t *main,
@@ -171,8 +171,9 @@ ngx_rsm_upstream_set_used(ngx_rsm_upstream_main_conf_t *main,
 
 
 /*
- * It is kept in the pool, since an internal redirect clears the contexts of
- * modules, but not nginx's states.  Subrequests share the pool.
+ * The context is stored in the pool, because an internal redirect clears the
+ * contexts of modules but not nginx's array of states.  Subrequests share the
+ * pool, so the array identifies the context.
  */
 
 static ngx_rsm_upstream_ctx_t *
@@ -228,7 +229,7 @@ ngx_rsm_upstream_create_ctx(ngx_pool_t *pool, ngx_array_t *states,
 }
 
 
-/* marks what is ours in the pool */
+/* has no effect; its address identifies the context in the pool */
 
 static void
 ngx_rsm_upstream_cleanup(void *data)
@@ -237,8 +238,8 @@ ngx_rsm_upstream_cleanup(void *data)
 
 
 /*
- * When all others have set their callbacks: ours has to see what they have
- * chosen, a server or a connection that is kept alive.
+ * Called after all other modules have set their callbacks, because "get" of
+ * this module needs their choice: a server or a keep-alive connection.
  */
 
 ngx_int_t
@@ -302,7 +303,7 @@ ngx_rsm_upstream_get(ngx_peer_connection_t *pc, void *data)
         }
     }
 
-    /* a connection that is kept alive, or no server at all */
+    /* nginx has a keep-alive connection or no server, or this is not TCP */
 
     if (rc != NGX_OK
         || (pc->type && pc->type != SOCK_STREAM)
@@ -316,7 +317,7 @@ ngx_rsm_upstream_get(ngx_peer_connection_t *pc, void *data)
 }
 
 
-/* the connection may be closed next, or kept alive for another request */
+/* queries the connection before nginx closes it or keeps it alive */
 
 static void
 ngx_rsm_upstream_free(ngx_peer_connection_t *pc, void *data, ngx_uint_t state)
@@ -363,7 +364,7 @@ ngx_rsm_upstream_save_session(ngx_peer_connection_t *pc, void *data)
 #endif
 
 
-/* what the connection to the last server is now, if it was ever made */
+/* stores the kind of the connection to the last server, if it was made */
 
 static void
 ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx)
@@ -397,7 +398,7 @@ ngx_rsm_upstream_query(ngx_rsm_upstream_ctx_t *ctx)
 }
 
 
-/* the kernel has a state also for a connection that was refused */
+/* needed because the kernel also reports a kind for refused connections */
 
 static ngx_uint_t
 ngx_rsm_upstream_connected(ngx_rsm_upstream_ctx_t *ctx, ngx_connection_t *c)
@@ -418,8 +419,8 @@ ngx_rsm_upstream_connected(ngx_rsm_upstream_ctx_t *ctx, ngx_connection_t *c)
 
 
 /*
- * As ngx_http_upstream_addr_variable(); "name" is the offset of the name of a
- * server in a state.
+ * Writes values in the format of ngx_http_upstream_addr_variable().  "name" is
+ * the offset of the server's name in a state.
  */
 
 ngx_int_t
@@ -482,7 +483,10 @@ ngx_rsm_upstream_variable(ngx_pool_t *pool, ngx_array_t *states, size_t name,
 }
 
 
-/* none: a separator between two upstreams, or no socket could be opened */
+/*
+ * A state has no name if it separates two upstreams, or if no socket could be
+ * opened.
+ */
 
 static ngx_uint_t
 ngx_rsm_upstream_has_name(ngx_array_t *states, ngx_uint_t i, size_t name)

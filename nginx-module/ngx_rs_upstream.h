@@ -17,17 +17,17 @@
 #pragma GCC visibility push(hidden)
 
 
-/* what http and stream share of "mptcp" in "upstream", and $upstream_mptcp */
+/* main configuration of "mptcp" in "upstream", the same in http and stream */
 
 typedef struct {
-    ngx_uint_t   used;          /* $upstream_mptcp is */
-    ngx_uint_t   warned;        /* of a fallback to TCP */
+    ngx_uint_t   used;          /* whether $upstream_mptcp is used */
+    ngx_uint_t   warned;        /* that "auto" falls back to TCP */
 } ngx_rsm_upstream_main_conf_t;
 
 
 typedef struct {
     ngx_uint_t   protocol;      /* NGX_RSM_UPSTREAM_* */
-    void        *init;          /* what us->peer.init was */
+    void        *init;          /* the original us->peer.init */
 
     ngx_rsm_upstream_main_conf_t  *main;
 } ngx_rsm_upstream_conf_t;
@@ -38,17 +38,17 @@ typedef struct {
 #define NGX_RSM_UPSTREAM_AUTO  2
 
 
-/* whether nginx's state of a server that was tried says that it answered */
+/* whether nginx's state of a server shows that the server has answered */
 
 typedef ngx_uint_t (*ngx_rsm_upstream_connected_pt)(void *state);
 
 
-/* of a request or session: what each server that was tried spoke */
+/* the kind of the connection to each server that a request has tried */
 
 typedef struct {
-    ngx_array_t            *states;     /* nginx's */
+    ngx_array_t            *states;     /* nginx's states of the servers */
     ngx_array_t             kinds;      /* of uint32_t */
-    ngx_peer_connection_t  *peer;       /* to the last one */
+    ngx_peer_connection_t  *peer;       /* to the last server */
 
     ngx_rsm_upstream_connected_pt  connected;
 } ngx_rsm_upstream_ctx_t;

@@ -8,7 +8,7 @@
 #include "../include/ngx_rs_listen.h"
 
 
-/* what is known of a connection; it lives as long as the connection */
+/* the last queried state of a connection, allocated in its pool */
 
 typedef struct {
     ngx_rs_connection_t  *handle;
@@ -24,14 +24,14 @@ typedef struct {
 
 
 /*
- * When to query again for the first time, in milliseconds, and the longest time
- * between two queries: each is twice as long as the one before.
+ * The milliseconds to the second query, and the longest interval between two
+ * queries.  Each interval is twice as long as the one before.
  */
 
 #define NGX_RSM_WATCH_FIRST    500
 #define NGX_RSM_WATCH_LONGEST  60000
 
-/* as ngx_rs_connection_text() says */
+/* the longest text that ngx_rs_connection_text() can write */
 
 #define NGX_RSM_TEXT_SIZE      1024
 
@@ -72,7 +72,7 @@ ngx_rsm_variables_create_conf(ngx_conf_t *cf)
 }
 
 
-/* after the configuration has been read: which of our variables are in it */
+/* called after the configuration is read: finds the variables used in it */
 
 ngx_int_t
 ngx_rsm_variables_used(ngx_conf_t *cf, ngx_rsm_variables_conf_t *rvcf,
@@ -117,9 +117,9 @@ ngx_rsm_variables_used(ngx_conf_t *cf, ngx_rsm_variables_conf_t *rvcf,
 
 
 /*
- * When a connection begins, and then at times as long as it is MPTCP: the
- * kernel forgets the subflows of one that the client resets, and they are to be
- * logged all the same.
+ * Queries a new connection, and queries it periodically while it is MPTCP.
+ * When the client resets the connection, the kernel discards the subflows, so
+ * nginx can only log those of an earlier query.
  */
 
 void
@@ -143,7 +143,7 @@ ngx_rsm_variables_begin(ngx_rsm_variables_conf_t *rvcf, ngx_connection_t *c)
     rc->timer.data = c;
     rc->timer.log = c->log;
 
-    /* a worker that is exiting does not wait for it */
+    /* an exiting worker does not wait for this timer */
     rc->timer.cancelable = 1;
 
     ngx_add_timer(&rc->timer, rc->interval);
@@ -168,7 +168,7 @@ ngx_rsm_connection_watch(ngx_event_t *ev)
 }
 
 
-/* before a request or session is logged: the values are to be those of now */
+/* updates the values before nginx logs a request or session */
 
 void
 ngx_rsm_variables_end(ngx_rsm_variables_conf_t *rvcf, ngx_connection_t *c,
@@ -272,7 +272,7 @@ ngx_rsm_connection_get(ngx_connection_t *c)
     rc = cln->data;
     ngx_memzero(rc, sizeof(ngx_rsm_connection_t));
 
-    /* it also marks what is ours in the pool */
+    /* its address also identifies the state in the pool */
     cln->handler = ngx_rsm_connection_cleanup;
 
     return rc;
@@ -293,8 +293,8 @@ ngx_rsm_connection_cleanup(void *data)
 
 
 /*
- * Several variables of one line cost one query, as do several lines that are
- * written in the same moment.
+ * All variables of one log line share one query, as do several lines that are
+ * written in the same millisecond.
  */
 
 static ngx_rsm_connection_t *

@@ -37,7 +37,7 @@ static ngx_core_module_t  ngx_stream_rs_sockets_module_ctx = {
 };
 
 
-/* opens the sockets; has to come after ngx_events_module */
+/* opens the sockets; must be loaded after ngx_events_module */
 
 ngx_module_t  ngx_stream_rs_sockets_module = {
     NGX_MODULE_V1,
@@ -80,7 +80,7 @@ static ngx_stream_module_t  ngx_stream_rs_listen_module_ctx = {
 };
 
 
-/* has the directive; has to come before ngx_stream_core_module */
+/* handles "listen"; must be loaded before ngx_stream_core_module */
 
 ngx_module_t  ngx_stream_rs_listen_module = {
     NGX_MODULE_V1,

@@ -79,7 +79,10 @@ ngx_stream_rs_upstream_add_variable(ngx_conf_t *cf)
 }
 
 
-/* all other modules have set up their upstreams: ours is the outermost */
+/*
+ * All other modules have set the init functions of their upstreams, so the
+ * function of this module calls theirs.
+ */
 
 static ngx_int_t
 ngx_stream_rs_upstream_init(ngx_conf_t *cf)
@@ -97,7 +100,7 @@ ngx_stream_rs_upstream_init(ngx_conf_t *cf)
 
     for (i = 0; i < umcf->upstreams.nelts; i++) {
 
-        /* one without "upstream" */
+        /* an implicit upstream without an "upstream" block */
 
         if (us[i]->srv_conf == NULL) {
             continue;

@@ -34,9 +34,9 @@ static ngx_stream_module_t  ngx_stream_rs_variables_module_ctx = {
 
 
 /*
- * has to come after ngx_stream_core_module, which makes the table of
- * variables, and before ngx_stream_log_module, whose lines are to have the
- * last state of the connection
+ * Must be loaded after ngx_stream_core_module, which creates the table of
+ * variables, and before ngx_stream_log_module, so that the values are updated
+ * before nginx logs them.
  */
 
 ngx_module_t  ngx_stream_rs_variables_module = {
@@ -77,7 +77,7 @@ ngx_stream_rs_variables_add(ngx_conf_t *cf)
 }
 
 
-/* a configuration without the variables costs nothing per connection */
+/* no handlers are installed unless the variables are used */
 
 static ngx_int_t
 ngx_stream_rs_variables_init(ngx_conf_t *cf)

@@ -8,7 +8,7 @@
 #include <ngx_core.h>
 
 
-/* an empty module: build.sh lets nginx say whether it would load one */
+/* an empty module, with which build.sh checks whether nginx would load it */
 
 ngx_module_t  ngx_rs_probe_module = {
     NGX_MODULE_V1,
