@@ -1,6 +1,7 @@
 /*
- * Parses a typical listen directive: as often as the argument says, or, without
- * one, for long enough to tell how many nanoseconds it takes.
+ * Parses a typical listen directive. The argument is the number of rounds.
+ * Without an argument the program runs long enough to measure the nanoseconds
+ * for one directive.
  */
 
 #include <err.h>

@@ -1,4 +1,4 @@
-/* What the programs of tests/c share. */
+/* Helpers for the programs of tests/c. */
 
 #ifndef CHECK_H
 #define CHECK_H
@@ -17,7 +17,7 @@
 #define CHECK(condition)                                                      \
     check((condition) != 0, #condition, __FILE__, __LINE__)
 
-/* The call must fail so, with this text in its message. */
+/* The call must fail with this status and with this text in the message. */
 #define FAILS(call, wanted, text)                                             \
     fails((call), (wanted), &error, (text), #call, __FILE__, __LINE__)
 
@@ -25,11 +25,11 @@
 #define WORKS(call)                                                           \
     fails((call), NGX_RS_OK, &error, "", #call, __FILE__, __LINE__)
 
-/* Sizes that no struct will have: what follows must be neither read nor
- * written. */
+/* Sizes that no struct will have. The library must neither read nor write what
+ * follows the size. */
 static const uint32_t too_large[] = { 4097, 65536, 0x7fffffff, 0xffffffff };
 #define TOO_LARGE (sizeof(too_large) / sizeof(too_large[0]))
-/* The size of version 0.1, which stays the least one that is accepted. */
+/* The size of version 0.1, which remains the least accepted size. */
 #define LISTENING_SIZE_V1                                                     \
     (offsetof(ngx_rs_listening_t, opened_protocol) + sizeof(int32_t))
 #define NOT_SET(type) #type ": size is not initialised"
@@ -102,7 +102,7 @@ static inline int kernel_is_at_least(int major, int minor)
     return has_major > major || (has_major == major && has_minor >= minor);
 }
 
-/* The value of an MPTCP connection, which Linux counts from 6.5 on. */
+/* The value of an MPTCP counter, or unknown before Linux 6.5. */
 static inline int64_t counted(int64_t value)
 {
     return kernel_is_at_least(6, 5) ? value : NGX_RS_UNKNOWN;

@@ -1,4 +1,4 @@
-/* Sockets of clients, and callers' mistakes. */
+/* ngx_rs_connect_socket(): sockets of clients, and mistakes of callers. */
 
 #define _DEFAULT_SOURCE
 
@@ -13,7 +13,7 @@
 
 static ngx_rs_error_t error = NGX_RS_ERROR_INIT;
 
-/* As the module opens one. */
+/* Opens a socket as the module does. */
 static ngx_rs_status_t open_for(const void *address, size_t size,
                                 int32_t protocol, uint32_t flags, int *fd,
                                 int32_t *opened)
@@ -27,7 +27,7 @@ static int protocol_of(int fd)
     return option(fd, SO_PROTOCOL);
 }
 
-/* A socket that is as promised. */
+/* Checks the documented properties of a socket. */
 static void is_ready(int fd, int domain, int protocol)
 {
     CHECK(option(fd, SO_DOMAIN) == domain);
@@ -61,7 +61,7 @@ static void opens(void)
     }
 }
 
-/* To a listener of ours: MPTCP on both sides. */
+/* Connects to an MPTCP listener: the connection is MPTCP on both sides. */
 static void connects(void)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);
@@ -92,7 +92,7 @@ static void connects(void)
     CHECK(close(fd) == 0 && close(peer) == 0 && close(listener.fd) == 0);
 }
 
-/* Nothing is opened and nothing is written. */
+/* The call fails, opens no socket, and writes no result. */
 static void refused(const void *address, size_t size, int32_t protocol,
                     uint32_t flags, ngx_rs_status_t status, const char *text)
 {
@@ -144,7 +144,7 @@ static void mistakes(void)
           NGX_RS_ERR_ARGUMENT, "output pointer \"opened_protocol\" is NULL");
 }
 
-/* There is no descriptor for a socket: no protocol helps. */
+/* Without free descriptors the call does not fall back to TCP. */
 static void without_descriptors(void)
 {
     struct sockaddr_in home = inet4("127.0.0.1", 80);
@@ -163,7 +163,7 @@ static void without_descriptors(void)
     CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
 }
 
-/* MPTCP is switched off in this network namespace from here on. */
+/* This switches MPTCP off in the network namespace, so it has to be last. */
 static void without_mptcp(void)
 {
     struct sockaddr_in home = inet4("127.0.0.1", 80);

@@ -1,4 +1,4 @@
-/* What the kernel says of connections, and callers' mistakes. */
+/* Queries of connections, and mistakes of callers. */
 
 #define _DEFAULT_SOURCE
 
@@ -8,7 +8,7 @@
 
 #include "check.h"
 
-/* The struct of a newer program, with a field that we do not know. */
+/* The struct of a newer program, with a field that this version lacks. */
 typedef struct {
     ngx_rs_connection_info_t known;
     int64_t newer;
@@ -21,7 +21,7 @@ typedef struct {
 
 static ngx_rs_error_t error = NGX_RS_ERROR_INIT;
 
-/* A client and the socket that was accepted, on the loopback. */
+/* A client and the accepted socket, on the loopback. */
 static void connected(int protocol, int fds[2])
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);
@@ -53,7 +53,7 @@ static int same(const struct sockaddr_storage *one,
            && address->sin_addr.s_addr == other->sin_addr.s_addr;
 }
 
-/* 1,000 bytes have come. */
+/* Checks the values of a path that has received 1,000 bytes. */
 static void has_figures(const ngx_rs_subflow_t *path)
 {
     CHECK(path->bytes_sent == 0 && path->bytes_received == 1000);
@@ -63,7 +63,7 @@ static void has_figures(const ngx_rs_subflow_t *path)
     CHECK(path->tcp_state == 1); /* TCP_ESTABLISHED */
 }
 
-/* The one path of the accepted socket. */
+/* Checks the only path of an accepted socket. */
 static void has_one_path(int fd, ngx_rs_connection_info_t *info, int64_t id)
 {
     ngx_rs_subflow_t paths[16] = { NGX_RS_SUBFLOW_INIT };
@@ -106,7 +106,7 @@ static void tells_mptcp(void)
     CHECK(again.token == info.token && again.bytes_received == counted(1000));
     has_one_path(fds[1], NULL, counted(1));
 
-    /* What is known already only grows. */
+    /* A query never lowers a counter that the struct already has. */
     info.bytes_sent = 5000;
     info.bytes_received = 999;
     info.retransmits = NGX_RS_UNKNOWN;
@@ -115,7 +115,7 @@ static void tells_mptcp(void)
     CHECK(info.bytes_received == (counted(1000) == 1000 ? 1000 : 999));
     CHECK(info.retransmits == counted(0));
 
-    /* A fallback is for ever. */
+    /* A connection that has fallen back never becomes MPTCP again. */
     last = info;
     last.kind = NGX_RS_CONNECTION_FALLBACK;
     WORKS(ngx_rs_connection_info(fds[1], &last, &error));
@@ -215,7 +215,7 @@ static void a_newer_program(void)
     closed(fds);
 }
 
-/* Both functions refuse it, and write nothing but the error. */
+/* Both functions fail, and write only the error. */
 static void refused(int fd, const ngx_rs_connection_info_t *info,
                     ngx_rs_status_t status, const char *text)
 {

@@ -1,4 +1,4 @@
-// The header in C++11, and what a C++ program does with it.
+// Compiles the header in C++11, and uses the library from C++.
 
 #include "ngx_rs_listen.h"
 
@@ -50,7 +50,7 @@ int main()
     ngx_rs_subflow_t paths[16] = { NGX_RS_SUBFLOW_INIT };
     std::size_t none = 1;
 
-    // It listens: it has no subflows.
+    // A listening socket has no subflows.
     if (ngx_rs_connection_subflows(sockets[0].fd, paths, 16, &none, &info,
                                    &error) != NGX_RS_OK)
     {

@@ -1,4 +1,4 @@
-/* Connections that are queried several times, and callers' mistakes. */
+/* Connections that are queried several times, and mistakes of callers. */
 
 #define _DEFAULT_SOURCE
 
@@ -79,7 +79,7 @@ static void tells_mptcp(void)
     CHECK(strcmp(text(handle, NGX_RS_VALUE_SUBFLOW_RETRANS), "0") == 0);
     CHECK(strchr(text(handle, NGX_RS_VALUE_SUBFLOW_RTT), '.') != NULL);
 
-    /* The socket's end is not that of the handle. */
+    /* The handle keeps its values after the socket is closed. */
     closed(fds);
     CHECK(strcmp(text(handle, NGX_RS_VALUE_SUBFLOW_ADDRS), address) == 0);
     ngx_rs_connection_free(handle);
@@ -108,7 +108,7 @@ static void tells_no_more_of_others(void)
     closed(pair);
 }
 
-/* Nothing but the error is written. */
+/* The call fails, and writes only the error. */
 static void refused(int fd, uint32_t values, const void *peer, socklen_t size,
                     ngx_rs_status_t status, const char *message)
 {
@@ -155,7 +155,7 @@ static void wrong_queries(int fd)
     CHECK(error.os_errno == EBADF);
 }
 
-/* A failed query leaves the handle as it was. */
+/* A failed query does not change the handle. */
 static void wrong_later_queries(int fd)
 {
     ngx_rs_connection_t *handle = NULL, *first;
@@ -203,7 +203,7 @@ static void wrong_texts(int fd)
           NGX_RS_ERR_ARGUMENT, "output pointer \"length\" is NULL");
     CHECK(length == 77 && buffer[0] == 7);
 
-    /* As long as it would be, but nothing is written. */
+    /* If the buffer is too short, only the needed length is returned. */
     WORKS(ngx_rs_connection_text(handle, NGX_RS_VALUE_KIND, buffer, 1, &length,
                                  &error));
     CHECK(length == 2 && buffer[0] == 7);

@@ -1,4 +1,5 @@
-/* Opening: callers' mistakes are errors, and nothing is opened or written. */
+/* Mistakes of callers that open sockets: each is an error, and the library
+ * opens and writes nothing. */
 
 #define _DEFAULT_SOURCE
 
@@ -18,7 +19,7 @@ static ngx_rs_listening_t good(void)
     return to_open(&home, NGX_RS_IPPROTO_MPTCP);
 }
 
-/* Every function that takes sockets refuses them, and leaves them alone. */
+/* Every function with an array of sockets fails, and does not change it. */
 static void refused(ngx_rs_listening_t *sockets, size_t count,
                     const char *text)
 {
@@ -87,7 +88,7 @@ static void wrong_rules(void)
     CHECK(listen == NULL && owner == 99);
 }
 
-/* The longest that there may be: all of it is looked at. */
+/* Structs of the greatest allowed size: the library checks all bytes. */
 static void longest(void)
 {
     ngx_rs_listening_t *socket = calloc(1, 4096);
@@ -166,7 +167,7 @@ static void wrong_elements(void)
     refused(&socket, 1, LISTENING("sockaddr") "has an invalid path");
 }
 
-/* A program of a later version, with bigger structs. */
+/* A program of a later version, with longer structs. */
 static void later_versions(void)
 {
     struct {
@@ -263,7 +264,7 @@ static void wrong_ways(void)
     CHECK(close(file) == 0);
 }
 
-/* What a caller closed too early, or opened elsewhere. */
+/* Descriptors that the caller has closed, or that are no such sockets. */
 static void wrong_descriptors(void)
 {
     ngx_rs_listening_t socket = good();
@@ -277,7 +278,7 @@ static void wrong_descriptors(void)
     CHECK(error.os_errno == EBADF);
     WORKS(ngx_rs_listening_rollback(&socket, 1, NULL, &error));
     CHECK(socket.fd == -1 && socket.outcome == NGX_RS_UNTOUCHED);
-    /* Once more does nothing. */
+    /* A second rollback, and a commit after it, do nothing. */
     WORKS(ngx_rs_listening_rollback(&socket, 1, NULL, &error));
     WORKS(ngx_rs_listening_commit(&socket, 1, NULL, &error));
 
@@ -286,13 +287,13 @@ static void wrong_descriptors(void)
     FAILS(ngx_rs_listening_commit(&socket, 1, NULL, &error), NGX_RS_ERR_SYSCALL,
           "listen() to 127.0.0.1:80");
     CHECK(error.os_errno == ENOTSOCK);
-    /* A descriptor that is not ours to close. */
+    /* The library does not own this descriptor, so it does not close it. */
     socket.outcome = NGX_RS_INHERITED;
     WORKS(ngx_rs_listening_rollback(&socket, 1, NULL, &error));
     CHECK(socket.fd == -1 && close(file) == 0);
 }
 
-/* No socket is taken, and the state is what it was. */
+/* The drain takes no socket, and does not change the inherited ones. */
 static void not_drained(ngx_rs_listening_t *socket, const ngx_rs_open_t *how,
                         ngx_rs_status_t status, const char *text, int errnum)
 {
@@ -356,7 +357,7 @@ static void wrong_drains(void)
     CHECK(close(file) == 0);
 }
 
-/* Places for results that are missing or too few. */
+/* Output arrays that are missing or too short. */
 static void wrong_polls(void)
 {
     ngx_rs_listening_t before = to_open(&home, 0), after = good();
@@ -421,7 +422,7 @@ static void wrong_protocols(void)
           "argument \"option\" is unknown");
 }
 
-/* Every port of several addresses, and more of them than there can be. */
+/* Every port of several addresses: more sockets than a process can open. */
 static void too_many_sockets(void)
 {
     ngx_rs_str_t beyond[] = { NGX_RS_STR("0-65535"), NGX_RS_STR("1-65536") };
@@ -481,7 +482,7 @@ int main(void)
     wrong_polls();
     wrong_protocols();
     too_many_sockets();
-    /* The lowest free descriptor is what it was: all were closed. */
+    /* The lowest free descriptor is the same as before, so none leaked. */
     after = dup(1);
     CHECK(before == after && close(after) == 0);
     return 0;

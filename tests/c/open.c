@@ -1,4 +1,4 @@
-/* Opening, inheriting, committing and rolling back, as nginx does it. */
+/* Opening, inheriting, committing and rolling back as in nginx. */
 
 #define _DEFAULT_SOURCE
 
@@ -12,7 +12,7 @@
 
 static ngx_rs_error_t error = NGX_RS_ERROR_INIT;
 
-/* What was reported, in one letter each. */
+/* The reports, each as one letter. */
 static char reports[32];
 static int holder = -1;
 
@@ -127,7 +127,7 @@ static void hands_over(int commit)
         old[i] = init;
         old[i].fd = before[i].fd;
     }
-    /* What is known already need not be requested. */
+    /* The library does not query values that the caller passes. */
     old[1].sockaddr = before[1].sockaddr;
     old[1].socklen = before[1].socklen;
     old[1].type = SOCK_STREAM;
@@ -197,7 +197,7 @@ static void supersedes(ngx_rs_listening_t *before, ngx_rs_listening_t *after,
     CHECK(old->disposition == NGX_RS_SUPERSEDED);
 }
 
-/* A superseded socket listens until nothing waits there. */
+/* A superseded socket listens until its queue is empty. */
 static void drains(void)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);
@@ -263,7 +263,7 @@ static void drains(void)
     ngx_rs_drain_free(NULL);
 }
 
-/* Without room for more descriptors the superseded socket is the caller's. */
+/* Without enough free descriptors the caller keeps the superseded socket. */
 static void has_no_room(void)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);
@@ -307,7 +307,7 @@ static void cannot_listen(void)
 
     supersedes(&before, &after, &old, &how);
     fd = after.fd;
-    /* On a connected socket listen() fails. */
+    /* listen() fails on a connected socket. */
     CHECK(connect(fd, (const struct sockaddr *) &address, sizeof(address)) == 0
           || errno == EINPROGRESS);
     FAILS(ngx_rs_listening_commit(&after, 1, &how, &error),
@@ -325,7 +325,7 @@ static void cannot_listen(void)
     CHECK(after.fd == -1 && close(fd) == -1);
 }
 
-/* Another process has the socket as well. */
+/* Another process uses the socket too. */
 static void keeps_what_is_in_use(void)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);
@@ -385,7 +385,7 @@ static void assigns(void)
     CHECK(socket.protocol == NGX_RS_IPPROTO_MPTCP);
     CHECK(socket.flags == NGX_RS_LISTENING_FALLBACK);
 
-    /* The index counts those that ask for nothing. */
+    /* The index also counts elements that request no protocol. */
     requested[2].flags = 0;
     FAILS(ngx_rs_listening_assign(&socket, 1, requested, 3, &error),
           NGX_RS_ERR_CONFLICT,
@@ -397,7 +397,7 @@ static void assigns(void)
     CHECK(socket.protocol == 0 && socket.flags == 0);
 }
 
-/* With net.mptcp.enabled=0. */
+/* Opens with net.mptcp.enabled=0. */
 static void falls_back(void)
 {
     struct sockaddr_in address[2] = { inet4("127.0.0.1", 80),
@@ -427,7 +427,8 @@ static void falls_back(void)
     WORKS(ngx_rs_listening_rollback(sockets, 2, &how, &error));
 }
 
-/* The kernel may lack SMC: it is enough that the caller says so. */
+/* The kernel may lack SMC, so the caller passes SMC as the protocol of a
+ * socket of another protocol. */
 static void leaves_smc(void)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 80);

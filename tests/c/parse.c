@@ -1,4 +1,4 @@
-/* Parsing: what callers get, and what they get for their mistakes. */
+/* Parsing: results, and errors for mistakes of callers. */
 
 #include "check.h"
 
@@ -96,7 +96,7 @@ static void wrong_directives(void)
     FAILS(ngx_rs_listen_parse(NULL, 0, NULL, &listen, &error),
           NGX_RS_ERR_SYNTAX, "no address in the \"listen\" directive");
 
-    /* The longest message is cut, and ends in 0. */
+    /* A message that is too long is cut, and still ends in 0. */
     FAILS(ngx_rs_listen_parse(odd[5], 2, NULL, &listen, &error),
           NGX_RS_ERR_SYNTAX, "invalid parameter \"xxx");
     FAILS(ngx_rs_listen_parse(address, 1, NULL, &listen, &error),
@@ -107,7 +107,7 @@ static void wrong_directives(void)
           == NGX_RS_ERR_SYNTAX);
 }
 
-/* nginx would listen on "a". */
+/* nginx would end the path at the 0, and listen on "a". */
 static void zeros_in_paths(void)
 {
     ngx_rs_str_t words[] = { NGX_RS_STR("unix:a\0b"), NGX_RS_STR("unix:\0zz"),
@@ -191,7 +191,7 @@ static void wrong_rules(void)
           NGX_RS_ERR_ARGUMENT, "ngx_rs_rules_t: field \"flags\" has an unknown "
           "flag");
 
-    /* A program of a later version, which asks for nothing new, or does. */
+    /* A program of a later version, without and with a new feature. */
     later.known.size = sizeof(later);
     WORKS(ngx_rs_listen_parse(good, 2, &later.known, &listen, &error));
     ngx_rs_listen_free(listen);
@@ -273,7 +273,7 @@ static void longer_elements(void)
     ngx_rs_listen_free(listen);
 }
 
-/* An error is filled as far as its size goes, and a size of 0 is none. */
+/* An error struct is filled up to its size. With size 0 it is ignored. */
 static void short_errors(void)
 {
     ngx_rs_error_t small = NGX_RS_ERROR_INIT;

@@ -1,6 +1,6 @@
 /*
- * Eight threads parse, assign, open, ask of connections, replace, drain and
- * close, all at once.
+ * Eight threads parse, assign, open, query connections, supersede, drain and
+ * close at the same time.
  */
 
 #define _DEFAULT_SOURCE
@@ -17,9 +17,10 @@
 
 static pthread_barrier_t together;
 
-/* All threads ask for the first time at once: what they find is shared. */
-static void asks(const ngx_rs_listening_t *listener,
-                 const struct sockaddr_in *address)
+/* All threads make their first query at the same time, because the library
+ * then stores which queries the kernel has, for all threads. */
+static void queries(const ngx_rs_listening_t *listener,
+                    const struct sockaddr_in *address)
 {
     ngx_rs_error_t error = NGX_RS_ERROR_INIT;
     int client = socket(AF_INET, SOCK_STREAM, NGX_RS_IPPROTO_MPTCP), fd, round;
@@ -44,7 +45,7 @@ static void asks(const ngx_rs_listening_t *listener,
     CHECK(close(client) == 0 && close(fd) == 0);
 }
 
-/* Changes the protocol of an address of this thread's, there and back. */
+/* Changes the protocol of an address of this thread back and forth. */
 static void replaces(int thread)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 20000 + (unsigned) thread);
@@ -56,7 +57,7 @@ static void replaces(int thread)
     WORKS(ngx_rs_listening_assign(&first, 1, &request, 1, &error));
     CHECK(first.protocol == NGX_RS_IPPROTO_MPTCP);
     WORKS(ngx_rs_open_listening(&first, 1, NULL, &error));
-    asks(&first, &address);
+    queries(&first, &address);
     fd = first.fd;
     for (round = 0; round < ROUNDS; round++) {
         ngx_rs_listening_t next = to_open(&address, round % 2 ? 262 : 6);

@@ -1,5 +1,5 @@
-/* A program of version 0.1: compiled with the header of that version, it calls
- * every function of the library of today. */
+/* A program that is compiled with the header of version 0.1, and calls every
+ * function of the current library. */
 
 #define _DEFAULT_SOURCE
 
@@ -8,7 +8,7 @@
 
 #include "ngx_rs_listen-0.1.h"
 
-/* The header of today must not be read as well. */
+/* Prevents that the current header is read too. */
 #define NGX_RS_LISTEN_H
 #include "check.h"
 
@@ -20,7 +20,7 @@ static void reported(void *data, uint32_t event, const ngx_rs_error_t *said)
     ++*(int *) data;
 }
 
-/* Structs of 0 with a size, as the initializers are or not. */
+/* Uses structs that are 0 except their size, with and without initializers. */
 static void parses(ngx_rs_listen_t **listen, ngx_rs_listening_t **sockets)
 {
     ngx_rs_str_t words[] = { NGX_RS_STR("127.0.0.1:80-81"),
@@ -44,7 +44,7 @@ static void parses(ngx_rs_listen_t **listen, ngx_rs_listening_t **sockets)
     }
 }
 
-/* From TCP to MPTCP, then back, and undone. */
+/* Changes from TCP to MPTCP, then back, and rolls the last change back. */
 static void hands_over(ngx_rs_listening_t *sockets)
 {
     ngx_rs_listening_t before[2], again[2];
@@ -99,8 +99,8 @@ static void hands_over(ngx_rs_listening_t *sockets)
     CHECK(close(old[0].fd) == 0 && close(old[1].fd) == 0);
 }
 
-/* A later version has a longer ngx_rs_subflow_t: the elements of this array are
- * as far apart as before, and nothing behind the last one is written. */
+/* The current ngx_rs_subflow_t may be longer. The library must use the size of
+ * version 0.1 as the stride of this array, and write nothing behind it. */
 static void lists_paths(int fd)
 {
     const ngx_rs_subflow_t init = NGX_RS_SUBFLOW_INIT;
@@ -146,7 +146,7 @@ static void connects(int fd, int *client, int *server)
     } while (*server == -1);
 }
 
-static void asks(int fd)
+static void queries(int fd)
 {
     ngx_rs_connection_info_t info = NGX_RS_CONNECTION_INFO_INIT;
     ngx_rs_subflow_t paths[2] = { NGX_RS_SUBFLOW_INIT };
@@ -164,7 +164,7 @@ static void asks(int fd)
     CHECK(paths[0].remote.ss_family == AF_INET);
     CHECK(close(client) == 0 && close(server) == 0);
 
-    /* From now on clients open a second path, once they have been answered. */
+    /* From now on clients open a second path after the first answer. */
     CHECK(system("ip mptcp limits set subflow 2 add_addr_accepted 2") == 0);
     CHECK(system("ip mptcp endpoint add 127.0.0.2 dev lo subflow") == 0);
     connects(fd, &client, &server);
@@ -173,7 +173,7 @@ static void asks(int fd)
     CHECK(close(client) == 0 && close(server) == 0);
 }
 
-/* One byte less than version 0.1 has is no version. */
+/* A size of one byte less than that of version 0.1 is an error. */
 static void sizes(ngx_rs_listen_t *listen, int fd)
 {
     ngx_rs_listening_t socket = NGX_RS_LISTENING_INIT, *sockets;
@@ -218,7 +218,7 @@ static void sizes(ngx_rs_listen_t *listen, int fd)
           NGX_RS_ERR_ARGUMENT, NOT_SET(ngx_rs_subflow_t));
 }
 
-/* Structs that are 0 but for `size` and what has no default. */
+/* Structs that are 0 except `size` and fields without a default. */
 static void zeros(void)
 {
     struct sockaddr_in address = inet4("127.0.0.1", 90);
@@ -250,7 +250,7 @@ int main(void)
     WORKS(ngx_rs_protocol_check(NGX_RS_IPPROTO_MPTCP, &error));
     parses(&listen, &sockets);
     hands_over(sockets);
-    asks(sockets[0].fd);
+    queries(sockets[0].fd);
     sizes(listen, sockets[0].fd);
     zeros();
     CHECK(close(sockets[0].fd) == 0 && close(sockets[1].fd) == 0);
