@@ -163,7 +163,7 @@ fn cxx() {
 
 /// The header on its own, as the first thing that a program includes.
 #[test]
-fn the_header_needs_nothing_before_it() {
+fn the_header_compiles_on_its_own() {
     let folder = folder("header");
     let source = folder.join("header.c");
     let text = "#include <ngx_rs_listen.h>\nint main(void) { return 0; }\n";

@@ -64,7 +64,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn each_file_is_there() {
+fn each_file_exists() {
     let mut count = 0;
     for document in DOCUMENTS {
         let text = read(&root().join(document));

@@ -101,7 +101,7 @@ fn rejects_what_nginx_rejects() {
 }
 
 #[test]
-fn every_accepted_directive_keeps_its_meaning_when_it_is_written_out() {
+fn every_accepted_directive_keeps_its_meaning_when_it_is_printed() {
     for line in table::lines(ACCEPTED) {
         for &subsystem in &line.subsystems {
             let listen = parse(&line.words(), subsystem).expect("accepted");
@@ -241,7 +241,7 @@ fn ours_only_leaves_other_parameters_unread() {
 }
 
 #[test]
-fn a_directive_without_words_has_no_address() {
+fn a_directive_without_arguments_has_no_address() {
     let error = parse(&[], Subsystem::Stream).expect_err("no words");
     assert_eq!(error.to_string(), "no address in the \"listen\" directive");
 }

@@ -74,7 +74,7 @@ impl Call {
             253 if count == real && real > 0 => words.as_ptr().wrapping_byte_add(1),
             _ => words.as_ptr(),
         };
-        // SAFETY: everything is as long as it says.
+        // SAFETY: each array and struct is as long as its length or size.
         let status =
             self.call(|error| unsafe { ngx_rs_listen_classify(first, count, rules, place, error) });
         match status {
@@ -147,7 +147,7 @@ impl Call {
         let (asked, requested_count) = self.sockets(bytes, |_, _| {});
         let count = Memory::count(bytes, count, stride);
         let requested_count = Memory::count(bytes, requested_count, stride);
-        // SAFETY: everything is as long as it says.
+        // SAFETY: each array and struct is as long as its length or size.
         self.call(|error| unsafe {
             ngx_rs_listening_assign(sockets, count, asked, requested_count, error)
         });
@@ -211,7 +211,7 @@ impl Call {
         let commits = bytes.bool();
         let before: BTreeSet<i32> = self.kernel.sockets.keys().copied().collect();
         self.kernel.plan(bytes.0);
-        // SAFETY: everything is as long as it says.
+        // SAFETY: each array and struct is as long as its length or size.
         let status =
             self.call(|error| unsafe { ngx_rs_open_listening(sockets, count, how, error) });
         if status != OK {
@@ -237,7 +237,7 @@ impl Call {
         how: *const ngx_rs_open_t,
     ) -> ngx_rs_status_t {
         let mut drain = self.drain;
-        // SAFETY: everything is as long as it says.
+        // SAFETY: each array and struct is as long as its length or size.
         let status = self.call(|error| unsafe {
             ngx_rs_drain_begin(&mut drain, sockets, count, how, 2, 0, error)
         });
@@ -268,7 +268,7 @@ impl Call {
         };
         let room = Memory::count(bytes, room, size_of::<ngx_rs_draining_t>());
         let (drain, mut found, mut delay) = (self.drain, 77, 0);
-        // SAFETY: everything is as long as it says.
+        // SAFETY: each array and struct is as long as its length or size.
         let status = self.call(|error| unsafe {
             ngx_rs_drain_poll(drain, places, room, &mut found, &mut delay, error)
         });
@@ -300,7 +300,7 @@ impl Call {
         self.kernel.plan(bytes.0);
         let before: BTreeSet<i32> = self.kernel.sockets.keys().copied().collect();
         if commits {
-            // SAFETY: everything is as long as it says.
+            // SAFETY: each array and struct is as long as its length or size.
             self.call(|error| unsafe { ngx_rs_listening_commit(sockets, count, how, error) });
             self.drain(bytes, sockets, count, how);
             assert!(
@@ -338,7 +338,7 @@ impl Call {
         let first = bytes.bool();
         self.kernel.plan(bytes.0);
         if first {
-            // SAFETY: everything is as long as it says.
+            // SAFETY: each array and struct is as long as its length or size.
             self.call(|error| unsafe { ngx_rs_connection_info(fd, info, error) });
         }
         // SAFETY: as above.
@@ -358,7 +358,7 @@ impl Call {
         for _ in 0..3 {
             let before = (handle, kind);
             let (place, number) = (&raw mut handle, &raw mut kind);
-            // SAFETY: everything is as long as it says.
+            // SAFETY: each array and struct is as long as its length or size.
             let status = self.call(|error| unsafe {
                 ngx_rs_connection_query(place, fd, values, peer, length, number, error)
             });
@@ -422,7 +422,7 @@ impl Call {
 fn is_wide(words: &[ngx_rs_str_t]) -> bool {
     let real = |word: &&ngx_rs_str_t| word.len < 1000 && !word.data.is_null();
     words.first().filter(real).is_some_and(|first| {
-        // SAFETY: a word is as long as it says.
+        // SAFETY: a word has as many bytes as its length.
         unsafe { std::slice::from_raw_parts(first.data, first.len) }.contains(&b'-')
     })
 }

@@ -66,7 +66,7 @@ fn a_socket_that_was_shared_before_stays_so() {
 }
 
 #[test]
-fn a_later_failure_undoes_what_came_before() {
+fn a_failure_rolls_back_all_earlier_sockets() {
     namespace::run(|| {
         let texts = ["127.0.0.1:80", "127.0.0.1:81", "[::1]:80", "127.0.0.1:82"];
         let protocols = [
@@ -116,7 +116,7 @@ fn a_later_failure_undoes_what_came_before() {
 }
 
 #[test]
-fn a_group_of_workers_is_undone_as_a_whole() {
+fn rollback_restores_all_sockets_of_a_group() {
     namespace::run(|| {
         let text = "127.0.0.1:80";
         let old = [(); 3].map(|()| listener(text, Protocol::Tcp, true));

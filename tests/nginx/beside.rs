@@ -59,7 +59,7 @@ fn dumping_a_configuration_disturbs_nothing_and_shows_our_parameters(on: Subsyst
 }
 
 #[test_on(stream, http, mail)]
-fn testing_a_new_listener_leaves_none_behind(on: Subsystem) {
+fn testing_a_new_listener_leaves_no_socket_open(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     site.check(&on.servers(&["127.0.0.1:8080 mptcp", "127.0.0.1:8081 mptcp"]))

@@ -28,7 +28,9 @@ fn serves_through(strips: Strips, on: Subsystem, expected: i32, errors: [Option<
     for (address, error) in SERVER.into_iter().zip(errors) {
         let before = Accepted::now().handshakes;
         let talk = Arc::clone(&talk);
-        let connection = network.client.run(move || converse(on, &talk, address));
+        let connection = network
+            .client
+            .run(move || exchange_data(on, &talk, address));
         let connection = connection.unwrap_or_else(|error| panic!("{address}: {error}"));
         assert_eq!(connection.is_mptcp(), error.is_none(), "{address}");
 
@@ -47,7 +49,7 @@ fn serves_through(strips: Strips, on: Subsystem, expected: i32, errors: [Option<
 }
 
 /// A connection that has sent data to nginx and received the same amount.
-fn converse(on: Subsystem, talk: &Talk, address: &str) -> io::Result<Connection> {
+fn exchange_data(on: Subsystem, talk: &Talk, address: &str) -> io::Result<Connection> {
     let mut connection = talk.begin(Transport::Mptcp, &format!("{address}:8080"))?;
     for index in 0..8 {
         match on {

@@ -56,17 +56,17 @@ fn changes_with_a_fault(on: Subsystem, more: &str, sockets: usize) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_listen_that_fails_at_the_end_keeps_the_old_socket(on: Subsystem) {
+fn a_listen_that_fails_in_the_commit_keeps_the_old_socket(on: Subsystem) {
     changes_with_a_fault(on, "", 1);
 }
 
 #[test_on(stream, http)]
-fn a_listen_that_fails_at_the_end_keeps_every_old_socket(on: Subsystem) {
+fn a_listen_that_fails_in_the_commit_keeps_every_old_socket(on: Subsystem) {
     changes_with_a_fault(on, "reuseport", 2);
 }
 
 #[test_on(stream, http)]
-fn a_listen_that_fails_at_the_end_lets_more_workers_share_old_sockets(on: Subsystem) {
+fn a_listen_that_fails_in_the_commit_lets_more_workers_share_old_sockets(on: Subsystem) {
     let site = Site::new();
     site.provoke(NO_LISTEN.errno);
     let conf = |word: &str, workers: usize| {

@@ -226,7 +226,7 @@ fn an_address_with_bind_keeps_its_protocol_beside_a_wildcard_elsewhere(on: Subsy
 }
 
 #[test_on(stream, http, mail)]
-fn one_address_in_two_servers_is_one_mptcp_listener_where_nginx_allows_it(on: Subsystem) {
+fn one_address_in_two_servers_is_one_mptcp_listener_if_nginx_allows_it(on: Subsystem) {
     let site = Site::new();
     for words in [
         ["127.0.0.1:8080 mptcp", "127.0.0.1:8080 mptcp"],

@@ -187,7 +187,7 @@ fn round_trips_agree_with_the_delay_of_each_path(_: Subsystem) {
 /// The client's host loses the first link after a third of a download. The path of this link
 /// retransmits some segments without success, and the other path carries most of the bytes.
 #[test_on(http)]
-fn a_link_that_is_cut_shows_in_the_last_figures(_: Subsystem) {
+fn the_last_values_show_a_link_that_was_cut(_: Subsystem) {
     let site = Site::new();
     let hosts = Hosts::with_speed("rate 8mbit burst 16kb");
     let _nginx = start(&site);

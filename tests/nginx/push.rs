@@ -192,7 +192,7 @@ fn option_calls(trace: &str) -> Vec<Vec<&str>> {
 }
 
 #[test_on(http)]
-fn removing_the_cork_is_one_system_call_and_only_where_it_is_needed(_: Subsystem) {
+fn removing_the_cork_is_one_system_call_and_done_only_if_needed(_: Subsystem) {
     let close = "\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let pipelined = "GET /1000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let cases = [

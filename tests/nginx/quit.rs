@@ -117,7 +117,7 @@ fn a_quit_during_a_drain_without_clients_ends_at_once(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn a_stop_during_a_drain_leaves_nothing(on: Subsystem) {
+fn a_stop_during_a_drain_leaves_no_listening_socket(on: Subsystem) {
     let site = Site::new();
     let conf = |word: &str| on.listen(&format!("{} {word}", ADDRESSES[0])).workers(2);
     let nginx = draining(&site, &conf, "mptcp");

@@ -61,7 +61,7 @@ fn reload_without_a_change_keeps_the_sockets_and_every_client(on: Subsystem) {
 }
 
 #[test_on(stream, http, mail)]
-fn another_word_for_the_same_protocol_keeps_the_socket(on: Subsystem) {
+fn another_parameter_for_the_same_protocol_keeps_the_socket(on: Subsystem) {
     let site = Site::new();
     let nginx = site.start(&on.listen("127.0.0.1:8080 mptcp"));
     let listener = nginx.listener();

@@ -13,7 +13,7 @@ subsystem_tests! {
     (stream, http):
         a_failing_call_has_the_same_effect_as_without_mptcp,
         without_free_connections_nginx_logs_it_and_leaks_nothing,
-        mptcp_that_is_switched_off_later_is_named;
+        mptcp_that_is_switched_off_later_is_logged;
 }
 
 /// The visible effect of a fault: the answers to clients and the messages in the log.
@@ -164,7 +164,7 @@ fn without_free_connections_nginx_logs_it_and_leaks_nothing(on: Subsystem) {
 }
 
 /// `mptcp on` logs what is missing, and `mptcp auto` falls back to TCP.
-fn mptcp_that_is_switched_off_later_is_named(on: Subsystem) {
+fn mptcp_that_is_switched_off_later_is_logged(on: Subsystem) {
     let site = Site::new();
     let start = |word: &str| -> Nginx<'_> {
         let servers = front(on, "http", "") + &back(on, &format!("{BACK} mptcp"), "");

@@ -20,7 +20,7 @@ subsystem_tests! {
         a_request_to_two_upstreams_has_the_values_of_both,
         a_request_without_a_socket_for_its_first_upstream_logs_the_second,
         a_subrequest_has_values_of_its_own,
-        a_response_header_can_have_the_value;
+        a_response_header_can_contain_the_value;
 }
 
 /// A proxy server with these directives.
@@ -222,7 +222,7 @@ fn a_subrequest_has_values_of_its_own(on: Subsystem) {
 }
 
 /// nginx evaluates the variable while the connection to the backend is still in use.
-fn a_response_header_can_have_the_value(on: Subsystem) {
+fn a_response_header_can_contain_the_value(on: Subsystem) {
     let site = Site::new();
     let more = "add_header Over $upstream_mptcp always;";
     let servers = front(on, "http", more) + &back(on, &format!("{BACK} mptcp"), "");

@@ -10,7 +10,7 @@ subsystem_tests! {
     (stream, http):
         each_configuration_warns_once_that_auto_falls_back,
         a_worker_warns_once_that_auto_falls_back,
-        a_server_that_failed_is_left_alone_for_a_while;
+        a_server_that_failed_is_not_tried_for_a_while;
     (http):
         a_failed_tls_handshake_was_over_mptcp;
 }
@@ -81,7 +81,7 @@ fn a_worker_warns_once_that_auto_falls_back(on: Subsystem) {
     assert_eq!(logged(&site, 5), format!("{BACK}|fallback"));
 }
 
-fn a_server_that_failed_is_left_alone_for_a_while(on: Subsystem) {
+fn a_server_that_failed_is_not_tried_for_a_while(on: Subsystem) {
     let site = Site::new();
     let dead = "127.0.0.1:1";
     let lines =

@@ -111,7 +111,7 @@ fn unix_sockets_are_open_to_everybody() {
 }
 
 #[test]
-fn a_parsed_directive_can_be_opened_as_it_is() {
+fn a_parsed_directive_can_be_opened_without_changes() {
     namespace::run(|| {
         let words = [b"[::1]:7000-7009".as_slice(), b"mptcp", b"backlog=64"];
         let listen = parse::listen(&words, &parse::Rules::default()).expect("it is right");
