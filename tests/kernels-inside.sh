@@ -68,8 +68,8 @@ is_before() {
 export NGX_RS_KERNEL_HAS="sctp vrf"
 is_before 6.11 || NGX_RS_KERNEL_HAS+=" smc"
 
-# These compare the kernel's times and speeds with those of a link: in a whole
-# run they come after the others, one by one.
+# These tests compare times and speeds of the kernel with those of a link, so a
+# complete run executes them after the others and one at a time.
 alone="bonding:: per_path::"
 case ${1:---skip} in
     --skip) whole="--skip bonding:: --skip per_path::" ;;

@@ -54,7 +54,7 @@ make_root() {
     mv "$root.new" "$root"
 }
 
-# Installing the package registers the emulator only under systemd.
+# The package registers the emulator only if systemd runs, so this does it.
 register_emulator() {
     local formats=/proc/sys/fs/binfmt_misc
     mountpoint -q "$formats" || mount -t binfmt_misc binfmt_misc "$formats"

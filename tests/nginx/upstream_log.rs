@@ -83,8 +83,8 @@ impl Calls {
         self.0.lines().filter(has).count()
     }
 
-    /// How often each call was made, without those that wait, and those that read
-    /// a clock, which are system calls on some machines only.
+    /// How often each call was made, except calls that wait and calls that read a clock. Reading
+    /// a clock is a system call only on some machines.
     fn names(&self) -> BTreeMap<String, usize> {
         let mut names = BTreeMap::new();
         let ignored = [

@@ -1,4 +1,4 @@
-//! `mptcp` in an `upstream` whose servers nginx resolves again and again.
+//! `mptcp` in an `upstream` with the parameter `resolve`: nginx resolves its servers repeatedly.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::upstream::{FORMAT, back, front, reply, upstream};
 
 const NAME: &str = "server.test:8081";
 
-/// A name server with one address for every name: 127.0.0.N.
+/// A name server that answers each query with one address, 127.0.0.N.
 struct NameServer {
     address: String,
     last_octet: Arc<AtomicU8>,
@@ -28,7 +28,7 @@ impl NameServer {
             while let Ok((length, client)) = socket.recv_from(&mut query) {
                 let address = Ipv4Addr::new(127, 0, 0, current.load(Ordering::Relaxed));
                 let response = response(&query[..length], address);
-                // nginx asks again if the response is lost.
+                // An error is ignored, because nginx sends a query again if it gets no response.
                 let _ = socket.send_to(&response, client);
             }
         });
@@ -43,8 +43,8 @@ impl NameServer {
     }
 }
 
-/// RFC 1035, section 4.1: the query with one answer of type A. Its name points
-/// to that of the question, and it is valid for a second.
+/// The response to a query, see RFC 1035, section 4.1: the query followed by one answer of type A.
+/// The name of the answer is a pointer to that of the question. The answer is valid for a second.
 fn response(query: &[u8], address: Ipv4Addr) -> Vec<u8> {
     const HEADER: usize = 12;
     let name = query[HEADER..].iter().position(|&octet| octet == 0);
