@@ -282,7 +282,7 @@ fn a_protocol_that_the_kernel_lacks_is_refused(on: Subsystem) {
 /// unable to read the folder of the originals.
 fn check_as_nobody(on: Subsystem, site: &Site, words: &str) -> Outcome {
     let host = Host::get();
-    // cp writes the copies, and not this process. If this process wrote a program, a child
+    // install(1) writes the copies, and not this process. If this process wrote a program, a child
     // that another test forks at that time would inherit the descriptor, and execve() of
     // the program would fail with ETXTBSY.
     let copy = |from: &Path, name: &str| {

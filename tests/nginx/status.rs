@@ -10,6 +10,7 @@ use crate::harness::{Site, send_signal, wait_until};
 use crate::hosts::{Hosts, NEAR};
 use crate::middlebox::{Middlebox, SERVER, Strips};
 use crate::server::{Conf, Nginx};
+use crate::strace::Strace;
 use crate::subsystem::{Subsystem, test_on};
 use crate::talk::Talk;
 
@@ -368,25 +369,11 @@ fn wrong_requests_and_directives_are_refused(on: Subsystem) {
 
 /// How often a worker queried the kernel while it served a client.
 fn queries(site: &Site, nginx: &Nginx, transport: Transport) -> usize {
-    let worker = nginx.workers()[0].to_string();
-    let file = site.path("questions");
-    let mut strace = Command::new("strace")
-        .args(["-qq", "-p", &worker, "-e", "trace=getsockopt", "-o"])
-        .arg(&file)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("strace is missing: install it");
-    let traced = format!("TracerPid:\t{}\n", strace.id());
-    wait_until("strace", || {
-        let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
-        status.is_ok_and(|status| status.contains(&traced))
-    });
+    let strace = Strace::record(site, nginx.workers()[0], "trace=getsockopt");
     serve_client(Subsystem::Http, transport, ADDRESS);
     // When the worker answers this client, it has closed the connection of the first.
     serve_client(Subsystem::Http, Transport::Tcp, "127.0.0.1:8081");
-    send_signal(strace.id() as i32, libc::SIGTERM);
-    strace.wait().expect("strace ends");
-    site.read("questions").lines().count()
+    strace.end_recording().lines().count()
 }
 
 #[test_on(http)]

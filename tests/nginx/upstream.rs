@@ -1,13 +1,12 @@
 //! `mptcp` in `upstream` together with nginx's balancers, keep-alive connections, TLS and errors.
 
-use std::process::Command;
-
 use crate::backend::Backend;
 use crate::client::{Connection, Transport, counter};
 use crate::harness::{Site, wait_until};
 use crate::http::response;
 use crate::namespace::switch_mptcp_off;
 use crate::server::Conf;
+use crate::strace::Strace;
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::tls::{CERTIFICATE, make_certificate};
 use crate::without_mptcp;
@@ -228,16 +227,7 @@ fn options_of_the_proxy_are_set(on: Subsystem) {
     let text = FORMAT.to_owned() + &upstream(&lines) + &servers;
     let nginx = site.start(&on.conf(&text));
     let worker = nginx.workers()[0];
-    let mut strace = Command::new("strace")
-        .args(["-qq", "-p", &worker.to_string(), "-o", "calls"])
-        .args(["-e", "trace=socket,bind,setsockopt,connect"])
-        .current_dir(&site.folder)
-        .spawn()
-        .expect("strace is missing: install it");
-    wait_until("strace", || {
-        let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
-        status.is_ok_and(|status| status.contains(&format!("TracerPid:\t{}\n", strace.id())))
-    });
+    let strace = Strace::record(&site, worker, "trace=socket,bind,setsockopt,connect");
     let mut connection = Connection::open(Transport::Tcp, FRONT).expect("the proxy listens");
     connection
         .send(b"GET / HTTP/1.0\r\n\r\n")
@@ -249,13 +239,11 @@ fn options_of_the_proxy_are_set(on: Subsystem) {
         "connect(",
     ];
     wait_until("the calls of a connection", || {
-        let calls = site.read("calls");
+        let calls = strace.calls();
         expected
             .iter()
             .all(|call| call.split('|').any(|call| calls.contains(call)))
     });
-    crate::harness::send_signal(strace.id() as i32, libc::SIGTERM);
-    strace.wait().expect("strace ends");
 }
 
 fn auto_falls_back_and_on_is_rejected_without_mptcp(on: Subsystem) {

@@ -1,11 +1,10 @@
 //! `$upstream_mptcp`: one value for each server that nginx tried, and the system calls for it.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use crate::backend::Backend;
 use crate::client::{Connection, Transport};
-use crate::harness::{Host, Site, send_signal, wait_until};
+use crate::harness::{Host, Site};
 use crate::strace::{Fault, Strace};
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::upstream::{BACK, DEAD, FORMAT, FRONT, back, front, logged, reply, try_reply, upstream};
@@ -54,24 +53,15 @@ fn calls(site: &Site, on: Subsystem, lines: &str, format: &str, more: &str) -> C
     let text = format + &upstream(&lines) + &front(on, "http", more);
     let nginx = site.start(&on.conf(&text));
     let worker = nginx.workers()[0];
-    let mut strace = Command::new("strace")
-        .args(["-qq", "-p", &worker.to_string(), "-o", "calls"])
-        .current_dir(&site.folder)
-        .spawn()
-        .expect("strace is missing: install it");
-    wait_until("strace", || {
-        let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
-        status.is_ok_and(|status| status.contains(&format!("TracerPid:\t{}\n", strace.id())))
-    });
+    let strace = Strace::record(site, worker, "trace=all");
     // In http this fails: the request has no Content-Length, so the backend closes the
     // connection.
     let _ = try_reply(on);
     logged(site, 1);
-    send_signal(strace.id() as i32, libc::SIGTERM);
-    strace.wait().expect("strace ends");
+    let calls = strace.end_recording();
     nginx.quit();
     std::fs::remove_file(site.path("up.log")).expect("it is there");
-    Calls(site.read("calls"))
+    Calls(calls)
 }
 
 struct Calls(String);

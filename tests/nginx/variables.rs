@@ -2,14 +2,15 @@
 //! calls.
 
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use crate::client::{Connection, Transport, counter};
-use crate::harness::{Site, send_signal, wait_until};
+use crate::harness::{Site, wait_until};
 use crate::linux;
 use crate::mptcp_log::{LOG, counted, log_format, logged, nothing, token_in_ss};
 use crate::namespace::ip;
 use crate::server::{Conf, Nginx};
+use crate::strace::Strace;
 use crate::subsystem::{Subsystem, test_on};
 
 const ADDRESS: &str = "127.0.0.1:8080";
@@ -107,36 +108,18 @@ fn variables_have_the_values_of_the_kernel(on: Subsystem) {
 }
 
 /// Counts the getsockopt(2) calls of a worker by strace.
-struct Queries<'site> {
-    site: &'site Site,
-    strace: Child,
-}
+struct Queries<'site>(Strace<'site>);
 
 impl<'site> Queries<'site> {
     fn of(site: &'site Site, nginx: &Nginx) -> Self {
-        let worker = nginx.workers()[0].to_string();
-        let strace = Command::new("strace")
-            .args(["-qq", "-p", &worker, "-o"])
-            .arg(site.path("questions"))
-            .args(["-e", "trace=getsockopt,getsockname,getpeername"])
-            .stderr(Stdio::null())
-            .spawn();
-        let strace = strace.expect("strace is missing: install it");
-        let traced = format!("TracerPid:\t{}\n", strace.id());
-        wait_until("strace", || {
-            let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
-            status.is_ok_and(|status| status.contains(&traced))
-        });
-        Self { site, strace }
+        let calls = "trace=getsockopt,getsockname,getpeername";
+        Self(Strace::record(site, nginx.workers()[0], calls))
     }
 
     /// Ends strace, and returns the number of queries for SO_PROTOCOL and for an option of
     /// SOL_MPTCP. The test fails if there was a query for anything else.
-    fn count(mut self) -> (usize, usize) {
-        let pid = i32::try_from(self.strace.id()).expect("a process id");
-        send_signal(pid, libc::SIGTERM);
-        self.strace.wait().expect("strace ends");
-        let text = self.site.read("questions");
+    fn count(self) -> (usize, usize) {
+        let text = self.0.end_recording();
         let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
         // Older versions of strace print the number of SOL_MPTCP.
         let mptcp = count(", SOL_MPTCP, ") + count(", 0x11c /* SOL_?? */, ");

@@ -38,13 +38,19 @@ impl Site {
     }
 }
 
-/// A running strace that is attached to a process.
+/// strace, attached to a running process. Dropping it detaches it.
 pub struct Strace<'site> {
     site: &'site Site,
     child: Child,
 }
 
 impl<'site> Strace<'site> {
+    /// Records calls of a running process. `expression` is that of `strace -e`.
+    pub fn record(site: &'site Site, pid: i32, expression: &str) -> Self {
+        let words = ["strace", "-qq", "-o", OUTPUT, "-e", expression];
+        Self::run(site, pid, &words.map(Into::into))
+    }
+
     /// Makes calls of a running process fail.
     pub fn attach(site: &'site Site, pid: i32, fault: Fault, when: &str) -> Self {
         Self::run(site, pid, &fault.strace(when))
@@ -58,6 +64,7 @@ impl<'site> Strace<'site> {
     }
 
     fn run(site: &'site Site, pid: i32, words: &[String]) -> Self {
+        let before = Status::of(pid);
         let child = Command::new(&words[0])
             .args(&words[1..])
             .args(["-p", &pid.to_string()])
@@ -66,12 +73,27 @@ impl<'site> Strace<'site> {
             .spawn();
         let child = child.expect("strace is missing: install it");
         let strace = Self { site, child };
-        let status = format!("/proc/{pid}/status");
+        // strace becomes the tracer first, and then stops the process to trace its calls. The
+        // process waits for that stop, and for its next event: two switches.
         wait_until("strace", || {
-            let status = std::fs::read_to_string(&status).unwrap_or_default();
-            status.contains(&format!("TracerPid:\t{}\n", strace.child.id()))
+            let now = Status::of(pid);
+            now.tracer == i64::from(strace.child.id())
+                && now.sleeps
+                && now.switches >= before.switches + 2
         });
         strace
+    }
+
+    /// The calls so far, one on each line.
+    pub fn calls(&self) -> String {
+        self.site.read(OUTPUT)
+    }
+
+    /// Ends strace, and returns the calls that it has recorded.
+    pub fn end_recording(self) -> String {
+        let site = self.site;
+        drop(self);
+        site.read(OUTPUT)
     }
 
     /// Ends strace, and returns the calls that failed because of it.
@@ -88,6 +110,30 @@ impl Drop for Strace<'_> {
         send_signal(pid, libc::SIGTERM);
         // Waiting reaps strace. Its status is not needed.
         let _ = self.child.wait();
+    }
+}
+
+/// The state of a process, from /proc.
+struct Status {
+    tracer: i64,
+    sleeps: bool,
+    /// How often the process gave up the processor to wait.
+    switches: i64,
+}
+
+impl Status {
+    fn of(pid: i32) -> Self {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.strip_prefix(":\t"))
+        };
+        let number = |name| field(name).and_then(|value| value.parse().ok());
+        Self {
+            tracer: number("TracerPid").unwrap_or(0),
+            sleeps: field("State").is_some_and(|state| state.starts_with('S')),
+            switches: number("voluntary_ctxt_switches").unwrap_or(0),
+        }
     }
 }
 
