@@ -22,6 +22,11 @@ pub fn version() -> [u32; 3] {
     program().version.into()
 }
 
+/// Whether nginx was built with this configure option.
+pub fn has(option: &str) -> bool {
+    program().has(option)
+}
+
 /// A folder for nginx's configuration, in the network namespace of the calling thread.
 pub struct Place {
     folder: PathBuf,

@@ -3,7 +3,9 @@
 
 #define _DEFAULT_SOURCE
 
+#include <netinet/in.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "ngx_rs_listen-0.1.h"
@@ -44,6 +46,20 @@ static void parses(ngx_rs_listen_t **listen, ngx_rs_listening_t **sockets)
     }
 }
 
+/* Connects a client, which waits in the queue: a socket that is not idle drains
+ * for longer. */
+static int waiting_client(int listening)
+{
+    struct sockaddr_in address;
+    socklen_t size = sizeof(address);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    CHECK(fd != -1);
+    CHECK(getsockname(listening, (struct sockaddr *) &address, &size) == 0);
+    CHECK(connect(fd, (struct sockaddr *) &address, size) == 0);
+    return fd;
+}
+
 /* Changes from TCP to MPTCP, then back, and rolls the last change back. */
 static void hands_over(ngx_rs_listening_t *sockets)
 {
@@ -54,7 +70,7 @@ static void hands_over(ngx_rs_listening_t *sockets)
     ngx_rs_drain_t *drain = NULL;
     uint32_t delay = 0;
     size_t count = 0, i;
-    int reports = 0;
+    int reports = 0, clients[2];
 
     memcpy(before, sockets, sizeof(before));
     WORKS(ngx_rs_listening_assign(before, 2, NULL, 0, &error));
@@ -63,6 +79,7 @@ static void hands_over(ngx_rs_listening_t *sockets)
     for (i = 0; i < 2; i++) {
         old[i] = second[i] = init;
         old[i].fd = before[i].fd;
+        clients[i] = waiting_client(old[i].fd);
     }
     how.flags = NGX_RS_OPEN_PREPARE;
     how.inherited = old;
@@ -97,6 +114,7 @@ static void hands_over(ngx_rs_listening_t *sockets)
     CHECK(again[1].fd == -1 && second[1].disposition == NGX_RS_UNUSED);
     ngx_rs_drain_free(drain);
     CHECK(close(old[0].fd) == 0 && close(old[1].fd) == 0);
+    CHECK(close(clients[0]) == 0 && close(clients[1]) == 0);
 }
 
 /* The current ngx_rs_subflow_t may be longer. The library must use the size of
