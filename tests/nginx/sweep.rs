@@ -17,7 +17,7 @@ use crate::harness::{Site, send_signal, wait_for_ok, wait_until};
 use crate::server::{Conf, Nginx};
 use crate::sockets::{Listener, listening_on};
 use crate::steady::{Lost, Steady};
-use crate::strace::{Fault, Strace};
+use crate::strace::{self, Fault, Strace};
 use crate::subsystem::Subsystem;
 use crate::upgrade::{retire, upgrade};
 
@@ -392,7 +392,7 @@ fn catch_drain<'site>(
 ) -> Option<Strace<'site>> {
     wait_until("one worker", || nginx.workers().len() == 1);
     let worker = nginx.workers()[0];
-    send_signal(worker, libc::SIGSTOP);
+    strace::stop(worker);
     let strace = Strace::attach(site, worker, fault, when);
     let in_time = listening_on(8080) > count;
     send_signal(worker, libc::SIGCONT);

@@ -73,13 +73,12 @@ impl<'site> Strace<'site> {
             .spawn();
         let child = child.expect("strace is missing: install it");
         let strace = Self { site, child };
-        // strace becomes the tracer first, and then stops the process to trace its calls. The
-        // process waits for that stop, and for its next event: two switches.
+        // strace becomes the tracer first, and then interrupts a process that runs to trace its
+        // calls. The process waits in that stop, and for its next event: two switches.
         wait_until("strace", || {
             let now = Status::of(pid);
-            now.tracer == i64::from(strace.child.id())
-                && now.sleeps
-                && now.switches >= before.switches + 2
+            let interrupted = || now.state == 'S' && now.switches >= before.switches + 2;
+            now.tracer == i64::from(strace.child.id()) && (before.state == 'T' || interrupted())
         });
         strace
     }
@@ -113,10 +112,17 @@ impl Drop for Strace<'_> {
     }
 }
 
+/// Stops a process until it gets SIGCONT.
+pub fn stop(pid: i32) {
+    send_signal(pid, libc::SIGSTOP);
+    wait_until("the process to stop", || Status::of(pid).state == 'T');
+}
+
 /// The state of a process, from /proc.
 struct Status {
     tracer: i64,
-    sleeps: bool,
+    /// `S`: sleeping; `T`: stopped by a signal.
+    state: char,
     /// How often the process gave up the processor to wait.
     switches: i64,
 }
@@ -131,7 +137,9 @@ impl Status {
         let number = |name| field(name).and_then(|value| value.parse().ok());
         Self {
             tracer: number("TracerPid").unwrap_or(0),
-            sleeps: field("State").is_some_and(|state| state.starts_with('S')),
+            state: field("State")
+                .and_then(|state| state.chars().next())
+                .unwrap_or(' '),
             switches: number("voluntary_ctxt_switches").unwrap_or(0),
         }
     }
