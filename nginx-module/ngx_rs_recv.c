@@ -11,13 +11,11 @@ static ssize_t ngx_rsm_mptcp_recv(ngx_connection_t *c, u_char *buf,
     size_t size);
 static ssize_t ngx_rsm_mptcp_recv_chain(ngx_connection_t *c, ngx_chain_t *in,
     off_t limit);
-static void ngx_rsm_mptcp_received(ngx_connection_t *c, int available,
-    ssize_t n);
 static ssize_t ngx_rsm_sctp_recv(ngx_connection_t *c, u_char *buf,
     size_t size);
 static ssize_t ngx_rsm_sctp_recv_chain(ngx_connection_t *c, ngx_chain_t *in,
     off_t limit);
-static void ngx_rsm_sctp_received(ngx_connection_t *c, ssize_t n);
+static void ngx_rsm_received(ngx_connection_t *c, int available, ssize_t n);
 
 
 /*
@@ -45,7 +43,7 @@ ngx_rsm_mptcp_recv(ngx_connection_t *c, u_char *buf, size_t size)
 
     n = ngx_recv(c, buf, size);
 
-    ngx_rsm_mptcp_received(c, available, n);
+    ngx_rsm_received(c, available, n);
 
     return n;
 }
@@ -61,21 +59,9 @@ ngx_rsm_mptcp_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
 
     n = ngx_recv_chain(c, in, limit);
 
-    ngx_rsm_mptcp_received(c, available, n);
+    ngx_rsm_received(c, available, n);
 
     return n;
-}
-
-
-/* "available" is the value of FIONREAD minus the bytes read since */
-
-static void
-ngx_rsm_mptcp_received(ngx_connection_t *c, int available, ssize_t n)
-{
-    if (n > 0 && available >= 0 && n >= available) {
-        c->read->ready = 1;
-        c->read->available = -1;
-    }
 }
 
 
@@ -94,6 +80,8 @@ ngx_rsm_set_sctp_recv(ngx_connection_t *c)
 }
 
 
+/* FIONREAD does not count here, so no bytes are known to be available */
+
 static ssize_t
 ngx_rsm_sctp_recv(ngx_connection_t *c, u_char *buf, size_t size)
 {
@@ -101,7 +89,7 @@ ngx_rsm_sctp_recv(ngx_connection_t *c, u_char *buf, size_t size)
 
     n = ngx_recv(c, buf, size);
 
-    ngx_rsm_sctp_received(c, n);
+    ngx_rsm_received(c, 0, n);
 
     return n;
 }
@@ -114,16 +102,21 @@ ngx_rsm_sctp_recv_chain(ngx_connection_t *c, ngx_chain_t *in, off_t limit)
 
     n = ngx_recv_chain(c, in, limit);
 
-    ngx_rsm_sctp_received(c, n);
+    ngx_rsm_received(c, 0, n);
 
     return n;
 }
 
 
+/*
+ * Makes nginx read again.  "available" is the value of FIONREAD minus the bytes
+ * read since; if nginx has not called FIONREAD, it is -1.
+ */
+
 static void
-ngx_rsm_sctp_received(ngx_connection_t *c, ssize_t n)
+ngx_rsm_received(ngx_connection_t *c, int available, ssize_t n)
 {
-    if (n > 0) {
+    if (n > 0 && available >= 0 && n >= available) {
         c->read->ready = 1;
         c->read->available = -1;
     }
