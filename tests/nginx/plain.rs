@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::harness::{Host, Site, wait_until};
 use crate::server::Conf;
+use crate::strace;
 use crate::subsystem::{Subsystem, test_on};
 
 /// A configuration with many kinds of listeners, none of which has a parameter of the module.
@@ -41,15 +42,8 @@ fn socket_calls(trace: &str) -> Vec<String> {
 /// start and those of the reload.
 fn trace(on: Subsystem, conf: &Conf) -> (Vec<String>, Vec<String>) {
     let site = Site::new();
-    site.write(conf);
-    let strace = ["strace", "-ff", "-o", "trace", "-e", "trace=network"];
-    let mut tracer = site
-        .nginx_under(&strace, &[])
-        .current_dir(&site.folder)
-        .spawn()
-        .unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"));
-    let nginx = site.running();
-    nginx.wait_for_workers(2);
+    let options = ["-ff", "-e", "trace=network"];
+    let (nginx, mut tracer) = strace::start(&site, &options, conf, 2);
     on.serves("127.0.0.1:8080", false);
     let started = traces(&site);
     let mark = nginx.log().len();

@@ -15,6 +15,7 @@ use crate::harness::Site;
 use crate::http::response;
 use crate::namespace::{ip, set_sysctl};
 use crate::server::Conf;
+use crate::strace;
 use crate::subsystem::{Subsystem, test_on};
 
 /// A listener with Debian's settings, one with `tcp_nopush off`, and one without a parameter of
@@ -215,16 +216,9 @@ fn removing_the_cork_is_one_system_call_and_done_only_if_needed(_: Subsystem) {
         ),
     ];
     let site = Site::new();
-    site.write(&prepare(&site));
-    let strace = ["strace", "-qq", "-f", "-o", "trace"];
-    let calls = ["-e", "trace=accept,accept4,setsockopt,getsockopt"];
-    let mut strace = site
-        .nginx_under(&[&strace[..], &calls].concat(), &[])
-        .current_dir(&site.folder)
-        .spawn()
-        .unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"));
-    let nginx = site.running();
-    nginx.wait_for_workers(1);
+    let calls = "trace=accept,accept4,setsockopt,getsockopt";
+    let options = ["-qq", "-f", "-e", calls];
+    let (nginx, mut strace) = strace::start(&site, &options, &prepare(&site), 1);
     for (request, _) in &cases {
         time_response(Transport::Mptcp, CORKED, request);
         time_response(Transport::Tcp, PLAIN, request);

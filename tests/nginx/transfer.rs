@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::process::Child;
 
 use crate::backend::{BLOCK, Backend, block, content_length, read_head};
 use crate::client::{Connection, Transport};
 use crate::harness::{Host, Site};
 use crate::hosts::{Hosts, NEAR};
 use crate::http::response;
+use crate::strace;
 use crate::subsystem::{Subsystem, test_on};
 use crate::tls::{CERTIFICATE, make_certificate, mptcp_bridge, tls_client};
 
@@ -32,16 +32,6 @@ fn both_carried(bytes: [u64; 2], blocks: usize) {
     assert!(fair, "{bytes:?} of {all} bytes");
 }
 
-/// Starts nginx under strace, which writes each sendfile(2) to a file.
-fn trace_sendfile(site: &Site) -> Child {
-    let strace = ["strace", "-qq", "-f", "--seccomp-bpf", "-o", "trace"];
-    let strace = [&strace[..], &["-e", "trace=sendfile"]].concat();
-    site.nginx_under(&strace, &[])
-        .current_dir(&site.folder)
-        .spawn()
-        .unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"))
-}
-
 /// How many bytes the sendfile(2) calls of a trace sent.
 fn sent_by_sendfile(trace: &str) -> usize {
     let sent = trace.lines().filter_map(|line| {
@@ -61,12 +51,10 @@ fn a_gigabyte_is_sent_by_sendfile_over_two_links(_: Subsystem) {
         file.write_all(&block(index)).expect("there is room for it");
     }
     file.flush().expect("there is room for it");
-    site.write(
-        &Subsystem::Http.conf("sendfile on;\nserver {\n    listen 8080 mptcp;\n    root .;\n}\n"),
-    );
-    let mut strace = trace_sendfile(&site);
-    let nginx = site.running();
-    nginx.wait_for_workers(1);
+    let conf =
+        Subsystem::Http.conf("sendfile on;\nserver {\n    listen 8080 mptcp;\n    root .;\n}\n");
+    let options = ["-qq", "-f", "--seccomp-bpf", "-e", "trace=sendfile"];
+    let (nginx, mut strace) = strace::start(&site, &options, &conf, 1);
 
     hosts.client.run(|| {
         let mut connection = connect();

@@ -14,6 +14,7 @@ use crate::http::response;
 use crate::middlebox::{Middlebox, SERVER, Strips};
 use crate::namespace::ip;
 use crate::server::{Conf, Nginx};
+use crate::strace;
 use crate::subsystem::{Subsystem, subsystem_tests};
 use crate::upstream::{BACK, FORMAT, FRONT, back, conf, front, logged, reply, try_reply, upstream};
 
@@ -238,16 +239,7 @@ fn no_event_is_lost_after_a_fallback(on: Subsystem) {
 
 /// Starts nginx under strace, which makes its recv() slower.
 fn slow<'a>(site: &'a Site, conf: &Conf) -> (Nginx<'a>, Child) {
-    site.write(conf);
-    let strace = ["strace", "-qq", "-f", "-o", "trace", "-e", "trace=recvfrom"];
-    let strace = site
-        .nginx_under(&strace, &[])
-        .current_dir(&site.folder)
-        .spawn();
-    let strace = strace.unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"));
-    let nginx = site.running();
-    nginx.wait_for_workers(1);
-    (nginx, strace)
+    strace::start(site, &["-qq", "-f", "-e", "trace=recvfrom"], conf, 1)
 }
 
 fn echo(mut connection: TcpStream) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Site, send_signal, wait_for_ok, wait_until};
+use crate::server::{Conf, Nginx};
 
 /// A system call and the errno with which it fails.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,26 @@ impl Site {
         let injected = output.lines().filter(|line| line.contains("(INJECTED)"));
         injected.map(Into::into).collect()
     }
+}
+
+/// Starts nginx under strace, which writes calls of nginx's processes to the file `trace`. strace
+/// ends with nginx, and the caller waits for it.
+pub fn start<'site>(
+    site: &'site Site,
+    options: &[&str],
+    conf: &Conf,
+    workers: usize,
+) -> (Nginx<'site>, Child) {
+    site.write(conf);
+    let strace = [&["strace", "-o", "trace"], options].concat();
+    let child = site
+        .nginx_under(&strace, &[])
+        .current_dir(&site.folder)
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run strace ({error}): install it"));
+    let nginx = site.running();
+    nginx.wait_for_workers(workers);
+    (nginx, child)
 }
 
 /// strace, attached to a running process. Dropping it detaches it.
