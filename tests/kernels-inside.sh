@@ -72,7 +72,7 @@ is_before 6.11 || NGX_RS_KERNEL_HAS+=" smc"
 # complete run executes them after the others and one at a time.
 alone="bonding:: per_path::"
 case ${1:---skip} in
-    --skip) whole="--skip bonding:: --skip per_path::" ;;
+    --skip) whole=$(printf -- '--skip %s ' $alone) ;;
     *) whole= ;;
 esac
 
